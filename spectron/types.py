@@ -1,0 +1,156 @@
+"""Every struct that crosses a boundary.
+
+Shapes use one alphabet: B batch, S samples, T frames, L text, P prefix, F mel bands, D width, H heads, V vocabulary.
+Masks are True where an element is real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = Any  # np.ndarray on the host, jax.Array on the device
+Params = Any  # a nested dict of arrays
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence naming the file, key or value, and what to do. The CLI exits with 2."""
+
+
+class Example(NamedTuple):
+    """One utterance on the host, before batching.
+
+    samples: int16 [S] at the features' sample rate (empty for text-only examples).
+    prompt_samples: how many of them are the prompt.
+    text: the transcript of the whole utterance.
+    scored_words: how many first words of `text` carry cross-entropy (and eos only with all of them); -1 means all.
+    id, speaker: names, for logs and evaluation.
+    """
+
+    samples: np.ndarray
+    prompt_samples: int
+    text: str
+    id: str
+    speaker: str = ""
+    scored_words: int = -1
+
+
+def _register(cls: type) -> type:
+    fields = [f.name for f in dataclasses.fields(cls)]
+    return jax.tree_util.register_dataclass(cls, data_fields=fields, meta_fields=[])
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Model input: numpy on the host, sharded on the device. S or the number of real samples may be 0 (text only)."""
+
+    samples: Array  # int16 [B, S], the whole utterance
+    num_samples: Array  # int32 [B]
+    prompt_samples: Array  # int32 [B]
+    text: Array  # int32 [B, L]: y_p y_c then eos, padded with 0
+    text_mask: Array  # bool [B, L]
+    text_loss_mask: Array  # bool [B, L]: the tokens that carry cross-entropy, a subset of text_mask
+
+    @property
+    def size(self) -> int:
+        """Rows in the batch."""
+        return self.text.shape[0]
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """Frames never travel without the mask that says which of them are real: values [B, T, ...], mask bool [B, T]."""
+
+    values: Array
+    mask: Array
+
+    def masked(self) -> Sequence:
+        """The same sequence with exact zeros in the padding, whatever stood there (NaN included)."""
+        mask = self.mask.reshape(self.mask.shape + (1,) * (self.values.ndim - self.mask.ndim))
+        return Sequence(jnp.where(mask, self.values, jnp.zeros((), self.values.dtype)), self.mask)
+
+    @property
+    def lengths(self) -> Array:
+        """int32 [B]: real elements per row."""
+        return self.mask.sum(axis=-1).astype(jnp.int32)
+
+
+def length_mask(lengths: Array, size: int) -> Array:
+    """lengths int [B] → bool [B, size], True for the first `lengths` positions."""
+    return jnp.arange(size)[None, :] < jnp.asarray(lengths)[:, None]
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One named loss as a sum and a weight, divided at the last moment so that terms add across hosts and micro-batches."""
+
+    sum: Array  # float32 []
+    weight: Array  # float32 []
+
+    def __add__(self, other: Term) -> Term:
+        return Term(self.sum + other.sum, self.weight + other.weight)
+
+    def mean(self) -> Array:
+        """sum / weight, 0 where nothing was weighed."""
+        return self.sum / jnp.maximum(self.weight, 1e-8)
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Named terms of one training step. `coefficients` says how much each counts in the total; others are metrics only."""
+
+    terms: dict[str, Term]
+    coefficients: dict[str, Array]
+
+    def __add__(self, other: Losses) -> Losses:
+        shared = set(self.terms) & set(other.terms)
+        return Losses(
+            {**self.terms, **other.terms, **{k: self.terms[k] + other.terms[k] for k in shared}},
+            {**self.coefficients, **other.coefficients},
+        )
+
+    def total(self) -> Array:
+        """float32 []: Σ coefficient · sum / weight."""
+        return sum((c * self.terms[name].mean() for name, c in self.coefficients.items()), jnp.zeros((), jnp.float32))
+
+    def means(self) -> dict[str, Array]:
+        """Every term's mean, and the total under "loss"."""
+        return {"loss": self.total(), **{name: term.mean() for name, term in self.terms.items()}}
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Log-mel normalisation measured on the training data: mean and standard deviation, float32 [F] each."""
+
+    mean: Array
+    std: Array
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a step changes. `ema` is an empty dict when no average is kept."""
+
+    step: Array  # int32 []
+    params: Params
+    opt_state: Any
+    ema: Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the model says to one prompt."""
+
+    transcript: str  # y_p y_c as decoded
+    frames: np.ndarray  # float32 [T, F], log-mel of the spoken continuation
+    samples: np.ndarray  # int16 [S], the continuation as audio
+    stopped_by: str  # "stop head" | "maximum length"
