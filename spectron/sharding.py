@@ -1,0 +1,159 @@
+"""Meshes, the table of logical axes, and the way from host batches to global arrays.
+
+The only file that knows mesh axis names. Models speak logical names ("batch", "embed", …); RULES maps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from spectron.types import Array, Params, UserError
+
+AXES = ("replica", "data", "fsdp", "tensor")  # slowest network first: slices, then chips of a slice
+
+# In order of precedence; a mesh axis is used once per array, so an activation whose batch took "fsdp" keeps its width whole.
+RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("batch", ("replica", "data", "fsdp")),
+    ("vocab", ("tensor",)),
+    ("mlp", ("tensor",)),  # hidden width of a feed-forward or a convolution module
+    ("heads", ("tensor",)),  # query heads or key-value heads
+    ("embed", ("fsdp",)),  # model width D
+    ("kv", ()),  # width of one head
+    ("length", ()),  # any time-like axis: text, frames, samples
+    ("layers", ()),  # the axis that nn.scan adds
+    ("conv", ()),  # taps and channels of small kernels
+    ("mel", ()),  # mel bands, bottlenecks, anything too small to split
+)
+
+
+def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of all four axes; unnamed ones have size 1, () puts every device on "data", a size of -1 takes the rest.
+
+    Raises UserError for an unknown axis or a product that is not the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    wanted = dict(sizes) if sizes else {"data": len(devices)}
+    for name in wanted:
+        if name not in AXES:
+            raise UserError(f"mesh: there is no axis {name!r}; name some of {', '.join(AXES)}.")
+    fixed = int(np.prod([size for size in wanted.values() if size != -1], dtype=np.int64))
+    open_axes = [name for name, size in wanted.items() if size == -1]
+    if len(open_axes) == 1 and fixed > 0 and len(devices) % fixed == 0:
+        wanted[open_axes[0]] = len(devices) // fixed
+        fixed = len(devices)
+    if len(open_axes) > 1 or fixed != len(devices) or any(size < 1 for size in wanted.values()):
+        shape = ", ".join(f"{name}={size}" for name, size in dict(sizes).items())
+        raise UserError(
+            f"mesh: {shape} does not use exactly the {len(devices)} devices that are here; change `mesh` in the config."
+        )
+    shape = tuple(wanted.get(name, 1) for name in AXES)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """Logical names of an array → PartitionSpec. Mesh axes that do not divide a dimension are left out from the right.
+
+    Raises ValueError for a name that RULES does not hold (flax would replicate it silently) or a wrong rank.
+    """
+    rules = dict(RULES)
+    if len(names) != len(shape):
+        raise ValueError(f"{len(names)} logical names {tuple(names)} for an array of shape {tuple(shape)}")
+    unknown = [name for name in names if name is not None and name not in rules]
+    if unknown:
+        raise ValueError(f"unknown logical axis {unknown[0]!r} in {tuple(names)}; known: {', '.join(rules)}")
+    sizes = dict(mesh.shape)
+    used: set[str] = set()
+    chosen: dict[int, tuple[str, ...]] = {}
+    for name, mesh_axes in RULES:
+        for dim in (i for i, n in enumerate(names) if n == name):
+            free = [axis for axis in mesh_axes if axis not in used and sizes.get(axis, 1) > 1]
+            while free and shape[dim] % int(np.prod([sizes[axis] for axis in free])):
+                free.pop()
+            used.update(free)
+            chosen[dim] = tuple(free)
+    return PartitionSpec(*(_entry(chosen.get(dim, ())) for dim in range(len(shape))))
+
+
+def _entry(axes: tuple[str, ...]) -> Any:
+    return None if not axes else axes[0] if len(axes) == 1 else axes
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """Ask for the layout of the logical names, inside a mesh set by jax.set_mesh; the same array outside of one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    spec = partition_spec(names, x.shape, mesh)  # first, so that a misspelt name fails on a laptop, not on the pod
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def unbox(params: Params) -> Params:
+    """Boxed flax params (nn.LogicallyPartitioned leaves) → plain nested dicts of arrays."""
+    return jax.tree.map(lambda x: x.value if _is_box(x) else x, params, is_leaf=_is_box)
+
+
+def _is_box(x: Any) -> bool:
+    return isinstance(x, nn.LogicallyPartitioned)
+
+
+def param_shardings(boxed: Params, mesh: Mesh) -> Params:
+    """Abstract or real boxed params → a tree like unbox(boxed) of NamedSharding. Leaves without a box are replicated."""
+
+    def one(leaf: Any) -> NamedSharding:
+        if not _is_box(leaf):
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, partition_spec(leaf.names, leaf.value.shape, mesh))
+
+    return jax.tree.map(one, boxed, is_leaf=_is_box)
+
+
+def shardings_like(tree: Any, params: Params, mesh: Mesh) -> Any:
+    """Shardings of any tree that holds params-shaped subtrees (optimizer state, averages); the rest is replicated.
+
+    params: the tree of NamedSharding from param_shardings. A leaf belongs to a parameter when the dictionary keys at the
+    end of its path are that parameter's path.
+    """
+    known = {_keys(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        keys = _keys(path)
+        for start in range(len(keys)):
+            sharding = known.get(keys[start:])
+            if sharding is not None and len(sharding.spec) <= leaf.ndim:
+                return sharding
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _keys(path: Any) -> tuple[str, ...]:
+    return tuple(str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split: a global batch size must be a multiple of it."""
+    return int(np.prod([mesh.shape[axis] for axis in dict(RULES)["batch"]]))
+
+
+def put_batch(batch: Any, mesh: Mesh, process_count: int | None = None) -> Any:
+    """A tree of this process's rows [B/processes, …] → global arrays [B, …] split along the batch axes."""
+    count = jax.process_count() if process_count is None else process_count
+
+    def one(x: Any) -> jax.Array:
+        x = np.asarray(x)
+        shape = (x.shape[0] * count, *x.shape[1:])
+        spec = partition_spec(("batch", *[None] * (x.ndim - 1)), shape, mesh)
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
+
+    return jax.tree.map(one, batch)
