@@ -144,10 +144,10 @@ class TaskConfig:
     """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
 
     name: str
-    source: str  # "manifest" | "librispeech" | "counting" | "random_digits" | "counting_text" | "text"
+    source: str  # "manifest" | "librispeech" | "counting" | "random_digits" | "spoken_digits" | "counting_text" | "text"
     split: str = "train"
     root: str = ""  # "" takes data.root
-    size: int = 0  # examples an endless source declares; 0 lets the source decide
+    size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +163,8 @@ class DataConfig:
     """Tasks, mixtures and the fixed sizes of a batch."""
 
     root: str = ""
-    packed: str = ""  # a folder written by `spectron data pack`; "" reads the tasks through seqio
+    packed: str = ""  # a folder written by `spectron data pack`, read with numpy alone; "" reads the tasks themselves
+    reader: str = "seqio"  # "seqio", or "direct": the same batches without TensorFlow (ignored when packed is set)
     clips: str = "fsdd"  # spoken digits of the counting world: "fsdd" (data.root) or "espeak" (synthesised)
     tasks: tuple[TaskConfig, ...] = ()
     mixtures: tuple[MixtureConfig, ...] = ()

@@ -1,0 +1,187 @@
+"""Batches for training: a pure function of (seed, step), sharded by process, made ahead in the background.
+
+Three readers give the same batches: "seqio" (through seqio tasks and the feature converter), "direct" (the same sources
+through `to_batch`, no TensorFlow) and packed data (`data.packed`: also direct, from files that numpy alone reads).
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from spectron.config import DataConfig, Experiment, FeatureConfig
+from spectron.data.order import Rows
+from spectron.data.sources import Source, make_source
+from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
+from spectron.types import Batch, Example, UserError
+
+PREFETCH = 2  # ours: batches made ahead
+
+
+def samples_per_row(data: DataConfig, features: FeatureConfig) -> int:
+    """The fixed length S of a batch: max_seconds, up to a whole frame."""
+    return -(-round(data.max_seconds * features.sample_rate) // features.hop) * features.hop
+
+
+def to_batch(
+    examples: Sequence[Example],
+    data: DataConfig,
+    features: FeatureConfig,
+    vocabulary: Vocabulary,
+    text_only: bool = False,
+) -> Batch:
+    """Examples → Batch of numpy arrays: samples [B, S] with S of max_seconds (0 if text_only), text [B, max_tokens].
+
+    Raises UserError naming the example that does not fit.
+    """
+    rows, length = len(examples), data.max_tokens
+    size = 0 if text_only else samples_per_row(data, features)
+    samples = np.zeros((rows, size), np.int16)
+    text = np.zeros((rows, length), np.int32)
+    tokens, scored = np.zeros((rows, 1), np.int32), np.zeros((rows, 1), np.int32)
+    for row, example in enumerate(examples):
+        ids, scored[row] = encode_target(vocabulary, example.text, example.scored_words)
+        tokens[row] = len(ids)
+        if len(ids) > length:
+            raise UserError(f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length}).")
+        if len(example.samples) > size:
+            raise UserError(f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds.")
+        text[row, : len(ids)] = ids
+        samples[row, : len(example.samples)] = example.samples
+    positions = np.arange(length)[None, :]
+    return Batch(
+        samples=samples,
+        num_samples=np.asarray([len(e.samples) for e in examples], np.int32),
+        prompt_samples=np.asarray([e.prompt_samples for e in examples], np.int32),
+        text=text,
+        text_mask=positions < tokens,
+        text_loss_mask=positions < scored,
+    )
+
+
+class Feed:
+    """Batches of one mixture for one process."""
+
+    def __init__(self, rows: Rows, read: Callable[[Iterator[list[int]]], Iterator[Batch]], batch_size: int, mine: range):
+        self.rows, self._read, self._batch_size, self._mine = rows, read, batch_size, mine
+
+    def row_numbers(self, start_step: int) -> Iterator[list[int]]:
+        """Per step, the rows of this process."""
+        for step in itertools.count(start_step):
+            yield [step * self._batch_size + r for r in self._mine]
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """Batches from a step on, without end; the same for the same seed and step. Close the iterator to stop early."""
+        return prefetch(self._read(self.row_numbers(start_step)), PREFETCH)
+
+
+def make_feed(
+    experiment: Experiment,
+    mixture_name: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    seed: int | None = None,
+) -> Feed:
+    """The feed of a mixture or a task. `batch_size` is global; process p takes its p-th equal part.
+
+    Raises UserError for an unknown mixture, a batch that does not divide, or data that is missing or bad.
+    """
+    data, features = experiment.data, experiment.features
+    seed = experiment.seed if seed is None else seed
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(f"Batch size {batch_size} does not divide by {process_count} processes; change streams' batch_size.")
+    part = batch_size // process_count
+    mine = range(process_index * part, (process_index + 1) * part)
+    names, rates = mixture_of(data, mixture_name)
+    sources = [source_of(experiment, name, seed) for name in names]
+    rows = Rows(names, sources, rates, seed)
+    vocabulary = make_vocabulary(data.vocabulary)
+    if data.packed or data.reader == "direct":
+
+        def read(row_numbers: Iterator[list[int]]) -> Iterator[Batch]:
+            for numbers in row_numbers:
+                yield to_batch([rows.fetch(r)[1] for r in numbers], data, features, vocabulary, rows.text_only)
+
+    elif data.reader == "seqio":
+        from spectron.data import tasks
+
+        def read(row_numbers: Iterator[list[int]]) -> Iterator[Batch]:
+            return tasks.read(experiment, rows, row_numbers, part)
+
+    else:
+        raise UserError(f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'.")
+    return Feed(rows, read, batch_size, mine)
+
+
+def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
+    """(task names, rates) of a mixture, or of a single task. Raises UserError for an unknown name."""
+    tasks = [task.name for task in data.tasks]
+    for mixture in data.mixtures:
+        if mixture.name == name:
+            for task, _ in mixture.rates:
+                if task not in tasks:
+                    raise UserError(f"Mixture {name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}.")
+            return [task for task, _ in mixture.rates], [rate for _, rate in mixture.rates]
+    if name in tasks:
+        return [name], [1.0]
+    known = [m.name for m in data.mixtures] + tasks
+    raise UserError(f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}.")
+
+
+def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -> Source:
+    """The source behind a task of the experiment: its packed folder if data.packed is set, else the data itself."""
+    data = experiment.data
+    if data.packed:
+        from spectron.data import packed
+
+        return packed.PackedSource(data.packed, task_name, data, experiment.features)
+    task = next((t for t in data.tasks if t.name == task_name), None)
+    if task is None:
+        raise UserError(f"There is no task {task_name!r} in data.tasks; known: {', '.join(t.name for t in data.tasks)}.")
+    seed = experiment.seed if seed is None else seed
+    # Two tasks of one kind must not draw the same utterances.
+    return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
+
+
+def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """The same items, made ahead by one thread; its exceptions are raised here."""
+    ready: queue.Queue = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except BaseException as error:  # handed to the consumer, who decides
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="spectron-feed", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()

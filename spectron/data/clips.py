@@ -1,0 +1,197 @@
+"""Single spoken digits, loaded once: decoded, resampled, levelled, in several speeds, and cached on disk.
+
+Two origins: Free Spoken Digits (real voices) and espeak (synthesised, nothing to download).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spectron.config import DataConfig, FeatureConfig
+from spectron.types import UserError
+
+log = logging.getLogger(__name__)
+
+SPEEDS = (1.0, 0.9, 0.95, 1.05, 1.1)  # ours: ±10 % by resampling, training only; the first is the clip itself
+LEVEL_RMS = 0.06  # ours: every clip is brought to this root mean square of full scale (-24 dBFS)
+PEAK = 0.7  # ours: and stays below this, so that a gain of +3 dB never clips
+TEST_INDICES = range(5)  # Free Spoken Digits README: recordings 0-4 are the test split
+CACHE_VERSION = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class RawClip:
+    """Where one clip comes from. key: whatever its reader needs; checksum covers everything that decides its samples."""
+
+    key: object
+    digit: int
+    speaker: str
+    name: str
+    checksum: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Clips of one split: clip c at speed v is samples[starts[v, c]:starts[v, c] + lengths[v, c]]."""
+
+    samples: np.ndarray  # int16 [total], memory-mapped
+    starts: np.ndarray  # int64 [V, C]
+    lengths: np.ndarray  # int64 [V, C]
+    digits: np.ndarray  # int64 [C]
+    speaker_of: np.ndarray  # int64 [C]
+    names: tuple[str, ...]  # [C]
+    speakers: tuple[str, ...]
+
+    def get(self, clip: int, speed: int = 0) -> np.ndarray:
+        """int16 [S]: one clip."""
+        start = self.starts[speed, clip]
+        return self.samples[start : start + self.lengths[speed, clip]]
+
+    @functools.cached_property
+    def by_speaker_and_digit(self) -> list[list[np.ndarray]]:
+        """[speaker][digit] → the clips' numbers. Raises UserError when a speaker lacks a digit."""
+        table = []
+        for s, speaker in enumerate(self.speakers):
+            row = [np.flatnonzero((self.speaker_of == s) & (self.digits == d)) for d in range(10)]
+            missing = [d for d in range(10) if not len(row[d])]
+            if missing:
+                raise UserError(f"The digit clips of speaker {speaker!r} lack the digit {missing[0]}; complete data.root.")
+            table.append(row)
+        return table
+
+
+def cache_folder() -> Path:
+    """Where derived data is kept: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectron"
+
+
+def write_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a folder under a temporary name, then rename: readers see all of it or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o755)
+        try:
+            os.rename(temporary, target)
+        except OSError:
+            if not target.is_dir():  # another process that was quicker wrote the same
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
+    """The clips of a split ("train" has every speed, "test" the plain ones only). Raises UserError for bad data.root."""
+    if split not in ("train", "test"):
+        raise UserError(f"The counting world has the splits 'train' and 'test', not {split!r}; change the task's split.")
+    if data.clips == "fsdd":
+        return _load("fsdd", root or data.root, features.sample_rate, split)
+    if data.clips == "espeak":
+        return _load("espeak", "", features.sample_rate, split)
+    raise UserError(f"data.clips {data.clips!r} is unknown; use 'fsdd' or 'espeak'.")
+
+
+@functools.lru_cache(maxsize=8)
+def _load(origin: str, root: str, rate: int, split: str) -> Clips:
+    if origin == "fsdd":
+        raw, read = fsdd_clips(root, split), _read_file
+    else:
+        from spectron.data import synthetic
+
+        raw, read = synthetic.digit_clips(split), synthetic.read_digit_clips
+    speeds = SPEEDS if split == "train" else SPEEDS[:1]
+    digest = hashlib.sha256(repr((CACHE_VERSION, origin, rate, speeds, LEVEL_RMS, PEAK)).encode())
+    for clip in raw:
+        digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)
+    folder = cache_folder() / f"clips-{origin}-{split}-{digest.hexdigest()[:20]}"
+    if not (folder / "index.json").is_file():
+        samples, index = _prepare(raw, read, rate, speeds)
+        try:
+            write_folder(folder, lambda at: _write(at, samples, index))
+        except OSError as error:  # a full disk or a read-only home costs time, not the run
+            log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
+            return _clips(samples, index)
+    return _clips(np.load(folder / "samples.npy", mmap_mode="r"), json.loads((folder / "index.json").read_text()))
+
+
+def _write(folder: Path, samples: np.ndarray, index: dict) -> None:
+    np.save(folder / "samples.npy", samples)
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def _clips(samples: np.ndarray, index: dict) -> Clips:
+    speakers = tuple(sorted(set(index["speakers"])))
+    lengths = np.asarray(index["lengths"], np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths.ravel())[:-1]]).reshape(lengths.shape)
+    speaker_of = np.asarray([speakers.index(s) for s in index["speakers"]])
+    return Clips(samples, starts, lengths, np.asarray(index["digits"]), speaker_of, tuple(index["names"]), speakers)
+
+
+def _prepare(
+    raw: Sequence[RawClip], read: Callable[[Sequence[RawClip], int], list[np.ndarray]], rate: int, speeds: Sequence[float]
+) -> tuple[np.ndarray, dict]:
+    import soxr
+
+    log.info("Preparing %d digit clips (done once, then cached).", len(raw))
+    levelled = [level(samples, clip.name) for samples, clip in zip(read(raw, rate), raw, strict=True)]
+    parts = []
+    for speed in speeds:
+        for samples in levelled:
+            # Played `speed` times faster: the clip is taken as recorded at a higher rate.
+            parts.append(samples if speed == 1.0 else soxr.resample(samples, rate * speed, rate))
+    lengths = np.asarray([len(p) for p in parts]).reshape(len(speeds), len(raw))
+    joined = np.concatenate([np.clip(np.round(p * 32768), -32768, 32767).astype(np.int16) for p in parts])
+    index = {
+        "lengths": lengths.tolist(),
+        "digits": [c.digit for c in raw],
+        "speakers": [c.speaker for c in raw],
+        "names": [c.name for c in raw],
+    }
+    return joined, index
+
+
+def level(samples: np.ndarray, name: str) -> np.ndarray:
+    """int16 [S] → float32 [S] in [-1, 1] at LEVEL_RMS, or lower where PEAK would be passed. UserError for silence."""
+    x = samples.astype(np.float32) / 32768
+    rms = float(np.sqrt(np.mean(x**2))) if len(x) else 0.0
+    if rms < 1e-4:
+        raise UserError(f"Digit clip {name!r} is silent or empty; replace or remove it.")
+    return x * min(LEVEL_RMS / rms, PEAK / float(np.abs(x).max()))
+
+
+def _read_file(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
+    from spectron.audio import wav
+
+    return [wav.read(clip.key, rate) for clip in raw]
+
+
+def fsdd_clips(root: str, split: str) -> list[RawClip]:
+    """The recordings of Free Spoken Digits below `root` in the official split. Raises UserError when there are none."""
+    if not root:
+        raise UserError("data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR).")
+    folder = next((f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()), None)
+    if folder is None:
+        raise UserError(f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there.")
+    found = []
+    for path in sorted((folder / "recordings").iterdir()):
+        parts = path.stem.split("_")
+        if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
+            continue
+        digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
+        if digit < 10 and (index in TEST_INDICES) == (split == "test"):
+            found.append(RawClip(path, digit, speaker, path.stem, hashlib.sha256(path.read_bytes()).digest()))
+    if not found:
+        raise UserError(f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split.")
+    return found

@@ -1,0 +1,36 @@
+"""Random-access sources of examples, one per TaskConfig. Reading a record may fail; the feed then takes another."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from spectron.config import DataConfig, FeatureConfig, TaskConfig
+from spectron.data.counting import CountingText, DigitSource
+from spectron.types import Example, UserError
+
+KINDS = ("manifest", "librispeech", "counting", "random_digits", "spoken_digits", "counting_text", "text")
+
+
+class BadExample(Exception):
+    """One record that cannot be used; the message names the file and says why."""
+
+
+class Source(Protocol):
+    """Examples by number. rejected: reason → ids of what was left out for good when the source was made."""
+
+    rejected: dict[str, list[str]]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int) -> Example:
+        """Record i. Raises BadExample when it cannot be used."""
+        ...
+
+
+def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
+    """The source a task names. Raises UserError for an unknown kind or data that is not there."""
+    if task.source in ("counting", "random_digits", "spoken_digits"):
+        return DigitSource(task, data, features, seed)
+    if task.source == "counting_text":
+        return CountingText()
+    raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}.")

@@ -1,0 +1,114 @@
+"""Text tokens: closed word lists, bytes or a SentencePiece model behind one small class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from spectron.config import VocabularyConfig
+from spectron.types import UserError
+
+PAD, EOS, SOS, UNK = 0, 1, 2, 3
+SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
+
+
+class Vocabulary:
+    """Ids of tokens: pad 0 (and CTC blank), eos 1, sos 2, unk 3, ordinary tokens from 4 to size - 1."""
+
+    size: int
+    pad_id, eos_id, sos_id, unk_id = PAD, EOS, SOS, UNK
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without eos."""
+        raise NotImplementedError
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to the first eos; pad and sos are skipped."""
+        kept = []
+        for i in map(int, ids):
+            if i == EOS:
+                break
+            if i not in (PAD, SOS):
+                kept.append(i)
+        return self._decode(kept)
+
+
+class WordVocabulary(Vocabulary):
+    """A closed list of words separated by spaces; any other word is unk."""
+
+    def __init__(self, words: Sequence[str]):
+        if not words:
+            raise UserError("data.vocabulary.words is empty; list the words, or set data.vocabulary.kind to 'bytes'.")
+        doubled = sorted({w for w in words if list(words).count(w) > 1})
+        if doubled:
+            raise UserError(f"data.vocabulary.words names {doubled[0]!r} twice; list each word once.")
+        self._words = tuple(words)
+        self._ids = {word: SPECIALS + i for i, word in enumerate(words)}
+        self.size = SPECIALS + len(words)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without eos."""
+        return [self._ids.get(word, UNK) for word in text.split()]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return " ".join(self._words[i - SPECIALS] if SPECIALS <= i < self.size else "<unk>" for i in ids)
+
+
+class ByteVocabulary(Vocabulary):
+    """UTF-8 bytes."""
+
+    size = SPECIALS + 256
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without eos."""
+        return [SPECIALS + byte for byte in text.encode("utf-8")]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return bytes(i - SPECIALS for i in ids if SPECIALS <= i < self.size).decode("utf-8", errors="replace")
+
+
+class SentencePieceVocabulary(Vocabulary):
+    """A SentencePiece model: its piece p is our id p + 4, its unknown piece is our unk."""
+
+    def __init__(self, path: str):
+        if not Path(path).is_file():
+            raise UserError(f"data.vocabulary.path {path!r} is no file; give the path of a SentencePiece model.")
+        import sentencepiece
+
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.Load(path)
+        except RuntimeError as error:
+            raise UserError(f"data.vocabulary.path {path!r} is not a SentencePiece model.") from error
+        self.size = SPECIALS + self._model.GetPieceSize()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without eos."""
+        unknown = self._model.unk_id()
+        return [UNK if piece == unknown else SPECIALS + piece for piece in self._model.EncodeAsIds(text)]
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._model.DecodeIds([i - SPECIALS if i != UNK else self._model.unk_id() for i in ids])
+
+
+def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
+    """The vocabulary a config names. Raises UserError for an unknown kind, an empty list or a missing model."""
+    if config.kind == "words":
+        return WordVocabulary(config.words)
+    if config.kind == "bytes":
+        return ByteVocabulary()
+    if config.kind == "sentencepiece":
+        return SentencePieceVocabulary(config.path)
+    raise UserError(f"data.vocabulary.kind {config.kind!r} is unknown; use 'words', 'bytes' or 'sentencepiece'.")
+
+
+def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> tuple[list[int], int]:
+    """Ids of the text with eos, and how many first ones carry cross-entropy (all, or those of the first words only)."""
+    words = text.split()
+    ids = vocabulary.encode(" ".join(words))
+    if scored_words < 0 or scored_words >= len(words):
+        return [*ids, EOS], len(ids) + 1
+    return [*ids, EOS], len(vocabulary.encode(" ".join(words[:scored_words])))
