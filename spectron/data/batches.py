@@ -67,7 +67,9 @@ def to_batch(
 class Feed:
     """Batches of one mixture for one process."""
 
-    def __init__(self, rows: Rows, read: Callable[[Iterator[list[int]]], Iterator[Batch]], batch_size: int, mine: range):
+    def __init__(
+        self, rows: Rows, read: Callable[[Iterator[list[int]]], Iterator[Batch]], batch_size: int, mine: range
+    ):
         self.rows, self._read, self._batch_size, self._mine = rows, read, batch_size, mine
 
     def row_numbers(self, start_step: int) -> Iterator[list[int]]:
@@ -95,7 +97,9 @@ def make_feed(
     data, features = experiment.data, experiment.features
     seed = experiment.seed if seed is None else seed
     if batch_size < 1 or batch_size % process_count:
-        raise UserError(f"Batch size {batch_size} does not divide by {process_count} processes; change streams' batch_size.")
+        raise UserError(
+            f"Batch size {batch_size} does not divide by {process_count} processes; change streams' batch_size."
+        )
     part = batch_size // process_count
     mine = range(process_index * part, (process_index + 1) * part)
     names, rates = mixture_of(data, mixture_name)
@@ -126,7 +130,9 @@ def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
         if mixture.name == name:
             for task, _ in mixture.rates:
                 if task not in tasks:
-                    raise UserError(f"Mixture {name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}.")
+                    raise UserError(
+                        f"Mixture {name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}."
+                    )
             return [task for task, _ in mixture.rates], [rate for _, rate in mixture.rates]
     if name in tasks:
         return [name], [1.0]
@@ -143,7 +149,9 @@ def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -
         return packed.PackedSource(data.packed, task_name, data, experiment.features)
     task = next((t for t in data.tasks if t.name == task_name), None)
     if task is None:
-        raise UserError(f"There is no task {task_name!r} in data.tasks; known: {', '.join(t.name for t in data.tasks)}.")
+        raise UserError(
+            f"There is no task {task_name!r} in data.tasks; known: {', '.join(t.name for t in data.tasks)}."
+        )
     seed = experiment.seed if seed is None else seed
     # Two tasks of one kind must not draw the same utterances.
     return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
@@ -169,7 +177,7 @@ def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # handed to the consumer, who decides
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who decides
             put("error", error)
 
     thread = threading.Thread(target=work, name="spectron-feed", daemon=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spectron.audio.signal import to_int16
 from spectron.config import DataConfig, FeatureConfig
 from spectron.types import UserError
 
@@ -66,7 +67,9 @@ class Clips:
             row = [np.flatnonzero((self.speaker_of == s) & (self.digits == d)) for d in range(10)]
             missing = [d for d in range(10) if not len(row[d])]
             if missing:
-                raise UserError(f"The digit clips of speaker {speaker!r} lack the digit {missing[0]}; complete data.root.")
+                raise UserError(
+                    f"The digit clips of speaker {speaker!r} lack the digit {missing[0]}; complete data.root."
+                )
             table.append(row)
         return table
 
@@ -95,7 +98,9 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
 def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
     """The clips of a split ("train" has every speed, "test" the plain ones only). Raises UserError for bad data.root."""
     if split not in ("train", "test"):
-        raise UserError(f"The counting world has the splits 'train' and 'test', not {split!r}; change the task's split.")
+        raise UserError(
+            f"The counting world has the splits 'train' and 'test', not {split!r}; change the task's split."
+        )
     if data.clips == "fsdd":
         return _load("fsdd", root or data.root, features.sample_rate, split)
     if data.clips == "espeak":
@@ -140,9 +145,12 @@ def _clips(samples: np.ndarray, index: dict) -> Clips:
 
 
 def _prepare(
-    raw: Sequence[RawClip], read: Callable[[Sequence[RawClip], int], list[np.ndarray]], rate: int, speeds: Sequence[float]
+    raw: Sequence[RawClip],
+    read: Callable[[Sequence[RawClip], int], list[np.ndarray]],
+    rate: int,
+    speeds: Sequence[float],
 ) -> tuple[np.ndarray, dict]:
-    import soxr
+    from spectron.audio import wav
 
     log.info("Preparing %d digit clips (done once, then cached).", len(raw))
     levelled = [level(samples, clip.name) for samples, clip in zip(read(raw, rate), raw, strict=True)]
@@ -150,9 +158,9 @@ def _prepare(
     for speed in speeds:
         for samples in levelled:
             # Played `speed` times faster: the clip is taken as recorded at a higher rate.
-            parts.append(samples if speed == 1.0 else soxr.resample(samples, rate * speed, rate))
+            parts.append(samples if speed == 1.0 else wav.resample(samples, round(rate * speed), rate))
     lengths = np.asarray([len(p) for p in parts]).reshape(len(speeds), len(raw))
-    joined = np.concatenate([np.clip(np.round(p * 32768), -32768, 32767).astype(np.int16) for p in parts])
+    joined = np.concatenate([to_int16(p) for p in parts])
     index = {
         "lengths": lengths.tolist(),
         "digits": [c.digit for c in raw],
@@ -183,7 +191,9 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
         raise UserError("data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR).")
     folder = next((f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()), None)
     if folder is None:
-        raise UserError(f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there.")
+        raise UserError(
+            f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there."
+        )
     found = []
     for path in sorted((folder / "recordings").iterdir()):
         parts = path.stem.split("_")
@@ -193,5 +203,7 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
         if digit < 10 and (index in TEST_INDICES) == (split == "test"):
             found.append(RawClip(path, digit, speaker, path.stem, hashlib.sha256(path.read_bytes()).digest()))
     if not found:
-        raise UserError(f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split.")
+        raise UserError(
+            f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split."
+        )
     return found

@@ -59,7 +59,9 @@ class Speaking:
         noise = np.random.default_rng(0).normal(0, GAP_RMS, 1 << 16)
         self._noise = np.round(noise).astype(np.int16)
 
-    def say(self, digits: Sequence[int], speaker: int, rng: np.random.Generator, prompt_digits: int) -> tuple[np.ndarray, int]:
+    def say(
+        self, digits: Sequence[int], speaker: int, rng: np.random.Generator, prompt_digits: int
+    ) -> tuple[np.ndarray, int]:
         """(samples int16 [S], prompt_samples): one utterance that fits the batch. Raises UserError if none does."""
         table, lengths = self._table[speaker], self.clips.lengths
         for _ in range(ATTEMPTS):
@@ -109,7 +111,9 @@ class DigitSource:
         self._speaking = Speaking(clips, data, features, self._train)
         self._speakers = clips.speakers
         self._listed = self._kind == "counting" and not self._train
-        self._size = task.size or (len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS if self._listed else ENDLESS_SIZE)
+        self._size = task.size or (
+            len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS if self._listed else ENDLESS_SIZE
+        )
         self.rejected: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
@@ -170,7 +174,13 @@ def single_clips(data: DataConfig, features: FeatureConfig, split: str = "test",
     """Every single clip of a split at its own speed, its digit as text: for judges of digits and of speakers."""
     clips = load_clips(data, features, split, root)
     return [
-        Example(np.array(clips.get(c)), int(clips.lengths[0, c]), WORDS[clips.digits[c]], name, clips.speakers[clips.speaker_of[c]])
+        Example(
+            np.array(clips.get(c)),
+            int(clips.lengths[0, c]),
+            WORDS[clips.digits[c]],
+            name,
+            clips.speakers[clips.speaker_of[c]],
+        )
         for c, name in enumerate(clips.names)
     ]
 

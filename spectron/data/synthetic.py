@@ -1,0 +1,134 @@
+"""Speech synthesised by espeak NG: paired text and sound in many voices, with nothing to download."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spectron.audio.signal import to_int16
+from spectron.data.clips import RawClip
+from spectron.types import UserError
+
+# Ours: ten voices that differ in accent, vocal tract and pitch.
+VOICES = (
+    "en-us",
+    "en-us+m3",
+    "en-us+m7",
+    "en-us+f2",
+    "en-us+f4",
+    "en-gb-x-rp",
+    "en-gb-x-rp+f3",
+    "en-gb-scotland+m1",
+    "en-029+m5",
+    "en-029+f5",
+)
+# Ours, espeak's units (words a minute; pitch 0-99, 50 is the voice's own). No test pair occurs in training.
+TRAIN_RATES, TRAIN_PITCHES = (130, 150, 170, 190), (40, 48, 56)
+TEST_RATES, TEST_PITCHES = (140, 160, 180), (44, 52)
+NATIVE_RATE = 22_050  # what espeak NG's voices are made at
+_WORKER = Path(__file__).with_name("espeak_worker.py")
+_VERSION = 1
+
+
+class Reading(NamedTuple):
+    """Texts that one voice says one after the other, at one rate (words a minute) and pitch."""
+
+    texts: tuple[str, ...]
+    voice: str
+    rate: int = 160
+    pitch: int = 50
+
+
+def synthesise(
+    text: str, voice: str = "en-us", rate: int = 160, pitch: int = 50, sample_rate: int = 16_000
+) -> np.ndarray:
+    """int16 [S]: text spoken by espeak NG. The same call gives the same samples. Raises UserError for an unknown voice."""
+    return synthesise_all([Reading((text,), voice, rate, pitch)], sample_rate)[0][0]
+
+
+def synthesise_all(readings: Sequence[Reading], sample_rate: int = 16_000) -> list[list[np.ndarray]]:
+    """int16 [S] per reading and text, made on all cores. What a text sounds like may depend on those before it in its reading.
+
+    Raises UserError when espeak is not installed or a voice is unknown.
+    """
+    from spectron.audio import wav
+
+    _check_voices({reading.voice for reading in readings})
+    workers = max(1, min(os.cpu_count() or 1, len(readings) // 5))
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(_run_worker, [readings[w::workers] for w in range(workers)]))
+
+    def finish(samples: np.ndarray) -> np.ndarray:
+        return to_int16(wav.resample(samples.astype(np.float32) / 32768, NATIVE_RATE, sample_rate))
+
+    return [[finish(x) for x in parts[i % workers][i // workers]] for i in range(len(readings))]
+
+
+def _check_voices(voices: set[str]) -> None:
+    if importlib.util.find_spec("espeakng_loader") is None:
+        raise UserError(
+            "Synthesised speech needs the package 'espeakng-loader'; install the extra: pip install 'spectron-jax[synth]'."
+        )
+    import espeakng_loader
+
+    variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
+    for voice in voices:
+        _, plus, variant = voice.partition("+")
+        # espeak itself takes an unknown variant silently for none
+        if plus and not (variants / variant).is_file():
+            raise UserError(f"espeak NG has no voice variant {variant!r} (in {voice!r}); try f1 to f5 or m1 to m8.")
+
+
+def _run_worker(readings: Sequence[Reading]) -> list[list[np.ndarray]]:
+    """One helper process: it forks per reading, which a process with JAX or TensorFlow threads must not."""
+    jobs = "".join(json.dumps(reading._asdict()) + "\n" for reading in readings).encode()
+    done = subprocess.run([sys.executable, str(_WORKER)], input=jobs, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"espeak NG failed: {said[-1] if said else f'exit code {done.returncode}'}; check the voice.")
+    results, at = [], 0
+    for reading in readings:
+        results.append([])
+        for _ in reading.texts:
+            (size,) = struct.unpack_from("<q", done.stdout, at)
+            results[-1].append(np.frombuffer(done.stdout, np.int16, size // 2, at + 8))
+            at += 8 + size
+    return results
+
+
+def digit_clips(split: str) -> list[RawClip]:
+    """The ten digits in every voice, at the split's rates and pitches."""
+    from spectron.data.counting import WORDS
+
+    rates, pitches = (TRAIN_RATES, TRAIN_PITCHES) if split == "train" else (TEST_RATES, TEST_PITCHES)
+    clips = []
+    for voice, rate, pitch in itertools.product(VOICES, rates, pitches):
+        reading = Reading(WORDS, voice, rate, pitch)
+        checksum = hashlib.sha256(f"{_VERSION} {tuple(reading)}".encode()).digest()
+        clips += [RawClip(reading, d, voice, f"{d}_{voice}_{rate}_{pitch}", checksum) for d in range(10)]
+    return clips
+
+
+def read_digit_clips(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
+    """int16 [S] of each clip, the silence around the word cut away."""
+    readings = list(dict.fromkeys(clip.key for clip in raw))
+    spoken = dict(zip(readings, synthesise_all(readings, rate), strict=True))
+    return [trim(spoken[clip.key][clip.digit]) for clip in raw]
+
+
+def trim(samples: np.ndarray, threshold: float = 0.01) -> np.ndarray:
+    """Without the ends that stay below `threshold` of the peak (espeak adds quiet; ours)."""
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > threshold * np.abs(samples.astype(np.int32)).max())
+    return samples[loud[0] : loud[-1] + 1] if len(loud) else samples
