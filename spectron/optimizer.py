@@ -30,9 +30,7 @@ PROJECTIONS = {
 STACK = "layers"  # nn.scan stacks the layers of this name along a leading axis
 
 
-def schedule(
-    config: OptimizerConfig, steps: int, peak: float | None = None
-) -> Callable[[Array], Array]:
+def schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> Callable[[Array], Array]:
     """Step (from 0) → learning rate: linear warm-up, then the named decay to `final_fraction` of the peak at `steps`.
 
     The first step already moves: warm-up is (step + 1) / warmup_steps. Raises UserError for an unknown schedule.
@@ -47,15 +45,11 @@ def schedule(
     shapes: dict[str, Callable[[Array], Array]] = {
         "constant": lambda step: jnp.ones_like(step, jnp.float32),
         "linear": lambda step: 1.0 - (1.0 - final) * progress(step),
-        "cosine": lambda step: (
-            final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(math.pi * progress(step)))
-        ),
+        "cosine": lambda step: final + (1.0 - final) * 0.5 * (1.0 + jnp.cos(math.pi * progress(step))),
         "rsqrt": lambda step: jnp.sqrt(warmup / jnp.maximum(step + 1.0, warmup)),
     }
     if config.schedule not in shapes:
-        raise UserError(
-            f"optimizer.schedule: there is no {config.schedule!r}; choose one of {', '.join(shapes)}."
-        )
+        raise UserError(f"optimizer.schedule: there is no {config.schedule!r}; choose one of {', '.join(shapes)}.")
     shape = shapes[config.schedule]
 
     def rate(step: Array) -> Array:
@@ -74,11 +68,7 @@ def factor_tree(config: OptimizerConfig, params: Params) -> Params:
 
     def one(path: Any, _: Any) -> float:
         name = "/".join(_names(path))
-        found = [
-            (prefix, f)
-            for prefix, f in config.factors
-            if name == prefix or name.startswith(prefix + "/")
-        ]
+        found = [(prefix, f) for prefix, f in config.factors if name == prefix or name.startswith(prefix + "/")]
         unused.difference_update(prefix for prefix, _ in found)
         return max(found, key=lambda pair: len(pair[0]))[1] if found else 1.0
 
@@ -91,9 +81,7 @@ def factor_tree(config: OptimizerConfig, params: Params) -> Params:
     return tree
 
 
-def make_optimizer(
-    config: OptimizerConfig, params: Params, steps: int
-) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, params: Params, steps: int) -> optax.GradientTransformation:
     """The optimizer of one stage. params: unboxed, abstract or real.
 
     Order: clip the global norm, Adam or Muon, decay of matrices (decoupled), learning rate, factor.
@@ -114,31 +102,19 @@ def make_optimizer(
             weight_decay=config.weight_decay,
             adam_b1=config.b1,
             adam_b2=config.b2,
-            adam_learning_rate=schedule(
-                config, steps, config.adam_learning_rate or config.learning_rate
-            ),
+            adam_learning_rate=schedule(config, steps, config.adam_learning_rate or config.learning_rate),
             muon_weight_dimension_numbers=muon_dimensions,
         )
     else:
-        raise UserError(
-            f"optimizer.name: there is no {config.name!r}; choose adam or muon."
-        )
-    clip = (
-        optax.clip_by_global_norm(config.clip_norm)
-        if config.clip_norm > 0
-        else optax.identity()
-    )
+        raise UserError(f"optimizer.name: there is no {config.name!r}; choose adam or muon.")
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     return optax.chain(clip, core, _scale_by_tree(factors))
 
 
 def _scale_by_tree(factors: Params) -> optax.GradientTransformation:
-    def update(
-        updates: Params, state: Any, params: Params = None
-    ) -> tuple[Params, Any]:
+    def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
         del params
-        return jax.tree.map(
-            lambda u, f: u if f == 1.0 else u * f, updates, factors
-        ), state
+        return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -157,31 +133,23 @@ def muon_dimensions(params: Params) -> Params:
             return None
         axes = tuple(range(first, leaf.ndim))
         split = 1 if PROJECTIONS & set(names) else len(axes) - 1
-        return MuonDimensionNumbers(
-            reduction_axis=axes[:split], output_axis=axes[split:]
-        )
+        return MuonDimensionNumbers(reduction_axis=axes[:split], output_axis=axes[split:])
 
     return jax.tree_util.tree_map_with_path(one, params)
 
 
 def _matrices(params: Params) -> Params:
     """True where weight decay applies: everything of rank 2 or more, not counting the axis of a stack of layers."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.ndim - int(STACK in _names(path)) >= 2, params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, x: x.ndim - int(STACK in _names(path)) >= 2, params)
 
 
 def _names(path: Any) -> list[str]:
-    return [
-        str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)
-    ]
+    return [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
 
 
 def freeze(params: Params, factors: Params) -> Params:
     """Params whose factor is 0 get no gradient, so that their backward pass is not computed."""
-    return jax.tree.map(
-        lambda x, f: jax.lax.stop_gradient(x) if f == 0.0 else x, params, factors
-    )
+    return jax.tree.map(lambda x, f: jax.lax.stop_gradient(x) if f == 0.0 else x, params, factors)
 
 
 def update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:

@@ -17,9 +17,7 @@ from spectron.optimizer import (
 )
 from spectron.types import UserError
 
-PLAIN = OptimizerConfig(
-    schedule="constant", warmup_steps=0, clip_norm=0.0, learning_rate=0.1
-)
+PLAIN = OptimizerConfig(schedule="constant", warmup_steps=0, clip_norm=0.0, learning_rate=0.1)
 
 
 def params():
@@ -60,20 +58,14 @@ def test_schedule_warms_up_from_the_first_step_and_ends_at_the_final_fraction():
         assert float(rate(1000)) == pytest.approx(0.1)
     rsqrt = schedule(OptimizerConfig(**{**vars(config), "schedule": "rsqrt"}), 100)
     assert float(rsqrt(39)) == pytest.approx(1.0)
-    assert float(
-        schedule(OptimizerConfig(**{**vars(config), "schedule": "constant"}), 100)(99)
-    ) == pytest.approx(2.0)
+    assert float(schedule(OptimizerConfig(**{**vars(config), "schedule": "constant"}), 100)(99)) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(
-    "change", [{"name": "adan"}, {"schedule": "cosin"}, {"factors": (("enoder", 0.1),)}]
-)
+@pytest.mark.parametrize("change", [{"name": "adan"}, {"schedule": "cosin"}, {"factors": (("enoder", 0.1),)}])
 def test_a_wrong_name_is_one_sentence(change):
     with pytest.raises(
         UserError,
-        match=next(iter(dict(change["factors"])))
-        if "factors" in change
-        else "there is no",
+        match=next(iter(dict(change["factors"]))) if "factors" in change else "there is no",
     ):
         make_optimizer(OptimizerConfig(**change), params(), 10)
 
@@ -93,22 +85,14 @@ def test_muon_takes_the_matrices_and_knows_stacks_and_heads():
 def test_muon_treats_each_layer_of_a_stack_as_its_own_matrix():
     p = params()
     grads = jax.tree.map(lambda x: x * 0.3, p)
-    optimizer = make_optimizer(
-        OptimizerConfig(**{**vars(PLAIN), "name": "muon"}), p, 10
-    )
+    optimizer = make_optimizer(OptimizerConfig(**{**vars(PLAIN), "name": "muon"}), p, 10)
     updates, _ = jax.jit(lambda g: optimizer.update(g, optimizer.init(p), p))(grads)
-    alone = {
-        "prenet": {"dense": {"kernel": p["encoder"]["layers"]["mlp"]["kernel"][1]}}
-    }
+    alone = {"prenet": {"dense": {"kernel": p["encoder"]["layers"]["mlp"]["kernel"][1]}}}
     one = make_optimizer(OptimizerConfig(**{**vars(PLAIN), "name": "muon"}), alone, 10)
-    expected, _ = one.update(
-        jax.tree.map(lambda x: x * 0.3, alone), one.init(alone), alone
-    )
+    expected, _ = one.update(jax.tree.map(lambda x: x * 0.3, alone), one.init(alone), alone)
     got = updates["encoder"]["layers"]["mlp"]["kernel"][1]
     np.testing.assert_allclose(got, expected["prenet"]["dense"]["kernel"], atol=1e-6)
-    assert (
-        np.linalg.svd(np.asarray(got))[1].min() > 0.03
-    )  # orthogonal up to the iteration's slack
+    assert np.linalg.svd(np.asarray(got))[1].min() > 0.03  # orthogonal up to the iteration's slack
 
 
 @pytest.mark.parametrize("name", ["adam", "muon"])
@@ -133,9 +117,7 @@ def test_factors_scale_the_step_and_the_longest_prefix_wins(name):
         assert np.abs(a).min() > 0
         np.testing.assert_allclose(b, a * factor, rtol=1e-6)
     assert not np.asarray(scaled["lm"]["text_head"]["kernel"]).any()
-    np.testing.assert_array_equal(
-        scaled["prenet"]["dense"]["kernel"], plain["prenet"]["dense"]["kernel"]
-    )
+    np.testing.assert_array_equal(scaled["prenet"]["dense"]["kernel"], plain["prenet"]["dense"]["kernel"])
     assert factor_tree(
         OptimizerConfig(factors=(("enc", 2.0), ("encoder", 0.1))),
         {"enc": p, "encoder": p},
@@ -145,9 +127,7 @@ def test_factors_scale_the_step_and_the_longest_prefix_wins(name):
 def test_weight_decay_reaches_matrices_only():
     p = params()
     zeros = jax.tree.map(jnp.zeros_like, p)
-    optimizer = make_optimizer(
-        OptimizerConfig(**{**vars(PLAIN), "weight_decay": 0.5}), p, 10
-    )
+    optimizer = make_optimizer(OptimizerConfig(**{**vars(PLAIN), "weight_decay": 0.5}), p, 10)
     updates, _ = optimizer.update(zeros, optimizer.init(p), p)
     np.testing.assert_allclose(
         updates["prenet"]["dense"]["kernel"],
@@ -159,9 +139,7 @@ def test_weight_decay_reaches_matrices_only():
 
 
 def test_clipping_is_by_the_global_norm():
-    optimizer = make_optimizer(
-        OptimizerConfig(**{**vars(PLAIN), "clip_norm": 1.0}), params(), 10
-    )
+    optimizer = make_optimizer(OptimizerConfig(**{**vars(PLAIN), "clip_norm": 1.0}), params(), 10)
     big = jax.tree.map(lambda x: 100.0 * x, params())
     state = optimizer.update(big, optimizer.init(params()), params())[1]
     mu = optax.tree_utils.tree_get(state, "mu")
@@ -171,9 +149,7 @@ def test_clipping_is_by_the_global_norm():
 def test_frozen_parts_get_no_gradient():
     p = params()
     factors = factor_tree(OptimizerConfig(factors=(("encoder", 0.0),)), p)
-    grads = jax.grad(
-        lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(freeze(p, factors)))
-    )(p)
+    grads = jax.grad(lambda p: sum(jnp.sum(x**2) for x in jax.tree.leaves(freeze(p, factors))))(p)
     assert not any(np.asarray(x).any() for x in jax.tree.leaves(grads["encoder"]))
     assert all(np.asarray(x).any() for x in jax.tree.leaves(grads["lm"]))
 
@@ -183,7 +159,5 @@ def test_the_average_forgets_its_start_and_then_is_slow():
     for step in range(200):
         ema = update_ema(ema, {"w": jnp.ones(())}, jnp.asarray(step), 0.99)
     assert float(ema["w"]) > 0.999
-    slow = update_ema(
-        {"w": jnp.zeros(())}, {"w": jnp.ones(())}, jnp.asarray(10**6), 0.99
-    )
+    slow = update_ema({"w": jnp.zeros(())}, {"w": jnp.ones(())}, jnp.asarray(10**6), 0.99)
     assert float(slow["w"]) == pytest.approx(0.01, rel=1e-3)

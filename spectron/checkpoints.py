@@ -1,0 +1,296 @@
+"""Checkpoints: asynchronous saves, restores onto any mesh, and the sentences for what can go wrong.
+
+A checkpoint folder DIR/STEP holds four items: params, ema, optimizer (its state and the step) and meta (JSON: the whole
+experiment, the stage, the log-mel statistics). A folder that was not finished is never taken for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from spectron.config import Experiment, from_json
+from spectron.types import Params, Statistics, TrainState, UserError
+
+VERSION = 1  # of the layout above
+FOLDER = "checkpoints"
+ITEMS = ("params", "ema", "optimizer", "meta")
+# What tensorstore and the operating system say when there is no room; tensorstore gives text only.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = ("No space left on device", "ENOSPC", "Disk quota exceeded", "File too large")
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one it came from, says that the disk is full."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in FULL) or any(word in str(error) for word in FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def steps_in(directory: str | Path) -> list[int]:
+    """Steps of the finished checkpoints in a folder, ascending; [] if there is none."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and _finished(path))
+
+
+def _finished(path: Path) -> bool:
+    return (
+        (path / "meta" / "metadata").is_file()
+        and (path / "params").is_dir()
+        and (path / "_CHECKPOINT_METADATA").is_file()
+    )
+
+
+class Checkpointer:
+    """Saves the newest `keep` states of one stage in `directory`. One writer at a time."""
+
+    def __init__(self, directory: str | Path, keep: int = 2) -> None:
+        self.directory = Path(directory).absolute()
+        with _explained(self.directory, None):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+            options = ocp.CheckpointManagerOptions(max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
+
+    def latest(self) -> int | None:
+        """The newest finished step."""
+        steps = steps_in(self.directory)
+        return steps[-1] if steps else None
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+        """Start saving; returns when the values are copied off the devices. Raises UserError if this or an earlier save
+        found the disk full; the checkpoints before it stay."""
+        items = {
+            "params": ocp.args.PyTreeSave(state.params),
+            "optimizer": ocp.args.PyTreeSave({"step": state.step, "state": state.opt_state}),
+            "meta": ocp.args.JsonSave({"version": VERSION, "step": step, **meta}),
+        }
+        if state.ema:
+            items["ema"] = ocp.args.PyTreeSave(state.ema)
+        with self._guard():
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def check(self) -> None:
+        """Raise what went wrong in a save under way, if anything did."""
+        with self._guard():
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Wait for the save under way and end."""
+        with self._guard():
+            self._manager.wait_until_finished()
+        self._manager.close()
+
+    def restore(self, abstract: TrainState) -> TrainState:
+        """The newest state, laid out as the shardings of `abstract` say, whatever mesh wrote it.
+
+        Raises UserError for a checkpoint that cannot be read or has other shapes.
+        """
+        step = self.latest()
+        if step is None:
+            raise UserError(f"There is no checkpoint in {str(self.directory)!r}; train first or give another folder.")
+        path = self.directory / str(step)
+        params = _restore(path, "params", abstract.params)
+        optimizer = _restore(path, "optimizer", {"step": abstract.step, "state": abstract.opt_state})
+        ema = _restore(path, "ema", abstract.ema) if abstract.ema else {}
+        return TrainState(optimizer["step"], params, optimizer["state"], ema)
+
+    def _remove_unfinished(self) -> None:
+        for path in self.directory.iterdir():
+            if path.is_dir() and not _finished(path) and (path.name.isdigit() or ".orbax-checkpoint-tmp" in path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            with _explained(self.directory, self.latest()):
+                yield
+        except UserError:
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            if jax.process_index() == 0:
+                self._remove_unfinished()  # half of a checkpoint would only keep the disk full
+            raise
+
+
+@contextlib.contextmanager
+def _explained(directory: Path, last: int | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        kept = f"the checkpoint of step {last} is kept" if last is not None else "there is no earlier checkpoint"
+        raise UserError(
+            f"The disk is full: saving to {str(directory)!r} failed; {kept}; free some space and run the same command again."
+        ) from error
+
+
+def _restore(path: Path, item: str, abstract: Any) -> Any:
+    """One item with the shapes, types and shardings of `abstract`."""
+    folder = path / item
+    stored = _metadata(folder)
+    _compare(stored, abstract, f"Checkpoint {str(path)!r}")
+    with _readable(path), ocp.PyTreeCheckpointer() as reader:
+        restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(abstract, restore_args=restore_args))
+
+
+def _metadata(folder: Path) -> Any:
+    with _readable(folder.parent):
+        return ocp.PyTreeCheckpointHandler().metadata(folder).tree
+
+
+def _flat(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path → shape; keys of dictionaries, names of tuples' fields and positions are all written as text."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    names = ("key", "name", "idx")
+    found = {}
+    for path, leaf in leaves:
+        keys = [str(next(getattr(entry, n) for n in names if hasattr(entry, n))) for entry in path]
+        if hasattr(leaf, "shape"):
+            found["/".join(keys)] = tuple(leaf.shape)
+    return found
+
+
+def _compare(stored: Any, wanted: Any, what: str) -> None:
+    have, want = _flat(stored), _flat(wanted)
+    for key in [*want, *have]:
+        if have.get(key) != want.get(key):
+            raise UserError(
+                f"{what} is of another model: {key!r} is {_shape(have.get(key))} there and {_shape(want.get(key))} in this "
+                f"config; use the config it was trained with or another folder."
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else "x".join(map(str, shape)) or "a scalar"
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = str(error).split("\n", maxsplit=1)[0][:200]
+        raise UserError(
+            f"Checkpoint {str(path)!r} cannot be read, it may be half-written or half-copied ({reason}); "
+            f"remove that folder to use the one before it, or copy it again."
+        ) from error
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The meta JSON of one checkpoint folder (…/STEP)."""
+    with _readable(Path(path)):
+        return json.loads((Path(path) / "meta" / "metadata").read_text(encoding="utf-8"))
+
+
+def find(directory: str | Path) -> Path:
+    """The checkpoint folder meant by a step folder, a stage's folder or a work folder (its last stage, newest step).
+
+    Raises UserError when there is none.
+    """
+    directory = Path(directory).absolute()
+    if directory.name.isdigit() and _finished(directory):
+        return directory
+    for folder in (directory / FOLDER, directory):
+        if steps := steps_in(folder):
+            return folder / str(steps[-1])
+    stages = [(steps_in(path / FOLDER), path) for path in directory.iterdir()] if directory.is_dir() else []
+    found = [path / FOLDER / str(steps[-1]) for steps, path in stages if steps]
+    if found:
+        return max(found, key=_stage_number)
+    if not directory.exists():
+        raise UserError(f"Checkpoint folder {str(directory)!r} does not exist.")
+    raise UserError(
+        f"There is no finished checkpoint in {str(directory)!r}; give a folder that `spectron train` wrote."
+    )
+
+
+def _stage_number(path: Path) -> int:
+    meta = read_meta(path)
+    names = [stage["name"] for stage in meta["experiment"]["stages"]]
+    return names.index(meta["stage"]) if meta["stage"] in names else -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What decoding and evaluation need of a checkpoint."""
+
+    params: Params  # numpy arrays, or jax arrays where shardings were given
+    experiment: Experiment
+    statistics: Statistics | None  # None when the stage saw no speech
+    stage: str
+    step: int
+
+
+def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[str] = ()) -> Loaded:
+    """Parameters (the moving average if there is one) and config of a checkpoint; see `find` for what directory may be.
+
+    parts: read only these top-level parts; () reads all. Raises UserError when there is none or it cannot be read.
+    """
+    path = find(directory)
+    meta = read_meta(path)
+    experiment = experiment_of(path, meta)
+    folder = path / ("ema" if prefer_ema and (path / "ema").is_dir() else "params")
+    stored = _metadata(folder)
+    for part in parts:
+        if part not in stored:
+            raise UserError(f"Checkpoint {str(path)!r} has no part {part!r}; it has {', '.join(stored)}.")
+    wanted = {part: stored[part] for part in (parts or stored)}
+    is_leaf = lambda x: hasattr(x, "shape")
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=is_leaf)
+    with _readable(path), ocp.PyTreeCheckpointer() as reader:
+        arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+        params = reader.restore(folder, args=arguments)
+    return Loaded(params, experiment, statistics_of(meta), meta["stage"], meta["step"])
+
+
+def load_part(directory: str | Path, part: str, abstract: Params) -> Params:
+    """One top-level part laid out as `abstract` (shapes and shardings) says, the moving average if there is one.
+
+    Raises UserError naming the part and the key that has another shape.
+    """
+    loaded = load_params(directory, parts=(part,))
+    _compare({part: loaded.params[part]}, {part: abstract}, f"Part {part!r} of checkpoint {str(find(directory))!r}")
+    return jax.tree.map(lambda x, a: jax.device_put(x.astype(a.dtype), a.sharding), loaded.params[part], abstract)
+
+
+def experiment_of(path: Path, meta: dict[str, Any]) -> Experiment:
+    """The experiment in a checkpoint's meta. Raises UserError when another version wrote it."""
+    try:
+        return from_json(json.dumps(meta["experiment"]), Experiment)
+    except UserError as error:
+        raise UserError(f"Checkpoint {str(path)!r} was written by another version of spectron: {error}") from error
+
+
+def statistics_of(meta: dict[str, Any]) -> Statistics | None:
+    """The log-mel statistics in a checkpoint's meta, float32 [F] each; None if the stage saw no speech."""
+    stored = meta.get("statistics")
+    if stored is None:
+        return None
+    return Statistics(np.asarray(stored["mean"], np.float32), np.asarray(stored["std"], np.float32))
+
+
+def make_meta(experiment: Experiment, stage: str, statistics: Statistics | None) -> dict[str, Any]:
+    """What `save` writes beside the arrays; exact, since JSON holds every float32."""
+    values = None
+    if statistics is not None:
+        values = {name: np.asarray(getattr(statistics, name)).astype(float).tolist() for name in ("mean", "std")}
+    return {"experiment": dataclasses.asdict(experiment), "stage": stage, "statistics": values}

@@ -1,0 +1,335 @@
+"""One training loop for every objective.
+
+Read from the bottom: `train` runs the stages of an experiment, `train_stage` sets one up, `run` is the loop;
+what the devices execute is in step.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spectron import checkpoints, sharding
+from spectron.audio.features import log_mel, measure
+from spectron.checkpoints import FOLDER, Checkpointer
+from spectron.config import Experiment, StageConfig
+from spectron.data.batches import make_feed
+from spectron.metrics import MetricsLog
+from spectron.step import Plan, make_plan
+from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
+
+STATISTICS_EXAMPLES = 200  # ours: minutes of speech settle means and deviations of 128 bands to a few per cent
+
+
+# Setting a stage up.
+
+
+def source_folder(experiment: Experiment, stage: StageConfig, source: str, workdir: Path) -> Path:
+    """Where start_from points: an earlier stage of this work folder, or a checkpoint folder."""
+    names = [s.name for s in experiment.stages]
+    if source in names[: names.index(stage.name)]:
+        folder = workdir / source
+        if not (folder / FOLDER).is_dir():
+            raise UserError(
+                f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; train it first."
+            )
+        return folder
+    return Path(source)
+
+
+def start(experiment: Experiment, plan: Plan, workdir: Path) -> TrainState:
+    """A fresh state, its parts replaced by those that start_from names."""
+    parts = plan.abstract.params
+    for part, _ in plan.stage.start_from:
+        if part not in parts:
+            raise UserError(
+                f"stages.{plan.stage.name}.start_from: there is no part {part!r}; this stage has {', '.join(parts)}."
+            )
+    state = plan.init()
+    params = dict(state.params)
+    for part, source in plan.stage.start_from:
+        folder = source_folder(experiment, plan.stage, source, workdir)
+        params[part] = checkpoints.load_part(folder, part, parts[part])
+    ema = jax.tree.map(jnp.copy, params) if state.ema else {}
+    return dataclasses.replace(state, params=params, ema=ema)
+
+
+def find_statistics(
+    experiment: Experiment, stage: StageConfig, workdir: Path, speech: Iterator[Batch] | None
+) -> Statistics | None:
+    """Log-mel statistics: of the checkpoints in start_from (the encoder's first: it was trained on them), else measured
+    on the first batches of `speech`, else None (text only)."""
+    for _, source in sorted(stage.start_from, key=lambda pair: pair[0] != "encoder"):
+        found = checkpoints.statistics_of(
+            checkpoints.read_meta(checkpoints.find(source_folder(experiment, stage, source, workdir)))
+        )
+        if found is not None:
+            return found
+    if speech is None:
+        return None
+    convert = jax.jit(lambda samples, count: log_mel(samples, count, experiment.features))
+
+    def log_mels() -> Iterator[np.ndarray]:
+        seen = 0
+        for batch in speech:
+            seq = convert(batch.samples, batch.num_samples)
+            values, lengths = np.asarray(seq.values), np.asarray(seq.lengths)
+            yield from (values[row, :length] for row, length in enumerate(lengths))
+            seen += len(lengths)
+            if seen >= STATISTICS_EXAMPLES:
+                return
+
+    measured = measure(log_mels(), experiment.features)
+    if jax.process_count() > 1:  # every host read its own rows
+        from jax.experimental import multihost_utils
+
+        measured = multihost_utils.broadcast_one_to_all(measured)
+    return jax.tree.map(np.asarray, measured)
+
+
+def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Any]:
+    """One feed per stream; streams and stages draw independently."""
+    index, count = jax.process_index(), jax.process_count()
+    seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
+    return [
+        make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed)
+        for stream, seed in zip(stage.streams, seeds, strict=True)
+    ]
+
+
+def check_stage(stage: StageConfig, mesh: Any) -> None:
+    """Raise UserError for a stage that cannot run on this mesh."""
+    if not stage.streams:
+        raise UserError(f"stages.{stage.name}.streams is empty; name at least one objective and mixture.")
+    if stage.optimizer.accumulate < 1:
+        raise UserError(f"stages.{stage.name}.optimizer.accumulate is {stage.optimizer.accumulate}; give 1 or more.")
+    parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
+    for stream in stage.streams:
+        if stream.batch_size % parts:
+            raise UserError(
+                f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of {parts} "
+                f"({sharding.batch_shards(mesh)} batch shards of the mesh x accumulate {stage.optimizer.accumulate})."
+            )
+
+
+# A run may go on with these changed: none of them changes what a step computes.
+FREE = {"mesh", "data.root", "data.packed", "data.reader", "stage.save_every", "stage.log_every", "stage.keep", "name"}
+
+
+def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, folder: Path) -> None:
+    """Raise UserError naming the first key in which the checkpoint's experiment differs from this one."""
+
+    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(node, dict):
+            return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
+        return {prefix[:-1]: node}
+
+    def relevant(experiment: Experiment) -> dict[str, Any]:
+        mine = next((s for s in experiment.stages if s.name == stage.name), None)
+        whole = dataclasses.asdict(experiment) | {"stages": None, "stage": dataclasses.asdict(mine) if mine else None}
+        return {key: value for key, value in flat(whole).items() if key not in FREE}
+
+    old, new = relevant(saved), relevant(experiment)
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key):
+            shown = key.replace("stage.", f"stages.{stage.name}.", 1) if key.startswith("stage.") else key
+            raise UserError(
+                f"The checkpoint in {str(folder)!r} was trained with {shown} = {old.get(key)!r}, this config says "
+                f"{new.get(key)!r}; set it back or give another --workdir."
+            )
+
+
+# The loop.
+
+
+def run(
+    plan: Plan,
+    state: TrainState,
+    feeds: Sequence[Iterator[Batch]],
+    log: MetricsLog,
+    save: Callable[[int, TrainState], None],
+    stopping: Callable[[int], bool],
+    rate: int,
+) -> int:
+    """Steps from the state's to the stage's last, or until `stopping(step)`. Returns the step reached, which is saved.
+
+    Step n is dispatched before step n−1's metrics are read. Raises UserError at a metric that is no number.
+    """
+    stage, first = plan.stage, int(state.step)
+    step, unread = first, None
+    while step < stage.steps:
+        batches = tuple(next(feed) for feed in feeds)
+        state, metrics = plan.step(state, plan.put(batches))
+        step += 1
+        if unread is not None:
+            record(log, stage, *unread)
+        speech = sum(int(np.sum(batch.num_samples)) for batch in batches) / rate
+        unread = (step, metrics, sum(s.batch_size for s in stage.streams), speech * jax.process_count())
+        leave = step == stage.steps or stopping(step)
+        if leave or step % stage.save_every == 0:
+            record(log, stage, *unread)  # a state is saved only after its step was seen to be good
+            unread = None
+            save(step, state)
+        if leave:
+            break
+    return step
+
+
+def record(
+    log: MetricsLog, stage: StageConfig, step: int, metrics: dict[str, Array], examples: int, seconds: float
+) -> None:
+    """Wait for a step's metrics and log them. Raises UserError naming the first that is no number."""
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    for name in sorted(values, key="loss".__eq__):  # the total last: a term says more
+        if not np.isfinite(values[name]):
+            raise UserError(
+                f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last good "
+                f"checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at the data of that step."
+            )
+    log.add(step, values, examples, seconds)
+
+
+def train_stage(
+    experiment: Experiment, stage: StageConfig, workdir: Path, stopping: Callable[[int], bool] = lambda step: False
+) -> bool:
+    """Train one stage in workdir/STAGE from its newest checkpoint on. True when it has reached its last step."""
+    folder = workdir / stage.name
+    mesh = sharding.make_mesh(experiment.mesh)
+    check_stage(stage, mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        saver = Checkpointer(folder / FOLDER, stage.keep)
+        first, meta = saver.latest() or 0, None
+        if first:
+            path = saver.directory / str(first)
+            meta = checkpoints.read_meta(path)
+            check_same(checkpoints.experiment_of(path, meta), experiment, stage, path)
+            if first >= stage.steps:
+                print(f"{stage.name}: finished at step {first}", flush=True)
+                return True
+        feeds = open_feeds(experiment, stage)
+        streams = [stack.enter_context(contextlib.closing(feed.batches(first))) for feed in feeds]
+        sample, streams = peek(streams)
+        if meta is None:
+            speech = next((f for f, batch in zip(feeds, sample, strict=True) if batch.samples.shape[1]), None)
+            measured = find_statistics(experiment, stage, workdir, speech and speech.batches(0))
+        else:
+            measured = checkpoints.statistics_of(meta)
+        bands = experiment.features.num_mels
+        plan = make_plan(
+            experiment,
+            stage,
+            measured or Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32)),
+            sample,
+            mesh,
+        )
+        state = saver.restore(plan.abstract) if first else start(experiment, plan, workdir)
+        log = MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, jax.process_index() == 0)
+        stack.callback(log.close)
+        if meta is not None:
+            log.restore(meta["window"])
+        log.say(
+            f"{stage.name}: {count(state.params):,} parameters, "
+            + (f"from step {first}" if first else "from the start")
+        )
+        base = checkpoints.make_meta(experiment, stage.name, measured)
+        began = time.monotonic()
+
+        def save(step: int, state: TrainState) -> None:
+            saver.save(step, state, base | {"window": log.state()})
+
+        reached = run(plan, state, streams, log, save, stopping, experiment.features.sample_rate)
+        saver.close()
+        log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
+    return reached >= stage.steps
+
+
+def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator[Batch]]]:
+    """The first batch of every stream, and the streams as if nothing had been taken."""
+    first = [next(stream) for stream in streams]
+
+    def again(batch: Batch, stream: Iterator[Batch]) -> Iterator[Batch]:
+        yield batch
+        yield from stream
+
+    return first, [again(batch, stream) for batch, stream in zip(first, streams, strict=True)]
+
+
+def count(params: Params) -> int:
+    """How many numbers are in a tree."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+# The whole experiment.
+
+
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM (what cluster managers send before they take the machine) into a flag."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs that took longer than a second, unless the user chose a place already."""
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "spectron" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def train(
+    experiment: Experiment, workdir: str | Path, stages: Sequence[str] | None = None, stop_after: int | None = None
+) -> bool:
+    """Run the stages in order in workdir/STAGE; finished ones are skipped, a started one goes on where it was.
+
+    stages: only these. stop_after: leave after this step of a stage, as SIGTERM does. True when all have finished.
+    Raises UserError for anything the user can mend.
+    """
+    chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
+    use_compilation_cache()
+    try:
+        with leaving_on_sigterm() as asked:
+            for stage in chosen:
+                if not train_stage(experiment, stage, Path(workdir).absolute(), stopper(asked, stop_after)):
+                    print("Stopped early; the same command goes on from here.", flush=True)
+                    return False
+    except Exception as error:
+        if isinstance(error, UserError) or not checkpoints.disk_full(error):
+            raise
+        raise UserError(
+            f"The disk with {str(workdir)!r} is full: {error}; free some space and run the same command."
+        ) from error
+    return True
+
+
+def stopper(asked: Callable[[], bool], stop_after: int | None) -> Callable[[int], bool]:
+    """Whether to leave after a step: on SIGTERM (any host's, agreed upon by all) or at `stop_after`."""
+
+    def stopping(step: int) -> bool:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step) or step == stop_after
+        return asked() or step == stop_after
+
+    return stopping
