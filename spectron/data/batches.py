@@ -21,11 +21,17 @@ from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
 PREFETCH = 2  # ours: batches made ahead
+Steps = Callable[
+    [], Iterator[list[int]]
+]  # starts an iterator over the row numbers of each step
 
 
 def samples_per_row(data: DataConfig, features: FeatureConfig) -> int:
     """The fixed length S of a batch: max_seconds, up to a whole frame."""
-    return -(-round(data.max_seconds * features.sample_rate) // features.hop) * features.hop
+    return (
+        -(-round(data.max_seconds * features.sample_rate) // features.hop)
+        * features.hop
+    )
 
 
 def to_batch(
@@ -48,9 +54,13 @@ def to_batch(
         ids, scored[row] = encode_target(vocabulary, example.text, example.scored_words)
         tokens[row] = len(ids)
         if len(ids) > length:
-            raise UserError(f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length}).")
+            raise UserError(
+                f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length})."
+            )
         if len(example.samples) > size:
-            raise UserError(f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds.")
+            raise UserError(
+                f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds."
+            )
         text[row, : len(ids)] = ids
         samples[row, : len(example.samples)] = example.samples
     positions = np.arange(length)[None, :]
@@ -68,9 +78,18 @@ class Feed:
     """Batches of one mixture for one process."""
 
     def __init__(
-        self, rows: Rows, read: Callable[[Iterator[list[int]]], Iterator[Batch]], batch_size: int, mine: range
+        self,
+        rows: Rows,
+        read: Callable[[Iterator[list[int]]], Iterator[Batch]],
+        batch_size: int,
+        mine: range,
     ):
-        self.rows, self._read, self._batch_size, self._mine = rows, read, batch_size, mine
+        self.rows, self._read, self._batch_size, self._mine = (
+            rows,
+            read,
+            batch_size,
+            mine,
+        )
 
     def row_numbers(self, start_step: int) -> Iterator[list[int]]:
         """Per step, the rows of this process."""
@@ -79,7 +98,7 @@ class Feed:
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end; the same for the same seed and step. Close the iterator to stop early."""
-        return prefetch(self._read(self.row_numbers(start_step)), PREFETCH)
+        return prefetch(self._read(lambda: self.row_numbers(start_step)), PREFETCH)
 
 
 def make_feed(
@@ -108,18 +127,22 @@ def make_feed(
     vocabulary = make_vocabulary(data.vocabulary)
     if data.packed or data.reader == "direct":
 
-        def read(row_numbers: Iterator[list[int]]) -> Iterator[Batch]:
-            for numbers in row_numbers:
-                yield to_batch([rows.fetch(r)[1] for r in numbers], data, features, vocabulary, rows.text_only)
+        def read(steps: Steps) -> Iterator[Batch]:
+            for numbers in steps():
+                yield to_batch(
+                    rows.fetch_all(numbers), data, features, vocabulary, rows.text_only
+                )
 
     elif data.reader == "seqio":
         from spectron.data import tasks
 
-        def read(row_numbers: Iterator[list[int]]) -> Iterator[Batch]:
-            return tasks.read(experiment, rows, row_numbers, part)
+        def read(steps: Steps) -> Iterator[Batch]:
+            return tasks.read(experiment, rows, steps, part)
 
     else:
-        raise UserError(f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'.")
+        raise UserError(
+            f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'."
+        )
     return Feed(rows, read, batch_size, mine)
 
 
@@ -133,14 +156,20 @@ def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
                     raise UserError(
                         f"Mixture {name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}."
                     )
-            return [task for task, _ in mixture.rates], [rate for _, rate in mixture.rates]
+            return [task for task, _ in mixture.rates], [
+                rate for _, rate in mixture.rates
+            ]
     if name in tasks:
         return [name], [1.0]
     known = [m.name for m in data.mixtures] + tasks
-    raise UserError(f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}.")
+    raise UserError(
+        f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}."
+    )
 
 
-def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -> Source:
+def source_of(
+    experiment: Experiment, task_name: str, seed: int | None = None
+) -> Source:
     """The source behind a task of the experiment: its packed folder if data.packed is set, else the data itself."""
     data = experiment.data
     if data.packed:
@@ -154,7 +183,9 @@ def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -
         )
     seed = experiment.seed if seed is None else seed
     # Two tasks of one kind must not draw the same utterances.
-    return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
+    return make_source(
+        task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode())
+    )
 
 
 def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:

@@ -24,7 +24,13 @@ from spectron.types import UserError
 
 log = logging.getLogger(__name__)
 
-SPEEDS = (1.0, 0.9, 0.95, 1.05, 1.1)  # ours: ±10 % by resampling, training only; the first is the clip itself
+SPEEDS = (
+    1.0,
+    0.9,
+    0.95,
+    1.05,
+    1.1,
+)  # ours: ±10 % by resampling, training only; the first is the clip itself
 LEVEL_RMS = 0.06  # ours: every clip is brought to this root mean square of full scale (-24 dBFS)
 PEAK = 0.7  # ours: and stays below this, so that a gain of +3 dB never clips
 TEST_INDICES = range(5)  # Free Spoken Digits README: recordings 0-4 are the test split
@@ -64,7 +70,10 @@ class Clips:
         """[speaker][digit] → the clips' numbers. Raises UserError when a speaker lacks a digit."""
         table = []
         for s, speaker in enumerate(self.speakers):
-            row = [np.flatnonzero((self.speaker_of == s) & (self.digits == d)) for d in range(10)]
+            row = [
+                np.flatnonzero((self.speaker_of == s) & (self.digits == d))
+                for d in range(10)
+            ]
             missing = [d for d in range(10) if not len(row[d])]
             if missing:
                 raise UserError(
@@ -95,7 +104,9 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
+def load_clips(
+    data: DataConfig, features: FeatureConfig, split: str, root: str = ""
+) -> Clips:
     """The clips of a split ("train" has every speed, "test" the plain ones only). Raises UserError for bad data.root."""
     if split not in ("train", "test"):
         raise UserError(
@@ -117,18 +128,29 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
 
         raw, read = synthetic.digit_clips(split), synthetic.read_digit_clips
     speeds = SPEEDS if split == "train" else SPEEDS[:1]
-    digest = hashlib.sha256(repr((CACHE_VERSION, origin, rate, speeds, LEVEL_RMS, PEAK)).encode())
+    digest = hashlib.sha256(
+        repr((CACHE_VERSION, origin, rate, speeds, LEVEL_RMS, PEAK)).encode()
+    )
     for clip in raw:
-        digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)
+        digest.update(
+            f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum
+        )
     folder = cache_folder() / f"clips-{origin}-{split}-{digest.hexdigest()[:20]}"
     if not (folder / "index.json").is_file():
         samples, index = _prepare(raw, read, rate, speeds)
         try:
             write_folder(folder, lambda at: _write(at, samples, index))
-        except OSError as error:  # a full disk or a read-only home costs time, not the run
-            log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
+        except (
+            OSError
+        ) as error:  # a full disk or a read-only home costs time, not the run
+            log.warning(
+                "The prepared digit clips are not cached in %s: %s.", folder, error
+            )
             return _clips(samples, index)
-    return _clips(np.load(folder / "samples.npy", mmap_mode="r"), json.loads((folder / "index.json").read_text()))
+    return _clips(
+        np.load(folder / "samples.npy", mmap_mode="r"),
+        json.loads((folder / "index.json").read_text()),
+    )
 
 
 def _write(folder: Path, samples: np.ndarray, index: dict) -> None:
@@ -139,9 +161,19 @@ def _write(folder: Path, samples: np.ndarray, index: dict) -> None:
 def _clips(samples: np.ndarray, index: dict) -> Clips:
     speakers = tuple(sorted(set(index["speakers"])))
     lengths = np.asarray(index["lengths"], np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths.ravel())[:-1]]).reshape(lengths.shape)
+    starts = np.concatenate([[0], np.cumsum(lengths.ravel())[:-1]]).reshape(
+        lengths.shape
+    )
     speaker_of = np.asarray([speakers.index(s) for s in index["speakers"]])
-    return Clips(samples, starts, lengths, np.asarray(index["digits"]), speaker_of, tuple(index["names"]), speakers)
+    return Clips(
+        samples,
+        starts,
+        lengths,
+        np.asarray(index["digits"]),
+        speaker_of,
+        tuple(index["names"]),
+        speakers,
+    )
 
 
 def _prepare(
@@ -153,12 +185,19 @@ def _prepare(
     from spectron.audio import wav
 
     log.info("Preparing %d digit clips (done once, then cached).", len(raw))
-    levelled = [level(samples, clip.name) for samples, clip in zip(read(raw, rate), raw, strict=True)]
+    levelled = [
+        level(samples, clip.name)
+        for samples, clip in zip(read(raw, rate), raw, strict=True)
+    ]
     parts = []
     for speed in speeds:
         for samples in levelled:
             # Played `speed` times faster: the clip is taken as recorded at a higher rate.
-            parts.append(samples if speed == 1.0 else wav.resample(samples, round(rate * speed), rate))
+            parts.append(
+                samples
+                if speed == 1.0
+                else wav.resample(samples, round(rate * speed), rate)
+            )
     lengths = np.asarray([len(p) for p in parts]).reshape(len(speeds), len(raw))
     joined = np.concatenate([to_int16(p) for p in parts])
     index = {
@@ -175,7 +214,9 @@ def level(samples: np.ndarray, name: str) -> np.ndarray:
     x = samples.astype(np.float32) / 32768
     rms = float(np.sqrt(np.mean(x**2))) if len(x) else 0.0
     if rms < 1e-4:
-        raise UserError(f"Digit clip {name!r} is silent or empty; replace or remove it.")
+        raise UserError(
+            f"Digit clip {name!r} is silent or empty; replace or remove it."
+        )
     return x * min(LEVEL_RMS / rms, PEAK / float(np.abs(x).max()))
 
 
@@ -188,8 +229,13 @@ def _read_file(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
 def fsdd_clips(root: str, split: str) -> list[RawClip]:
     """The recordings of Free Spoken Digits below `root` in the official split. Raises UserError when there are none."""
     if not root:
-        raise UserError("data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR).")
-    folder = next((f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()), None)
+        raise UserError(
+            "data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR)."
+        )
+    folder = next(
+        (f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()),
+        None,
+    )
     if folder is None:
         raise UserError(
             f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there."
@@ -197,11 +243,23 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
     found = []
     for path in sorted((folder / "recordings").iterdir()):
         parts = path.stem.split("_")
-        if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
+        if (
+            path.suffix not in (".wav", ".flac")
+            or len(parts) != 3
+            or not (parts[0].isdigit() and parts[2].isdigit())
+        ):
             continue
         digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
         if digit < 10 and (index in TEST_INDICES) == (split == "test"):
-            found.append(RawClip(path, digit, speaker, path.stem, hashlib.sha256(path.read_bytes()).digest()))
+            found.append(
+                RawClip(
+                    path,
+                    digit,
+                    speaker,
+                    path.stem,
+                    hashlib.sha256(path.read_bytes()).digest(),
+                )
+            )
     if not found:
         raise UserError(
             f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split."

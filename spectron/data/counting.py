@@ -15,16 +15,31 @@ from spectron.data.clips import SPEEDS, Clips, load_clips
 from spectron.types import Example, UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SEQUENCES = {(s, k): tuple((s + i * k) % 10 for i in range(6)) for k in (1, 2, 3) for s in range(10)}
-HELD_OUT = ((3, 1), (8, 1), (1, 2), (6, 2), (2, 3), (9, 3))  # ours: (start, step), two for each step
+SEQUENCES = {
+    (s, k): tuple((s + i * k) % 10 for i in range(6))
+    for k in (1, 2, 3)
+    for s in range(10)
+}
+HELD_OUT = (
+    (3, 1),
+    (8, 1),
+    (1, 2),
+    (6, 2),
+    (2, 3),
+    (9, 3),
+)  # ours: (start, step), two for each step
 SEEN = tuple(key for key in SEQUENCES if key not in HELD_OUT)
-HELD_OUT_TRIPLES = frozenset(t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:]))
+HELD_OUT_TRIPLES = frozenset(
+    t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:])
+)
 
 GAP_SECONDS = (0.05, 0.15)  # quiet between clips (the issue's)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
-ENDLESS_SIZE = 20_000  # ours: examples an endless source declares unless the task says otherwise
+ENDLESS_SIZE = (
+    20_000  # ours: examples an endless source declares unless the task says otherwise
+)
 TEST_REPEATS = 2  # ours: takes of every sequence by every speaker in a test task (360 items with six speakers)
 ATTEMPTS = 100  # ours: draws before the limits of a batch are said to be too tight
 TEST_SEED = 20_231_011  # ours: test items never depend on the experiment's seed
@@ -37,7 +52,9 @@ def to_text(digits: Sequence[int]) -> str:
 
 def is_clean(digits: Sequence[int]) -> bool:
     """True when no held-out prompt or continuation occurs among the digits as three in a row."""
-    return not any(tuple(digits[i : i + 3]) in HELD_OUT_TRIPLES for i in range(len(digits) - 2))
+    return not any(
+        tuple(digits[i : i + 3]) in HELD_OUT_TRIPLES for i in range(len(digits) - 2)
+    )
 
 
 def is_held_out(digits: Sequence[int]) -> bool:
@@ -48,19 +65,30 @@ def is_held_out(digits: Sequence[int]) -> bool:
 class Speaking:
     """Joins clips into utterances. `train` turns on random speed and gain."""
 
-    def __init__(self, clips: Clips, data: DataConfig, features: FeatureConfig, train: bool):
+    def __init__(
+        self, clips: Clips, data: DataConfig, features: FeatureConfig, train: bool
+    ):
         self.clips, self._train, self._hop = clips, train, features.hop
         self._table = clips.by_speaker_and_digit
         rate = features.sample_rate
         self._gap = tuple(round(seconds * rate) for seconds in GAP_SECONDS)
         self._limits = tuple(
-            int(s * rate) for s in (data.max_seconds, data.max_prompt_seconds, data.max_continuation_seconds)
+            int(s * rate)
+            for s in (
+                data.max_seconds,
+                data.max_prompt_seconds,
+                data.max_continuation_seconds,
+            )
         )
         noise = np.random.default_rng(0).normal(0, GAP_RMS, 1 << 16)
         self._noise = np.round(noise).astype(np.int16)
 
     def say(
-        self, digits: Sequence[int], speaker: int, rng: np.random.Generator, prompt_digits: int
+        self,
+        digits: Sequence[int],
+        speaker: int,
+        rng: np.random.Generator,
+        prompt_digits: int,
     ) -> tuple[np.ndarray, int]:
         """(samples int16 [S], prompt_samples): one utterance that fits the batch. Raises UserError if none does."""
         table, lengths = self._table[speaker], self.clips.lengths
@@ -72,17 +100,39 @@ class Speaking:
             prompt = total
             if prompt_digits < len(digits):
                 # The middle of the gap, brought to a whole frame so that prompt and continuation share one grid.
-                prompt = int(lengths[speed, picks[:prompt_digits]].sum() + gaps[: prompt_digits - 1].sum())
-                prompt = (prompt + int(gaps[prompt_digits - 1]) // 2) // self._hop * self._hop
-            if total <= self._limits[0] and prompt <= self._limits[1] and total - prompt <= self._limits[2]:
+                prompt = int(
+                    lengths[speed, picks[:prompt_digits]].sum()
+                    + gaps[: prompt_digits - 1].sum()
+                )
+                prompt = (
+                    (prompt + int(gaps[prompt_digits - 1]) // 2)
+                    // self._hop
+                    * self._hop
+                )
+            if (
+                total <= self._limits[0]
+                and prompt <= self._limits[1]
+                and total - prompt <= self._limits[2]
+            ):
                 return self._join(picks, speed, gaps, total, rng), prompt
         raise UserError(
             f"No spoken {to_text(digits)!r} fits data.max_seconds, max_prompt_seconds and max_continuation_seconds; raise them."
         )
 
-    def _join(self, picks: list[int], speed: int, gaps: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+    def _join(
+        self,
+        picks: list[int],
+        speed: int,
+        gaps: np.ndarray,
+        total: int,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
         out = np.empty(total, np.int16)
-        gain = np.float32(10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20)) if self._train else None
+        gain = (
+            np.float32(10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20))
+            if self._train
+            else None
+        )
         noise_at = rng.integers(0, len(self._noise) - self._gap[1], size=len(picks))
         at = 0
         for i, pick in enumerate(picks):
@@ -91,7 +141,9 @@ class Speaking:
             out[at : at + len(clip)] = clip if gain is None else clip * gain
             at += len(clip)
             if i < len(gaps):
-                out[at : at + gaps[i]] = self._noise[noise_at[i] : noise_at[i] + gaps[i]]
+                out[at : at + gaps[i]] = self._noise[
+                    noise_at[i] : noise_at[i] + gaps[i]
+                ]
                 at += int(gaps[i])
         return out
 
@@ -104,7 +156,9 @@ class DigitSource:
     kind "spoken_digits": one to six random digits without restriction, for judges only.
     """
 
-    def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int):
+    def __init__(
+        self, task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int
+    ):
         self._kind, self._seed = task.source, seed
         clips = load_clips(data, features, task.split, task.root)
         self._train = task.split == "train"
@@ -112,7 +166,9 @@ class DigitSource:
         self._speakers = clips.speakers
         self._listed = self._kind == "counting" and not self._train
         self._size = task.size or (
-            len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS if self._listed else ENDLESS_SIZE
+            len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS
+            if self._listed
+            else ENDLESS_SIZE
         )
         self.rejected: dict[str, list[str]] = {}
 
@@ -127,13 +183,21 @@ class DigitSource:
             speaker, sequence = divmod(place, len(SEQUENCES))
             digits = list(SEQUENCES.values())[sequence]
         else:
-            take, speaker, digits = i, int(rng.integers(len(self._speakers))), self._digits(rng)
+            take, speaker, digits = (
+                i,
+                int(rng.integers(len(self._speakers))),
+                self._digits(rng),
+            )
         prompt_digits = PROMPT_DIGITS if self._kind != "spoken_digits" else len(digits)
         samples, prompt = self._speaking.say(digits, speaker, rng, prompt_digits)
-        name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
+        name = (
+            f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
+        )
         # What follows a random prompt cannot be predicted, so it is no target.
         scored = PROMPT_DIGITS if self._kind == "random_digits" else -1
-        return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored)
+        return Example(
+            samples, prompt, to_text(digits), name, self._speakers[speaker], scored
+        )
 
     def _digits(self, rng: np.random.Generator) -> tuple[int, ...]:
         if self._kind == "counting":
@@ -159,18 +223,35 @@ class CountingText:
 
     def __getitem__(self, i: int) -> Example:
         digits = list(SEQUENCES.values())[i]
-        return Example(np.zeros(0, np.int16), 0, to_text(digits), f"counting_text/{''.join(map(str, digits))}")
+        return Example(
+            np.zeros(0, np.int16),
+            0,
+            to_text(digits),
+            f"counting_text/{''.join(map(str, digits))}",
+        )
 
 
-def test_items(data: DataConfig, features: FeatureConfig, repeats: int = TEST_REPEATS, root: str = "") -> list[Example]:
+def test_items(
+    data: DataConfig,
+    features: FeatureConfig,
+    repeats: int = TEST_REPEATS,
+    root: str = "",
+) -> list[Example]:
     """All thirty sequences × speakers × repeats from the test clips, the same on every machine."""
     speakers = len(load_clips(data, features, "test", root).speakers)
     size = len(SEQUENCES) * speakers * repeats
-    source = DigitSource(TaskConfig("test_items", "counting", "test", root, size), data, features, TEST_SEED)
+    source = DigitSource(
+        TaskConfig("test_items", "counting", "test", root, size),
+        data,
+        features,
+        TEST_SEED,
+    )
     return [source[i] for i in range(size)]
 
 
-def single_clips(data: DataConfig, features: FeatureConfig, split: str = "test", root: str = "") -> list[Example]:
+def single_clips(
+    data: DataConfig, features: FeatureConfig, split: str = "test", root: str = ""
+) -> list[Example]:
     """Every single clip of a split at its own speed, its digit as text: for judges of digits and of speakers."""
     clips = load_clips(data, features, split, root)
     return [
@@ -185,6 +266,8 @@ def single_clips(data: DataConfig, features: FeatureConfig, split: str = "test",
     ]
 
 
-def test_clips(data: DataConfig, features: FeatureConfig, root: str = "") -> list[Example]:
+def test_clips(
+    data: DataConfig, features: FeatureConfig, root: str = ""
+) -> list[Example]:
     """The single clips of the test split."""
     return single_clips(data, features, "test", root)

@@ -14,21 +14,33 @@ import sys
 import espeakng_loader
 
 RATE = 22_050  # what espeak NG's voices are made at
-_SYNCHRONOUS, _UTF8, _NO_EXIT, _RATE, _PITCH = 2, 1, 0x8000, 1, 3  # names in espeak's speak_lib.h
+_SYNCHRONOUS, _UTF8, _NO_EXIT, _RATE, _PITCH = (
+    2,
+    1,
+    0x8000,
+    1,
+    3,
+)  # names in espeak's speak_lib.h
 
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), _NO_EXIT)
+    rate = library.espeak_Initialize(
+        _SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), _NO_EXIT
+    )
     if rate != RATE:
         sys.exit(f"espeak NG started with the rate {rate}, not {RATE}")
     return library
 
 
-def _speak(library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch: int) -> bytes:
+def _speak(
+    library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch: int
+) -> bytes:
     chunks: list[bytes] = []
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    @ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+    )
     def receive(samples: ctypes._Pointer, count: int, _: int) -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
@@ -44,7 +56,9 @@ def _speak(library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch:
     for text in texts:
         chunks.clear()
         data = text.encode() + b"\0"
-        library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
+        library.espeak_Synth(
+            data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None
+        )
         library.espeak_Synchronize()
         samples = b"".join(chunks)
         answer += struct.pack("<q", len(samples)) + samples

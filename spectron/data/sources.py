@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import Protocol
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
+from spectron.data.corpora import BadExample, RecordingSource, TextSource
 from spectron.data.counting import CountingText, DigitSource
 from spectron.types import Example, UserError
 
-KINDS = ("manifest", "librispeech", "counting", "random_digits", "spoken_digits", "counting_text", "text")
+__all__ = ["KINDS", "BadExample", "Source", "make_source"]
 
-
-class BadExample(Exception):
-    """One record that cannot be used; the message names the file and says why."""
+KINDS = (
+    "manifest",
+    "librispeech",
+    "counting",
+    "random_digits",
+    "spoken_digits",
+    "counting_text",
+    "text",
+)
 
 
 class Source(Protocol):
@@ -27,10 +34,18 @@ class Source(Protocol):
         ...
 
 
-def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
+def make_source(
+    task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0
+) -> Source:
     """The source a task names. Raises UserError for an unknown kind or data that is not there."""
     if task.source in ("counting", "random_digits", "spoken_digits"):
         return DigitSource(task, data, features, seed)
     if task.source == "counting_text":
         return CountingText()
-    raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}.")
+    if task.source in ("manifest", "librispeech"):
+        return RecordingSource(task, data, features)
+    if task.source == "text":
+        return TextSource(task, data, features)
+    raise UserError(
+        f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}."
+    )

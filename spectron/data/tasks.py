@@ -1,0 +1,256 @@
+"""Our sources as seqio tasks and mixtures, and the reader that streams a feed's rows through them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from spectron.config import DataConfig, Experiment
+from spectron.data.batches import source_of
+from spectron.data.converter import Spec, SpectronConverter, feature_lengths, seqio, tf
+from spectron.data.corpora import BadExample
+from spectron.data.order import Rows
+from spectron.data.sources import Source
+from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
+from spectron.types import Batch, Example, UserError
+
+RAW = {  # what a source hands to the preprocessors
+    "samples": tf.TensorSpec([None], tf.int16),
+    "prompt_samples": tf.TensorSpec([], tf.int32),
+    "text": tf.TensorSpec([], tf.string),
+    "scored_words": tf.TensorSpec([], tf.int32),
+    "row": tf.TensorSpec([], tf.int64),
+}
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """Our vocabulary as seqio wants it."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self._ours = vocabulary
+        super().__init__()
+
+    eos_id = property(lambda self: self._ours.eos_id)
+    unk_id = property(lambda self: self._ours.unk_id)
+    bos_id = property(lambda self: self._ours.sos_id)
+    _base_vocab_size = property(lambda self: self._ours.size)
+
+    def _encode(self, s: str) -> Sequence[int]:
+        return self._ours.encode(s)
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self._ours.decode(ids)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        ids = tf.numpy_function(
+            lambda t: np.asarray(self._ours.encode(t.decode()), np.int32),
+            [s],
+            tf.int32,
+            stateful=False,
+        )
+        return tf.ensure_shape(ids, [None])
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        return tf.numpy_function(
+            lambda i: self._ours.decode(i).encode(), [ids], tf.string, stateful=False
+        )
+
+
+def output_features(data: DataConfig) -> dict[str, seqio.Feature]:
+    """The features every task of ours ends with."""
+    scalar = {
+        "vocabulary": seqio.PassThroughVocabulary(0),
+        "add_eos": False,
+        "dtype": tf.int32,
+        "rank": 0,
+    }
+    return {
+        "samples": seqio.Feature(
+            seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int16
+        ),
+        "text": seqio.Feature(
+            SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True
+        ),
+        "prompt_samples": seqio.Feature(**scalar),
+        "scored": seqio.Feature(**scalar),
+    }
+
+
+def tokenise(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """A preprocessor: text and scored_words → ids with eos, and how many of them carry cross-entropy."""
+
+    def encode(text: bytes, scored_words: np.int32) -> tuple[np.ndarray, np.int32]:
+        ids, scored = encode_target(vocabulary, text.decode(), int(scored_words))
+        return np.asarray(ids, np.int32), np.int32(scored)
+
+    def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs = [example["text"], example["scored_words"]]
+        ids, scored = tf.numpy_function(
+            encode, inputs, [tf.int32, tf.int32], stateful=False
+        )
+        kept = {
+            name: value for name, value in example.items() if name != "scored_words"
+        }
+        return kept | {
+            "text": tf.ensure_shape(ids, [None]),
+            "scored": tf.ensure_shape(scored, []),
+        }
+
+    return lambda dataset: dataset.map(one)
+
+
+class _Records(seqio.DataSource):
+    """A source of ours in its own order, or any stream of (row, example), as a seqio data source."""
+
+    def __init__(
+        self,
+        split: str,
+        stream: Callable[[], Iterator[tuple[int, Example]]],
+        size: int | None = None,
+    ):
+        super().__init__(
+            [split], None if size is None else {split: size}, caching_permitted=False
+        )
+        self._stream = stream
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Sharding is by example."""
+        return False
+
+    def list_shards(self, split: str) -> list[str]:
+        """One shard."""
+        return ["0"]
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = False,
+        seed: int | None = None,
+        **_: Any,
+    ) -> tf.data.Dataset:
+        """Raw examples in the stream's order; shuffling is the task's business."""
+
+        def raw() -> Iterator[dict[str, Any]]:
+            for row, e in self._stream():
+                yield {
+                    "samples": e.samples,
+                    "prompt_samples": e.prompt_samples,
+                    "text": e.text,
+                    "scored_words": e.scored_words,
+                    "row": row,
+                }
+
+        return tf.data.Dataset.from_generator(raw, output_signature=RAW)
+
+
+def _in_order(source: Callable[[], Source]) -> Iterator[tuple[int, Example]]:
+    records = source()
+    for i in range(len(records)):
+        try:
+            yield i, records[i]
+        except BadExample:
+            continue
+
+
+def register(experiment: Experiment) -> None:
+    """Put the experiment's tasks and mixtures into seqio's registries, in the place of any of the same names."""
+    data = experiment.data
+    for mixture in data.mixtures:
+        seqio.MixtureRegistry.remove(mixture.name)
+    for task in data.tasks:
+        if not re.fullmatch(r"[\w.:#]+", task.name):
+            raise UserError(
+                f"Task name {task.name!r} is not one seqio takes; use letters, digits, '_', '.', ':' or '#'."
+            )
+        seqio.TaskRegistry.remove(task.name)
+        seqio.TaskRegistry.add(
+            task.name,
+            source=_Records(
+                task.split,
+                lambda task=task: _in_order(lambda: source_of(experiment, task.name)),
+            ),
+            output_features=output_features(data),
+            preprocessors=[tokenise(make_vocabulary(data.vocabulary))],
+        )
+    for mixture in data.mixtures:
+        seqio.MixtureRegistry.add(mixture.name, list(mixture.rates))
+
+
+def read(
+    experiment: Experiment,
+    rows: Rows,
+    steps: Callable[[], Iterator[list[int]]],
+    size: int,
+) -> Iterator[Batch]:
+    """Batches of `size` rows: the rows of each step, read by `rows`, through their tasks' preprocessors and the converter.
+
+    Raises UserError for bad data, or for a task whose preprocessors drop or multiply examples.
+    """
+    if not set(rows.names) <= set(seqio.TaskRegistry.names()):
+        register(experiment)
+    failures: list[BaseException] = []
+
+    def stream(task: int) -> Iterator[tuple[int, Example]]:
+        try:
+            for numbers in steps():
+                mine = [row for row in numbers if rows.place(row)[0] == task]
+                yield from zip(mine, rows.fetch_all(mine), strict=True)
+        except UserError as error:  # TensorFlow would bury it in a message of its own
+            failures.append(error)
+            raise
+
+    dataset = _mixed(experiment, rows, steps, stream)
+    lengths = feature_lengths(experiment.data, experiment.features, rows.text_only) | {
+        "row": None
+    }
+    converter = SpectronConverter(
+        passthrough_features={"row": Spec(dtype=tf.int64, rank=0)}
+    )
+    batches = converter(dataset, lengths).batch(size, drop_remainder=True)
+    made = batches.as_numpy_iterator()
+    for numbers in steps():
+        try:
+            fields = next(made)
+        except (tf.errors.OpError, StopIteration) as error:
+            if failures:
+                raise failures[0] from None
+            raise UserError(
+                f"seqio made no batch of {', '.join(rows.names)}: {str(error).splitlines()[0]}."
+            ) from error
+        if fields.pop("row").tolist() != numbers:
+            raise UserError(
+                f"The preprocessors of {', '.join(rows.names)} drop or multiply examples; make them one to one."
+            )
+        yield Batch(**fields)
+
+
+def _mixed(
+    experiment: Experiment,
+    rows: Rows,
+    steps: Callable[[], Iterator[list[int]]],
+    stream: Callable[[int], Iterator[tuple[int, Example]]],
+) -> tf.data.Dataset:
+    parts = []
+    for number, name in enumerate(rows.names):
+        task = seqio.TaskRegistry.get(name)
+        streamed = task.replace(
+            source=_Records("train", lambda number=number: stream(number))
+        )
+        parts.append(
+            streamed.get_dataset(None, "train", shuffle=False, try_in_mem_cache=False)
+        )
+    if len(parts) == 1:
+        return parts[0]
+
+    def choice() -> Iterator[int]:
+        for numbers in steps():
+            yield from (rows.place(row)[0] for row in numbers)
+
+    chosen = tf.data.Dataset.from_generator(
+        choice, output_signature=tf.TensorSpec([], tf.int64)
+    )
+    return tf.data.Dataset.choose_from_datasets(parts, chosen)
