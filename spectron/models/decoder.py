@@ -1,0 +1,110 @@
+"""Prefix decoder: a pre-norm Transformer LM that also takes vectors in place of tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from spectron.config import LMConfig
+from spectron.models.layers import Attention, Dense, GatedFeedForward, KVCache, RMSNorm, stack
+
+
+class DecoderBlock(nn.Module):
+    """x + attention(norm x), x + feed-forward(norm x)."""
+
+    config: LMConfig
+    deterministic: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        cache: KVCache | None,
+        positions: Int[Array, "B T"],
+        visible: Bool[Array, "B T S"],
+        index: Array | int,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        c = self.config
+        drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
+        attention = Attention(c.num_heads, c.num_kv_heads, c.rope_base, self.dtype, name="attention")
+        y, cache = attention(RMSNorm(name="attention_norm")(x), positions, visible, cache, index)
+        x = x + drop(y)
+        y = GatedFeedForward(c.ff_dim, self.dtype, name="ff")(RMSNorm(name="ff_norm")(x))
+        return x + drop(y), cache
+
+
+class Decoder(nn.Module):
+    """The LM: embed, transform, logits. Positions and visibility are the caller's (see `prefix_visible`)."""
+
+    config: LMConfig
+    vocab_size: int
+    scan_layers: bool = True
+    remat: str = "none"
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.config.dim))
+        self.final_norm = RMSNorm()
+        if not self.config.tie_embeddings:
+            self.head = Dense(self.vocab_size, ("embed", "vocab"), dtype=self.dtype)
+
+    def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Token ids → vectors."""
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+
+    def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Vocabulary logits, float32."""
+        if self.config.tie_embeddings:
+            scale = self.config.dim**-0.5  # the embedding has unit deviation
+            return (jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale).astype(jnp.float32)
+        return self.head(hidden).astype(jnp.float32)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        visible: Bool[Array, "B T S"],
+        cache: KVCache | None = None,
+        index: Array | int = 0,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Vectors → hidden states after the last norm. With a cache, positions [index, index + T) of it are written."""
+        layers = stack(DecoderBlock, self.config.num_layers, self.scan_layers, self.remat)(
+            config=self.config, deterministic=deterministic, dtype=self.dtype
+        )
+        x, cache = layers(x.astype(self.dtype), cache, positions, visible, index)
+        return self.final_norm(x), cache
+
+    def score(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], prefix: Int[Array, " B"]) -> Array:
+        """Text alone: logits float32 [B, L, V] with the first `prefix` tokens of a row seeing each other both ways."""
+        x = jnp.where(mask[..., None], self.embed(tokens), 0.0)
+        inside = jnp.arange(tokens.shape[1])[None, :] < prefix[:, None]
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        hidden, _ = self(x, positions, prefix_visible(mask, inside))
+        return self.logits(hidden)
+
+
+def prefix_visible(mask: Bool[Array, "B T"], prefix: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Who sees whom: causal, but prefix elements see the whole prefix; padding is seen by nobody."""
+    order = jnp.arange(mask.shape[1])
+    causal = order[None, :, None] >= order[None, None, :]
+    both = prefix[:, :, None] & prefix[:, None, :]
+    return (causal | both) & mask[:, None, :]
+
+
+def empty_cache(config: LMConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KVCache:
+    """Zeros for `length` positions, [layers, B, length, kv heads, head width] each."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.dim // config.num_heads)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def cache_bytes(cache: KVCache) -> int:
+    """Memory a cache takes."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))

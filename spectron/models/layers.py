@@ -1,0 +1,205 @@
+"""The pieces both halves are built of: dense, norms, rotary positions, attention, feed-forward, a stack of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Dense(nn.Module):
+    """A matrix product [..., in] → [..., out]; the kernel is stored in float32 and used in `dtype`."""
+
+    features: int
+    axes: tuple[str | None, str | None]
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = DENSE_INIT
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        kernel = self.param(
+            "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), (x.shape[-1], self.features)
+        )
+        # Rows first: XLA's CPU backend multiplies plain matrices nearly twice as fast as batches of them.
+        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        y = jnp.dot(flat, kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        if self.use_bias:
+            bias = self.param(
+                "bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]), (self.features,)
+            )
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale, computed in float32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        scale = self.param(
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],)
+        )
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * scale).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """(x − mean) / deviation · scale + bias over the last axis, computed in float32: the Conformer's norm."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        axes = ("embed",)
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, axes), (x.shape[-1],))
+        bias = self.param("bias", nn.with_logical_partitioning(nn.initializers.zeros, axes), (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        wide = wide - wide.mean(axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
+        return (wide * scale + bias).astype(x.dtype)
+
+
+def rotate(x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float) -> Float[Array, "B T H K"]:
+    """Rotary position embedding (arXiv 2104.09864): halves of a head are rotated by position · base^(−2i/K)."""
+    half = x.shape[-1] // 2
+    rates = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = positions[..., None, None].astype(jnp.float32) * rates
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class KVCache(NamedTuple):
+    """Keys and values of past positions, [B, S, kv heads, head width] each (with a leading layer axis in a stack)."""
+
+    keys: Array
+    values: Array
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (arXiv 2305.13245) with rotary positions; a query that may see nothing gets zeros."""
+
+    num_heads: int
+    num_kv_heads: int
+    rope_base: float = 10_000.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        visible: Bool[Array, "B T S"],
+        cache: KVCache | None = None,
+        index: Array | int = 0,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """With a cache the new keys are written at `index` and `visible` speaks of the whole cache, else of x itself."""
+        dim = x.shape[-1]
+        width = dim // self.num_heads
+
+        def project(name: str, heads: int) -> Array:
+            flat = Dense(heads * width, ("embed", "heads"), dtype=self.dtype, name=name)(x)
+            return flat.reshape(*x.shape[:2], heads, width)
+
+        query = rotate(project("query", self.num_heads), positions, self.rope_base)
+        key = rotate(project("key", self.num_kv_heads), positions, self.rope_base)
+        value = project("value", self.num_kv_heads)
+        if cache is not None:
+            key = jax.lax.dynamic_update_slice(cache.keys, key.astype(cache.keys.dtype), (0, index, 0, 0))
+            value = jax.lax.dynamic_update_slice(cache.values, value.astype(cache.values.dtype), (0, index, 0, 0))
+            cache = KVCache(key, value)
+        mixed = attend(query, key, value, visible)
+        out = Dense(dim, ("heads", "embed"), dtype=self.dtype, name="out")(mixed.reshape(*x.shape[:2], dim))
+        return out, cache
+
+
+def attend(
+    query: Float[Array, "B T H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    visible: Bool[Array, "B T S"],
+) -> Float[Array, "B T H K"]:
+    """Softmax attention, H query heads sharing G key heads; scores and softmax in float32."""
+    batch, length, heads, width = query.shape
+    groups, past = key.shape[2], key.shape[1]
+    share = heads // groups
+    # [B·G, share·T, K] × [B·G, K, S]: one batch axis and plain matrices, which every backend multiplies fastest.
+    query = query.reshape(batch, length, groups, share, width).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch * groups, share * length, width)
+    key = key.transpose(0, 2, 3, 1).reshape(batch * groups, width, past)
+    value = value.transpose(0, 2, 1, 3).reshape(batch * groups, past, width)
+    scores = jnp.matmul(query, key, preferred_element_type=jnp.float32) * width**-0.5
+    mask = visible[:, None, None]
+    scores = jnp.where(mask, scores.reshape(batch, groups, share, length, past), -1e30)
+    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
+    weights = weights.reshape(batch * groups, share * length, past).astype(value.dtype)
+    mixed = jnp.matmul(weights, value).reshape(batch, groups, share, length, width)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+class GatedFeedForward(nn.Module):
+    """GELU-gated feed-forward (arXiv 2002.05202): (gelu(x W_gate) · x W_up) W_down."""
+
+    hidden: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        gate = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="gate")(x)
+        up = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name="up")(x)
+        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="down")(nn.gelu(gate) * up)
+
+
+def stack(block: type[nn.Module], num_layers: int, scan: bool, remat: str) -> Callable[..., Callable[..., Any]]:
+    """A stack of `block`s as one callable module: block(x, layer_cache, *shared) → (x, layer_cache).
+
+    scan: one compiled body and parameters with a leading "layers" axis; otherwise separate submodules layers_0, ….
+    remat: "none", "full" (keep only each layer's input) or "dots" (keep matrix products too).
+    """
+    policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    if remat != "none":
+        block = nn.remat(block, policy=policies[remat], prevent_cse=not scan)
+
+    def build(**arguments: Any) -> Callable[..., Any]:
+        if scan:
+            return _ScannedStack(block, num_layers, arguments, name="layers")
+        layers = [block(**arguments, name=f"layers_{i}") for i in range(num_layers)]
+
+        def run(x: Array, cache: Any, *shared: Any) -> tuple[Array, Any]:
+            caches = []
+            for i, layer in enumerate(layers):
+                x, layer_cache = layer(x, jax.tree.map(lambda c, i=i: c[i], cache), *shared)
+                caches.append(layer_cache)
+            return x, jax.tree.map(lambda *c: jnp.stack(c), *caches)
+
+        return run
+
+    return build
+
+
+class _ScannedStack(nn.Module):
+    block: type[nn.Module]
+    num_layers: int
+    arguments: dict[str, Any]
+
+    @nn.compact
+    def __call__(self, x: Array, cache: Any, *shared: Any) -> tuple[Array, Any]:
+        scanned = nn.scan(
+            self.block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, *(nn.broadcast,) * len(shared)),
+            length=self.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return scanned(**self.arguments, name="block")(x, cache, *shared)

@@ -1,0 +1,140 @@
+"""Spectron (arXiv 2305.15255): encoder, connector, LM, pre-net, post-net and stop head around one sequence.
+
+    input : [ Connector(E(x_p)) ]  [ <sos> y_p y_c ]        [ PreNet(go, x_c without its last step) ]
+    output:       no loss          [ y_p y_c <eos> ]        [ PostNet → x̂_c, stop ]
+
+Three fixed segments [prefix P][text L][frames T / r] with masks; r = frames_per_step frames share a decoder position.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from spectron.config import ModelConfig
+from spectron.models.conformer import Conformer
+from spectron.models.decoder import Decoder, KVCache, prefix_visible
+from spectron.models.layers import Dense
+from spectron.types import Sequence
+
+
+class PreNet(nn.Module):
+    """Frames → LM width through a bottleneck; `keep` is its dropout mask, already scaled (None: no dropout)."""
+
+    bottleneck: int
+    dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "B T R"], keep: Float[Array, "B T N"] | None) -> Float[Array, "B T D"]:
+        x = nn.relu(Dense(self.bottleneck, ("mel", None), True, self.dtype, name="down")(frames))
+        if keep is not None:
+            x = x * keep.astype(x.dtype)
+        return Dense(self.dim, (None, "embed"), True, self.dtype, name="up")(x)
+
+
+class PostNet(nn.Module):
+    """LM width → the step's frames, float32."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T R"]:
+        x = nn.gelu(Dense(x.shape[-1], ("embed", "mlp"), True, self.dtype, name="hidden")(x))
+        return Dense(self.features, ("mlp", "mel"), True, self.dtype, name="out")(x).astype(jnp.float32)
+
+
+class Output(NamedTuple):
+    """logits float32 [B, L, V]; frames float32 [B, T, F] normalised; stop logits float32 [B, T]."""
+
+    logits: Array
+    frames: Array
+    stop: Array
+
+
+class Spectron(nn.Module):
+    """The joint model. Parameter names are the checkpoint's vocabulary: encoder, connector, lm, prenet, postnet, stop."""
+
+    config: ModelConfig
+    vocab_size: int
+    num_mels: int
+
+    def setup(self) -> None:
+        c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
+        shared = {"scan_layers": c.scan_layers, "remat": c.remat, "dtype": dtype}
+        step = c.frames.frames_per_step
+        self.encoder = Conformer(c.encoder, **shared)
+        self.connector = Dense(c.lm.dim, (None, "embed"), use_bias=True, dtype=dtype)
+        self.lm = Decoder(c.lm, self.vocab_size, **shared)
+        self.prenet = PreNet(c.frames.bottleneck, c.lm.dim, dtype)
+        self.postnet = PostNet(step * self.num_mels, dtype)
+        self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype)
+
+    def prefix(self, prompt: Sequence, deterministic: bool = True) -> Sequence:
+        """Normalised log-mel of the prompt → vectors the LM reads, [B, P, D]."""
+        encoded = self.encoder(prompt, deterministic)
+        return Sequence(self.connector(encoded.values), encoded.mask).masked()
+
+    def __call__(
+        self,
+        prompt: Sequence,
+        tokens: Sequence,
+        steps: Sequence,
+        keep: Float[Array, "B T N"] | None = None,
+        deterministic: bool = True,
+    ) -> Output:
+        """Teacher forcing. tokens: int [B, L] starting with sos; steps: [B, T/r, r·F], what is fed back (go first)."""
+        prefix = self.prefix(prompt, deterministic)
+        text = Sequence(self.lm.embed(tokens.values), tokens.mask).masked()
+        fed = Sequence(self.prenet(steps.masked().values, keep), steps.mask).masked()
+        x = jnp.concatenate([prefix.values, text.values, fed.values], axis=1)
+        mask = jnp.concatenate([prefix.mask, text.mask, fed.mask], axis=1)
+        size, length = prefix.mask.shape[1], tokens.mask.shape[1]
+        inside = jnp.broadcast_to(jnp.arange(mask.shape[1]) < size, mask.shape)
+        hidden, _ = self.lm(x, count_positions(mask), prefix_visible(mask, inside), deterministic=deterministic)
+        frames, stop = self.speak(hidden[:, size + length :])
+        return Output(self.lm.logits(hidden[:, size : size + length]), frames, stop)
+
+    def speak(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
+        """Hidden states of frame steps → their frames (normalised) and stop logits, one per frame."""
+        batch, steps, _ = hidden.shape
+        per_step = self.config.frames.frames_per_step
+        frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
+        return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
+
+    def prefill(self, prompt: Sequence, cache: KVCache) -> tuple[KVCache, Bool[Array, "B P"]]:
+        """Write the prompt into the cache's first P positions; returns it and the prefix mask."""
+        prefix = self.prefix(prompt)
+        size, total = prefix.mask.shape[1], cache.keys.shape[2]
+        visible = prefix_visible(prefix.mask, jnp.ones_like(prefix.mask))
+        visible = jnp.pad(visible, ((0, 0), (0, 0), (0, total - size)))
+        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache, 0)
+        return cache, prefix.mask
+
+    def advance(
+        self,
+        tokens: Int[Array, " B"],
+        fed: Float[Array, "B R"],
+        is_text: Bool[Array, " B"],
+        keep: Float[Array, "B N"] | None,
+        positions: Int[Array, " B"],
+        visible: Bool[Array, "B S"],
+        cache: KVCache,
+        index: Array,
+    ) -> tuple[Float[Array, "B V"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
+        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames."""
+        word = self.lm.embed(tokens[:, None])
+        sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
+        x = jnp.where(is_text[:, None, None], word, sound)
+        hidden, cache = self.lm(x, positions[:, None], visible[:, None], cache, index)
+        frames, stop = self.speak(hidden)
+        return self.lm.logits(hidden)[:, 0], frames, stop, cache
+
+
+def count_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    """Positions count real elements only, from 0."""
+    return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)

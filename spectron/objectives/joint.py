@@ -1,0 +1,141 @@
+"""The Spectron objective: transcript, continued text and spectrogram in one sequence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from spectron import losses
+from spectron.audio.features import log_mel, normalise
+from spectron.config import Experiment, FeatureConfig, FramesConfig, StreamConfig
+from spectron.data.vocabulary import make_vocabulary
+from spectron.models.spectron import Output, Spectron
+from spectron.objectives.text_lm import shift_right
+from spectron.types import Batch, Losses, Params, Sequence, Statistics, length_mask
+
+
+class Joint:
+    """L = L_CE + λ (L_s + L_f + L_t) + stop, every term named."""
+
+    name = "spectron"
+    parts = ("encoder", "connector", "lm", "prenet", "postnet", "stop")
+
+    def __init__(self, experiment: Experiment, statistics: Statistics, stream: StreamConfig) -> None:
+        self.experiment, self.statistics = experiment, statistics
+        self.vocabulary = make_vocabulary(experiment.data.vocabulary)
+        self.model = make_model(experiment)
+        rate, step = experiment.features.sample_rate, experiment.model.frames.frames_per_step
+        self.prompt_size = round(experiment.data.max_prompt_seconds * rate)
+        frames = experiment.features.num_frames(round(experiment.data.max_continuation_seconds * rate))
+        self.num_frames = -(-frames // step) * step
+
+    def init(self, key: Array, batch: Batch) -> Params:
+        """Fresh parameters of every part."""
+        return self.model.init(key, *self.inputs(batch))["params"]
+
+    def features(self, batch: Batch) -> tuple[Sequence, Sequence]:
+        """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]; the prompt hears nothing behind its end."""
+        config = self.experiment.features
+        samples = jnp.asarray(batch.samples)
+        prompt = log_mel(samples[:, : self.prompt_size], batch.prompt_samples, config)
+        whole = log_mel(samples, batch.num_samples, config)
+        start = config.num_frames(batch.prompt_samples)
+        continuation = window(whole, start, self.num_frames)
+        return normalise(prompt, self.statistics), normalise(continuation, self.statistics)
+
+    def inputs(self, batch: Batch) -> tuple[Sequence, Sequence, Sequence]:
+        """What the model reads under teacher forcing: prompt, tokens from sos on, frame steps from go on."""
+        prompt, continuation = self.features(batch)
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
+        frames = self.experiment.model.frames
+        return prompt, tokens, feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
+
+    def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
+        """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", and the metric "text_accuracy"."""
+        prompt, continuation = self.features(batch)
+        frames = self.experiment.model.frames
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
+        steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
+        dropout_key, keep_key, noise_key = jax.random.split(key, 3)
+        keep = None
+        if train:
+            steps = corrupt(noise_key, steps, frames)
+            keep = dropout_keep(keep_key, (*steps.mask.shape, frames.bottleneck), frames.prenet_dropout)
+        out = self.model.apply(
+            {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
+        )
+        return self.terms(out, batch, continuation, steps)
+
+    def terms(self, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
+        """Compare what came out with what should have."""
+        config = self.experiment.loss
+        real = jnp.repeat(steps.mask, self.experiment.model.frames.frames_per_step, axis=1)
+        spectral = losses.reconstruction(continuation, out.frames, config.time_deltas)
+        terms = {
+            "text": losses.cross_entropy(out.logits, batch.text, batch.text_loss_mask),
+            **spectral,
+            "stop": losses.stop(out.stop, continuation.lengths, real, config.stop_positive_weight),
+            "text_accuracy": losses.accuracy(out.logits, batch.text, batch.text_loss_mask),
+        }
+        coefficients = {"text": 1.0, "stop": config.stop_weight}
+        coefficients |= dict.fromkeys(spectral, config.reconstruction_weight)
+        return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
+
+
+def make_model(experiment: Experiment) -> Spectron:
+    """The joint model of an experiment."""
+    vocabulary = make_vocabulary(experiment.data.vocabulary)
+    return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels)
+
+
+def window(sequence: Sequence, start: Array, size: int) -> Sequence:
+    """`size` frames of each row from its own `start` on, padded at the end."""
+    index = jnp.asarray(start)[:, None] + jnp.arange(size)[None, :]
+    inside = jnp.minimum(index, sequence.values.shape[1] - 1)
+    values = jnp.take_along_axis(sequence.values, inside[..., None], axis=1)
+    return Sequence(values, index < sequence.lengths[:, None]).masked()
+
+
+def go_frames(prompt: Sequence, config: FramesConfig) -> Float[Array, "B r F"]:
+    """What starts the frame stream: the prompt's last r frames (zeros before a shorter prompt), or zeros."""
+    step = config.frames_per_step
+    if config.go == "zeros":
+        return jnp.zeros((prompt.values.shape[0], step, prompt.values.shape[2]), prompt.values.dtype)
+    padded = Sequence(
+        jnp.pad(prompt.values, ((0, 0), (step, 0), (0, 0))), jnp.pad(prompt.mask, ((0, 0), (step, 0)), constant_values=True)
+    )
+    return window(padded, prompt.lengths, step).values
+
+
+def feedback(continuation: Sequence, go: Float[Array, "B r F"], step: int) -> Sequence:
+    """The frame stream the pre-net reads: go, then the continuation without its last step, r frames a step."""
+    batch, length, bands = continuation.values.shape
+    shifted = jnp.concatenate([go, continuation.values[:, :-step]], axis=1).reshape(batch, length // step, step * bands)
+    steps = -(-continuation.lengths // step)
+    return Sequence(shifted, length_mask(steps, length // step)).masked()
+
+
+def dropout_keep(key: Array, shape: tuple[int, ...], rate: float) -> Float[Array, "..."] | None:
+    """Multipliers of inverted dropout: 0 or 1 / (1 − rate). None without dropout."""
+    if rate == 0.0:
+        return None
+    return jax.random.bernoulli(key, 1.0 - rate, shape).astype(jnp.float32) / (1.0 - rate)
+
+
+def corrupt(key: Array, steps: Sequence, config: FramesConfig) -> Sequence:
+    """Noise on the fed-back frames and steps replaced by zeros, so that decoding survives its own mistakes (ours)."""
+    noise_key, drop_key = jax.random.split(key)
+    values = steps.values
+    if config.noise:
+        values = values + config.noise * jax.random.normal(noise_key, values.shape, values.dtype)
+    if config.frame_dropout:
+        kept = jax.random.bernoulli(drop_key, 1.0 - config.frame_dropout, steps.mask.shape)
+        values = jnp.where(kept[..., None], values, 0.0)
+    return Sequence(values, steps.mask).masked()
+
+
+def max_prompt_frames(experiment: Experiment) -> int:
+    """P before subsampling: spectrogram frames of the longest prompt."""
+    config: FeatureConfig = experiment.features
+    return config.num_frames(round(experiment.data.max_prompt_seconds * config.sample_rate))
