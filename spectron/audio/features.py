@@ -21,14 +21,14 @@ _KNEE_MEL = _KNEE_HZ / _HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27
 
 
-def hz_to_mel(hz: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]:
+def hz_to_mel(hz: np.ndarray | float) -> np.ndarray:
     """Frequency in Hz → Slaney mels."""
     hz = np.asarray(hz, np.float64)
     above = _KNEE_MEL + np.log(np.maximum(hz, _KNEE_HZ) / _KNEE_HZ) / _LOG_STEP
     return np.where(hz < _KNEE_HZ, hz / _HZ_PER_MEL, above)
 
 
-def mel_to_hz(mel: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]:
+def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
     """Slaney mels → frequency in Hz."""
     mel = np.asarray(mel, np.float64)
     return np.where(mel < _KNEE_MEL, mel * _HZ_PER_MEL, _KNEE_HZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL)))
@@ -37,7 +37,7 @@ def mel_to_hz(mel: Float[np.ndarray, "..."] | float) -> Float[np.ndarray, "..."]
 @functools.lru_cache(maxsize=16)
 def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "N F"]:
     """Triangular filters of equal area, float32 [fft_size // 2 + 1, F] (read-only). UserError when a band holds no bin."""
-    check(features)
+    check_features(features)
     bins = np.arange(features.fft_size // 2 + 1) * features.sample_rate / features.fft_size
     edges = mel_to_hz(np.linspace(hz_to_mel(features.low_hz), hz_to_mel(features.high_hz), features.num_mels + 2))
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -55,7 +55,7 @@ def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "N F"]:
     return filters
 
 
-def check(features: FeatureConfig) -> None:
+def check_features(features: FeatureConfig) -> None:
     """Raise UserError naming the key of an impossible setting."""
     nyquist = features.sample_rate / 2
     if features.hop < 1 or features.window < 2:
@@ -63,7 +63,9 @@ def check(features: FeatureConfig) -> None:
     if not 0 <= features.low_hz < features.high_hz:
         raise UserError(f"features.low_hz={features.low_hz} must lie in [0, features.high_hz={features.high_hz}).")
     if features.high_hz > nyquist:
-        raise UserError(f"features.high_hz={features.high_hz} is above half of features.sample_rate ({nyquist:g}); lower it.")
+        raise UserError(
+            f"features.high_hz={features.high_hz} is above half of features.sample_rate ({nyquist:g}); lower it."
+        )
     if features.dft not in ("fft", "matmul"):
         raise UserError(f"features.dft={features.dft!r} is unknown; use 'fft' or 'matmul'.")
 
@@ -72,19 +74,31 @@ def power_spectrum(samples: Float[Array, "B S"], features: FeatureConfig) -> Flo
     """Float samples [B, S] → power [B, S // hop, fft_size // 2 + 1] of centred, Hann-windowed frames."""
     frames = frame(samples, features.window, features.hop)
     if features.dft == "matmul":
-        basis = jnp.asarray(_dft_basis(features.window, features.fft_size))
-        # HIGHEST: TPUs and GPUs would otherwise multiply in bfloat16 or tf32, and the floor would drown.
-        parts = jnp.einsum("btw,wcn->btcn", frames, basis, precision=jax.lax.Precision.HIGHEST)
-        return jnp.square(parts).sum(axis=2)
+        return _power_by_matmul(frames, features.fft_size)
     spectrum = jnp.fft.rfft(frames * jnp.asarray(hann(features.window), jnp.float32), n=features.fft_size)
     return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
 
 
+def _power_by_matmul(frames: Float[Array, "B T W"], fft_size: int) -> Float[Array, "B T N"]:
+    # Power does not depend on where time starts. Counted from the middle of the window, whose first value is zero, sample
+    # n pairs with window − n: half the products, and half the rounding, which is what 1e-4 in log units needs.
+    window = frames.shape[-1]
+    left, right = frames[..., 1 : window // 2 + 1], frames[..., :0:-1][..., : (window - 1) // 2]
+    right = jnp.pad(right, ((0, 0), (0, 0), (0, left.shape[-1] - right.shape[-1])))
+    cos, sin = _half_dft_basis(window, fft_size)
+    # HIGHEST: TPUs and GPUs would otherwise multiply in bfloat16 or tf32, and quiet bands would drown.
+    real = jnp.matmul(left + right, cos, precision=jax.lax.Precision.HIGHEST)
+    imaginary = jnp.matmul(left - right, sin, precision=jax.lax.Precision.HIGHEST)
+    return jnp.square(real) + jnp.square(imaginary)
+
+
 @functools.lru_cache(maxsize=4)
-def _dft_basis(window: int, fft_size: int) -> Float[np.ndarray, "W 2 N"]:
-    """The window and the DFT in one matrix, float32 [window, (cos, sin), bins]."""
-    angle = 2 * np.pi / fft_size * (np.outer(np.arange(window), np.arange(fft_size // 2 + 1)) % fft_size)
-    return (np.stack([np.cos(angle), np.sin(angle)], axis=1) * hann(window)[:, None, None]).astype(np.float32)
+def _half_dft_basis(window: int, fft_size: int) -> tuple[Float[np.ndarray, "H N"], Float[np.ndarray, "H N"]]:
+    """Windowed cosines and sines of samples 1 … window // 2 about the window's middle, float32 [window // 2, bins]."""
+    index = np.arange(1, window // 2 + 1)
+    angle = 2 * np.pi / fft_size * np.outer(index - window / 2, np.arange(fft_size // 2 + 1))
+    weight = hann(window)[index, None]
+    return (np.cos(angle) * weight).astype(np.float32), (np.sin(angle) * weight).astype(np.float32)
 
 
 def log_mel(samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], features: FeatureConfig) -> Sequence:
@@ -93,12 +107,13 @@ def log_mel(samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], featur
     Row b has num_samples[b] // hop frames; frame t is centred on [t·hop, (t + 1)·hop). What stands past num_samples
     is read as silence. Jit it with `features` static. PAPER §1: 60,000 samples are 300 frames.
     """
+    filters = jnp.asarray(mel_filterbank(features))  # first: it names an impossible setting
     samples = jnp.asarray(samples)
     num_samples = jnp.asarray(num_samples)
     real = length_mask(num_samples, samples.shape[1])
     signal = from_int16(jnp.where(real, samples, jnp.zeros((), samples.dtype)))
     power = power_spectrum(signal, features)
-    mel = jnp.matmul(power, jnp.asarray(mel_filterbank(features)), precision=jax.lax.Precision.HIGHEST)
+    mel = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
     values = jnp.log(jnp.maximum(mel, features.log_floor))
     return Sequence(values, length_mask(features.num_frames(num_samples), values.shape[1])).masked()
 

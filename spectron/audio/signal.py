@@ -12,7 +12,7 @@ from spectron.types import Array
 _FULL_SCALE = 32768.0  # int16: −32768 is −1.0, so the round trip through float32 is exact
 
 
-def from_int16(samples: Shaped[Array, "..."]) -> Float[Array, "..."]:
+def from_int16(samples: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
     """int16 [...] → float32 in [−1, 1); floats pass as float32. numpy in, numpy out; jax in, jax out."""
     library = jnp if isinstance(samples, jax.Array) else np
     samples = library.asarray(samples)
@@ -21,11 +21,11 @@ def from_int16(samples: Shaped[Array, "..."]) -> Float[Array, "..."]:
     return samples.astype(library.float32) / np.float32(_FULL_SCALE)
 
 
-def to_int16(samples: Float[Array, "..."]) -> Int[Array, "..."]:
+def to_int16(samples: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
     """Float [...] in [−1, 1) → int16, rounded; what is louder is clipped, never wrapped."""
     library = jnp if isinstance(samples, jax.Array) else np
-    scaled = library.round(library.asarray(samples) * _FULL_SCALE)
-    return library.clip(scaled, -_FULL_SCALE, _FULL_SCALE - 1).astype(library.int16)
+    scaled = library.round(library.clip(library.asarray(samples), -1, 1) * _FULL_SCALE)
+    return library.minimum(scaled, _FULL_SCALE - 1).astype(library.int16)
 
 
 def hann(window: int) -> Float[np.ndarray, " W"]:

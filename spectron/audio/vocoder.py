@@ -1,0 +1,113 @@
+"""Log-mel → audio to listen with: the mel filters undone by multiplicative updates, phases by fast Griffin-Lim."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from spectron.audio.features import mel_filterbank
+from spectron.audio.signal import frame, hann, overlap_add
+from spectron.config import FeatureConfig
+from spectron.types import Array, Sequence, length_mask
+
+_MEL_STEPS = 10  # ours: leaves 0.001 log units on average (0.02 in the worst 1 %) on spoken digits
+_TINY = 1e-10  # ours: far below any power that log_floor lets through
+_MOMENTUM = 0.99  # fast Griffin-Lim (Perraudin et al. 2013); of 0.7, 0.99 and 1.3 the best here
+_ROWS = 8  # ours: rows inverted at once; more gain nothing on CPU and cost memory
+_FRAMES = 64  # ours: lengths are rounded up to this, so that many clips share one compiled program
+
+
+def invert_mel(log_mel: Float[Array, "... T F"], features: FeatureConfig) -> Float[Array, "... T N"]:
+    """Log-mel [..., T, F] → magnitudes [..., T, fft_size // 2 + 1], never negative, whose log-mel comes closest."""
+    filters = jnp.asarray(mel_filterbank(features))
+    mel = jnp.exp(log_mel)
+    # Multiplicative updates for the Itakura-Saito distance (Févotte et al. 2009): it compares ratios, as log-mel does, so
+    # quiet bands beside loud ones converge as fast; plain least squares leaves them wrong by hundreds. Powers start from the
+    # mel spread back evenly; bins under no filter (below low_hz, above high_hz) stay zero.
+    power = _ratio(_ratio(mel, filters.sum(axis=0)) @ filters.T, filters.sum(axis=1))
+
+    def step(_: int, power: Array) -> Array:
+        now = jnp.maximum(power @ filters, _TINY)
+        return power * _ratio((mel / jnp.square(now)) @ filters.T, (1 / now) @ filters.T)
+
+    return jnp.sqrt(jax.lax.fori_loop(0, _MEL_STEPS, step, power))
+
+
+def _ratio(top: Array, bottom: Array) -> Array:
+    return top / jnp.maximum(bottom, _TINY)
+
+
+def griffin_lim(
+    log_mel: Float[np.ndarray, "T F"], features: FeatureConfig, iterations: int = 32, seed: int = 0
+) -> Float[np.ndarray, " S"]:
+    """Log-mel [T, F] (not normalised) → float32 audio [T · hop], on the host. Louder than full scale is possible."""
+    values = np.asarray(log_mel, np.float32)[None]
+    return griffin_lim_batch(Sequence(values, np.ones(values.shape[:2], bool)), features, iterations, seed)[0]
+
+
+def griffin_lim_batch(
+    log_mels: Sequence, features: FeatureConfig, iterations: int = 32, seed: int = 0
+) -> Float[np.ndarray, "B S"]:
+    """Log-mels [B, T, F] (not normalised, real frames first) → float32 audio [B, T · hop] on the host, zero in the padding.
+
+    A row's audio does not depend on the other rows or on the padding.
+    """
+    values, lengths = np.asarray(log_mels.values, np.float32), np.asarray(log_mels.mask).sum(axis=1)
+    batch, steps, _ = values.shape
+    audio = np.zeros((batch, steps * features.hop), np.float32)
+    # Rows of like length together: a short one is not carried through a long one's work.
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, batch, _ROWS):
+        rows = order[start : start + _ROWS]
+        longest = int(lengths[rows].max())
+        if not longest:
+            continue
+        size = 1 << (len(rows) - 1).bit_length()
+        padded = np.zeros((size, -(-longest // _FRAMES) * _FRAMES, values.shape[2]), np.float32)
+        padded[: len(rows), :longest] = values[rows, :longest]
+        row_lengths = np.zeros(size, np.int32)
+        row_lengths[: len(rows)] = lengths[rows]
+        made = _invert(padded, row_lengths, seed, features, iterations)
+        audio[rows, : longest * features.hop] = np.asarray(made)[: len(rows), : longest * features.hop]
+    return audio
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _invert(
+    log_mel: Float[Array, "B T F"], lengths: Array, seed: Array, features: FeatureConfig, iterations: int
+) -> Float[Array, "B S"]:
+    steps, window = log_mel.shape[1], jnp.asarray(hann(features.window), jnp.float32)
+    real = length_mask(lengths, steps)[..., None]
+    magnitude = jnp.where(real, invert_mel(jnp.where(real, log_mel, 0.0), features), 0.0)
+    # Least-squares inverse STFT; frames in the padding take no part in the weights, or a row's end would fade in a batch.
+    weight = overlap_add(real * jnp.square(window), features.hop)
+    inside = length_mask(lengths * features.hop, steps * features.hop)
+    scale = jnp.where(inside, 1 / jnp.maximum(weight, 1e-8), 0.0)
+
+    def to_signal(spectrum: Array) -> Array:
+        frames = jnp.fft.irfft(spectrum, n=features.fft_size)[..., : features.window]
+        return overlap_add(frames * window, features.hop) * scale
+
+    def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        spectrum, before = carry
+        frames = frame(to_signal(spectrum), features.window, features.hop)
+        rebuilt = jnp.fft.rfft(frames * window, n=features.fft_size)
+        ahead = rebuilt - _MOMENTUM / (1 + _MOMENTUM) * before
+        # Written out: |z| of a complex z guards against overflow and takes as long as the transform.
+        norm = jax.lax.rsqrt(jnp.maximum(jnp.square(ahead.real) + jnp.square(ahead.imag), 1e-20))
+        return ahead * (magnitude * norm), rebuilt
+
+    spectrum = magnitude * _first_phases(seed, magnitude.shape[1:])
+    spectrum, _ = jax.lax.fori_loop(0, iterations, step, (spectrum, jnp.zeros_like(spectrum)))
+    return to_signal(spectrum)
+
+
+def _first_phases(seed: Array, shape: tuple[int, int]) -> Array:
+    # A key per frame, so that a frame's phases do not depend on how many frames the batch has.
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(shape[0]))
+    angles = jax.vmap(lambda key: jax.random.uniform(key, shape[1:], maxval=2 * jnp.pi))(keys)
+    return jax.lax.complex(jnp.cos(angles), jnp.sin(angles))
