@@ -36,7 +36,7 @@ def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "N F"]:
-    """Triangular filters of equal area, float32 [fft_size // 2 + 1, F] (read-only). UserError when a band holds no bin."""
+    """Triangular filters of equal area, float32 [fft_size // 2 + 1, F], read-only. UserError if a band holds no bin."""
     check_features(features)
     bins = np.arange(features.fft_size // 2 + 1) * features.sample_rate / features.fft_size
     edges = mel_to_hz(np.linspace(hz_to_mel(features.low_hz), hz_to_mel(features.high_hz), features.num_mels + 2))
@@ -80,8 +80,8 @@ def power_spectrum(samples: Float[Array, "B S"], features: FeatureConfig) -> Flo
 
 
 def _power_by_matmul(frames: Float[Array, "B T W"], fft_size: int) -> Float[Array, "B T N"]:
-    # Power does not depend on where time starts. Counted from the middle of the window, whose first value is zero, sample
-    # n pairs with window − n: half the products, and half the rounding, which is what 1e-4 in log units needs.
+    # Power does not depend on where time starts. Counted from the middle of the window, whose first value is zero,
+    # sample n pairs with window − n: half the products, and half the rounding, as 1e-4 in log units needs.
     window = frames.shape[-1]
     left, right = frames[..., 1 : window // 2 + 1], frames[..., :0:-1][..., : (window - 1) // 2]
     right = jnp.pad(right, ((0, 0), (0, 0), (0, left.shape[-1] - right.shape[-1])))

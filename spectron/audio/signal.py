@@ -34,7 +34,7 @@ def hann(window: int) -> Float[np.ndarray, " W"]:
 
 
 def first_sample(window: int, hop: int) -> int:
-    """Where frame 0 begins: frames are centred on their step, so frame t spans [t·hop + first, t·hop + first + window)."""
+    """Where frame 0 begins: frame t is centred on its step and spans `window` samples from t·hop + this."""
     return hop // 2 - window // 2
 
 
@@ -58,7 +58,9 @@ def overlap_add(frames: Float[Array, "B T W"], hop: int) -> Float[Array, "B S"]:
     per_window = -(-window // hop)
     whole = jnp.pad(frames, ((0, 0), (0, 0), (0, per_window * hop - window)))
     chunks = whole.reshape(batch, steps, per_window, hop)
-    total = sum(jnp.pad(chunks[:, :, i], ((0, 0), (i, per_window - 1 - i), (0, 0))) for i in range(per_window))
+    total = jnp.zeros((batch, steps + per_window - 1, hop), frames.dtype)
+    for i in range(per_window):
+        total = total + jnp.pad(chunks[:, :, i], ((0, 0), (i, per_window - 1 - i), (0, 0)))
     left = -first_sample(window, hop)
     flat = total.reshape(batch, (steps + per_window - 1) * hop)
     return jax.lax.pad(flat, jnp.zeros((), flat.dtype), ((0, 0, 0), (-left, steps * hop + left - flat.shape[1], 0)))

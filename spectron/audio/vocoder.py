@@ -21,13 +21,14 @@ _ROWS = 8  # ours: rows inverted at once; more gain nothing on CPU and cost memo
 _FRAMES = 64  # ours: lengths are rounded up to this, so that many clips share one compiled program
 
 
+@jax.default_matmul_precision("highest")  # bfloat16 products would not find their way back to quiet bands
 def invert_mel(log_mel: Float[Array, "... T F"], features: FeatureConfig) -> Float[Array, "... T N"]:
     """Log-mel [..., T, F] → magnitudes [..., T, fft_size // 2 + 1], never negative, whose log-mel comes closest."""
     filters = jnp.asarray(mel_filterbank(features))
     mel = jnp.exp(log_mel)
-    # Multiplicative updates for the Itakura-Saito distance (Févotte et al. 2009): it compares ratios, as log-mel does, so
-    # quiet bands beside loud ones converge as fast; plain least squares leaves them wrong by hundreds. Powers start from the
-    # mel spread back evenly; bins under no filter (below low_hz, above high_hz) stay zero.
+    # Multiplicative updates for the Itakura-Saito distance (Févotte et al. 2009): it compares ratios, as log-mel does,
+    # so quiet bands beside loud ones converge as fast; least squares leaves those wrong by factors of hundreds.
+    # Powers start from the mel spread back evenly; bins under no filter (below low_hz, above high_hz) stay zero.
     power = _ratio(_ratio(mel, filters.sum(axis=0)) @ filters.T, filters.sum(axis=1))
 
     def step(_: int, power: Array) -> Array:
@@ -52,9 +53,9 @@ def griffin_lim(
 def griffin_lim_batch(
     log_mels: Sequence, features: FeatureConfig, iterations: int = 32, seed: int = 0
 ) -> Float[np.ndarray, "B S"]:
-    """Log-mels [B, T, F] (not normalised, real frames first) → float32 audio [B, T · hop] on the host, zero in the padding.
+    """Log-mels [B, T, F] (not normalised, real frames first) → float32 audio [B, T · hop] on the host.
 
-    A row's audio does not depend on the other rows or on the padding.
+    The padding is zero; a row's audio does not depend on the other rows or on the padding.
     """
     values, lengths = np.asarray(log_mels.values, np.float32), np.asarray(log_mels.mask).sum(axis=1)
     batch, steps, _ = values.shape
@@ -71,19 +72,19 @@ def griffin_lim_batch(
         padded[: len(rows), :longest] = values[rows, :longest]
         row_lengths = np.zeros(size, np.int32)
         row_lengths[: len(rows)] = lengths[rows]
-        made = _invert(padded, row_lengths, seed, features, iterations)
+        made = _invert(padded, row_lengths, seed, iterations, features)
         audio[rows, : longest * features.hop] = np.asarray(made)[: len(rows), : longest * features.hop]
     return audio
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnames="features")
 def _invert(
-    log_mel: Float[Array, "B T F"], lengths: Array, seed: Array, features: FeatureConfig, iterations: int
+    log_mel: Float[Array, "B T F"], lengths: Array, seed: Array, iterations: Array, features: FeatureConfig
 ) -> Float[Array, "B S"]:
     steps, window = log_mel.shape[1], jnp.asarray(hann(features.window), jnp.float32)
     real = length_mask(lengths, steps)[..., None]
     magnitude = jnp.where(real, invert_mel(jnp.where(real, log_mel, 0.0), features), 0.0)
-    # Least-squares inverse STFT; frames in the padding take no part in the weights, or a row's end would fade in a batch.
+    # Least-squares inverse STFT. Padding takes no part in the weights, or a row's end would fade in a batch.
     weight = overlap_add(real * jnp.square(window), features.hop)
     inside = length_mask(lengths * features.hop, steps * features.hop)
     scale = jnp.where(inside, 1 / jnp.maximum(weight, 1e-8), 0.0)
@@ -106,7 +107,7 @@ def _invert(
     return to_signal(spectrum)
 
 
-def _first_phases(seed: Array, shape: tuple[int, int]) -> Array:
+def _first_phases(seed: Array, shape: tuple[int, ...]) -> Array:
     # A key per frame, so that a frame's phases do not depend on how many frames the batch has.
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(shape[0]))
     angles = jax.vmap(lambda key: jax.random.uniform(key, shape[1:], maxval=2 * jnp.pi))(keys)

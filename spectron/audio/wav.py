@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import uuid
@@ -48,7 +49,7 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000) -> Int[np.nd
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             mono, rate = _mono(file), file.samplerate
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"File {name!r} is not audio that can be read; give {_KINDS}.") from error
+        raise UserError(f"File {name!r} is damaged or not audio; give {_KINDS}.") from error
     if not mono.size:
         raise UserError(f"Audio file {name!r} holds no samples; give a recording.")
     if not np.isfinite(mono).all():
@@ -57,11 +58,13 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000) -> Int[np.nd
 
 
 def _mono(file: Any) -> Float[np.ndarray, " S"]:
-    blocks = file.blocks(blocksize=max(1, _BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)
-    # Opposite infinities average to NaN and huge samples overflow: no warning, the caller names the file.
-    with np.errstate(invalid="ignore", over="ignore"):
-        means = [block.mean(axis=1) for block in blocks]
-    return np.concatenate(means) if means else np.zeros(0, np.float32)
+    means = [np.zeros(0, np.float32)]
+    # Not file.blocks(): where a cut file ends early, that hands out memory nobody wrote to.
+    while len(block := file.read(max(1, _BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
+        # Opposite infinities average to NaN and huge samples overflow: no warning, the caller names the file.
+        with np.errstate(invalid="ignore", over="ignore"):
+            means.append(block.mean(axis=1))
+    return np.concatenate(means)
 
 
 def resample(samples: Float[np.ndarray, " S"], rate: int, new_rate: int) -> Float[np.ndarray, " S2"]:
@@ -74,9 +77,10 @@ def resample(samples: Float[np.ndarray, " S"], rate: int, new_rate: int) -> Floa
 
 
 def write(path: str | Path, samples: Int[np.ndarray, " S"], sample_rate: int) -> None:
-    """Write int16 [S] as 16-bit audio; the suffix says the format (.wav, .flac, .ogg, .mp3). The file appears whole or not at all.
+    """Write int16 [S] as 16-bit audio; the suffix says the format (.wav, .flac, .ogg, .mp3).
 
-    Makes missing folders. Raises UserError for an unknown suffix, a place that cannot be written, or a full disk.
+    The file appears whole or not at all. Makes missing folders. Raises UserError for an unknown suffix, a place that
+    cannot be written, or a full disk.
     """
     import soundfile
 
@@ -92,7 +96,8 @@ def write(path: str | Path, samples: Int[np.ndarray, " S"], sample_rate: int) ->
         temporary.write_bytes(encoded.getvalue())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         reason = error.strerror or "the write failed"
         raise UserError(
             f"Cannot write audio file {str(path)!r} ({reason}); check the folder and the free space."

@@ -1,0 +1,224 @@
+"""Reading what users have, refusing what is no audio, and writing whole files."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectron.audio import wav
+from spectron.config import FeatureConfig
+from spectron.types import UserError
+
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_U8"),
+    ("WAV", "PCM_24"),
+    ("WAV", "PCM_32"),
+    ("WAV", "FLOAT"),
+    ("WAV", "DOUBLE"),
+    ("WAV", "ULAW"),
+    ("FLAC", "PCM_16"),
+    ("FLAC", "PCM_24"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+def sine(rate: int, seconds: float = 0.5, hz: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hz * np.arange(round(rate * seconds)) / rate)
+
+
+def encode(samples: np.ndarray, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def strength(samples: np.ndarray, hz: float) -> float:
+    """The share of the energy that stands at `hz`, of int16 at 16 kHz."""
+    power = np.square(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))))
+    near = np.abs(np.fft.rfftfreq(len(samples), 1 / 16_000) - hz) < 20
+    return power[near].sum() / power.sum()
+
+
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS)
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+def test_every_format_and_rate_becomes_16_khz(tmp_path, kind, subtype, rate):
+    if subtype == "OPUS" and rate == 44_100:  # Opus knows no 44.1 kHz
+        rate = 24_000
+    path = tmp_path / f"tone.{kind.lower()}"
+    path.write_bytes(encode(sine(rate), rate, kind, subtype))
+    samples = wav.read(path)
+    assert samples.dtype == np.int16 and samples.ndim == 1
+    # MP3 pads whole blocks of 1152 samples at the file's own rate.
+    slack = 3 * 1152 * 16_000 / rate if kind == "MP3" else 1
+    assert 0 <= len(samples) - 8_000 <= slack
+    middle = samples[2_000:6_000].astype(float)  # lossy formats ring where the tone begins and ends
+    assert np.sqrt(np.square(middle).mean()) == pytest.approx(16_384 / np.sqrt(2), rel=0.05)
+    assert strength(samples, 440.0) > 0.98
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels"), [("WAV", 2), ("WAV", 7), ("FLAC", 2), ("FLAC", 7), ("OGG", 2), ("OGG", 7), ("MP3", 2)]
+)
+def test_channels_are_averaged(kind, channels):
+    loud_first = np.zeros((8_000, channels))
+    loud_first[:, 0] = sine(16_000)
+    samples = wav.decode_bytes(encode(loud_first, 16_000, kind), "tone")
+    assert np.abs(samples[:8_000]).max() == pytest.approx(16_384 / channels, rel=0.1)
+
+
+def test_16_bit_files_at_16_khz_are_read_bit_for_bit(tmp_path):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+    soundfile.write(tmp_path / "a.flac", samples, 16_000)
+    np.testing.assert_array_equal(wav.read(tmp_path / "a.flac"), samples)
+
+
+def test_another_target_rate():
+    assert len(wav.decode_bytes(encode(sine(16_000), 16_000), "tone", 24_000)) == 12_000
+
+
+def test_floats_over_full_scale_clip_and_do_not_wrap():
+    samples = wav.decode_bytes(encode(4 * sine(16_000), 16_000, "WAV", "FLOAT"), "loud")
+    wanted = np.clip(4 * sine(16_000), -1, 1) * 32768
+    np.testing.assert_allclose(samples, np.minimum(wanted, 32767), atol=0.6)
+
+
+def test_long_files_are_read_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    data = encode(rng.integers(-3000, 3000, size=(5000, 2)).astype(np.int16), 16_000)
+    whole = wav.decode_bytes(data, "whole")
+    monkeypatch.setattr(wav, "_BLOCK_SAMPLES", 777)
+    np.testing.assert_array_equal(wav.decode_bytes(data, "blocks"), whole)
+
+
+def test_real_recordings(data_dir):
+    opus = sorted(Path(data_dir, "librispeech_spk251").rglob("*.opus"))[:2]
+    flac = sorted(Path(data_dir, "fsdd", "recordings").glob("*.flac"))[:2]
+    assert opus and flac
+    for path in opus + flac:
+        samples = wav.read(path)
+        assert len(samples) == pytest.approx(16_000 * soundfile.info(path).duration, abs=1)
+        wav.check_prompt(samples, str(path), FeatureConfig(), 0.1, 60.0)
+
+
+def one_sentence(error: pytest.ExceptionInfo, name: str) -> None:
+    text = str(error.value)
+    assert name in text and text.endswith(".") and "\n" not in text and "Error" not in text
+
+
+MP4 = b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom" + bytes(range(256)) * 64
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (MP4, "not audio"),
+        (b"RIFF", "not audio"),
+        (b"hello\n" * 500, "not audio"),
+        (np.random.default_rng(0).bytes(20_000), "not audio"),
+        (encode(np.zeros(0), 16_000), "no samples"),
+        (encode(np.array([0.1, np.nan, 0.1]), 16_000, "WAV", "FLOAT"), "NaN"),
+        (encode(np.array([[np.inf, -np.inf]] * 9), 16_000, "WAV", "DOUBLE"), "NaN"),
+    ],
+    ids=["empty", "video", "half a header", "text", "noise", "no samples", "NaN", "infinity"],
+)
+def test_what_is_no_recording_is_refused_in_a_sentence(tmp_path, content, word):
+    path = tmp_path / "holiday.wav"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=word) as error:
+        wav.read(path)
+    one_sentence(error, str(path))
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(UserError, match="does not exist") as error:
+        wav.read(tmp_path / "no.wav")
+    one_sentence(error, str(tmp_path / "no.wav"))
+    with pytest.raises(UserError, match="cannot be opened") as error:
+        wav.read(tmp_path)
+    one_sentence(error, str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "MP3"])
+def test_of_a_file_cut_in_half_the_first_half_is_read(kind):
+    data = encode(sine(16_000, 2.0), 16_000, kind)
+    samples = wav.decode_bytes(data[: len(data) // 2], "half")
+    assert 8_000 < len(samples) < 20_000
+    assert strength(samples, 440.0) > 0.98
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG"])
+def test_of_a_file_cut_in_half_that_shows_it_the_damage_is_named(kind):
+    data = encode(sine(16_000, 2.0), 16_000, kind)
+    with pytest.raises(UserError, match="damaged") as error:
+        wav.decode_bytes(data[: len(data) // 2], "half")
+    one_sentence(error, "half")
+
+
+def test_prompts_that_cannot_be_answered(clips):
+    config = FeatureConfig()
+    wav.check_prompt(clips.voiced(3.0), "good.wav", config, 1.0, 4.0)
+    ten_minutes = np.tile(clips.voiced(6.0), 100)
+    for samples, word in (
+        (clips.voiced(0.1), "too short"),
+        (ten_minutes, "too long"),
+        (np.zeros(48_000, np.int16), "silent"),
+        (np.full(48_000, -32, np.int16), "silent"),
+    ):
+        with pytest.raises(UserError, match=word) as error:
+            wav.check_prompt(samples, "bad.wav", config, 1.0, 4.0)
+        one_sentence(error, "bad.wav")
+    wav.check_prompt(np.full(48_000, -32768, np.int16), "loudest.wav", config, 1.0, 4.0)
+
+
+def test_ten_minutes_of_stereo_are_read(tmp_path):
+    soundfile.write(tmp_path / "long.flac", np.zeros((600 * 8_000, 2), np.int16), 8_000)
+    assert len(wav.read(tmp_path / "long.flac")) == 9_600_000
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".WAV"])
+def test_write_and_read_back(tmp_path, suffix):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 4000).astype(np.int16)
+    path = tmp_path / "made" / f"a{suffix}"
+    wav.write(path, samples, 16_000)
+    np.testing.assert_array_equal(wav.read(path), samples)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_writing_over_a_file_replaces_it(tmp_path):
+    wav.write(tmp_path / "a.wav", np.ones(50, np.int16), 16_000)
+    wav.write(tmp_path / "a.wav", np.zeros(20, np.int16), 16_000)
+    assert wav.read(tmp_path / "a.wav").tolist() == [0] * 20
+
+
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.wav"
+    wav.write(path, np.ones(50, np.int16), 16_000)
+
+    def full(self, data):
+        with open(self, "wb") as file:
+            file.write(data[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match="No space left") as error:
+        wav.write(path, np.zeros(20, np.int16), 16_000)
+    one_sentence(error, str(path))
+    assert wav.read(path).tolist() == [1] * 50
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_places_and_names_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="Cannot write") as error:
+        wav.write(tmp_path / "file" / "a.wav", np.zeros(9, np.int16), 16_000)
+    one_sentence(error, "a.wav")
+    with pytest.raises(UserError, match="suffix"):
+        wav.write(tmp_path / "a.txt", np.zeros(9, np.int16), 16_000)
