@@ -1,1 +1,1 @@
-"""From recordings and texts to batches. The only folder that imports seqio, tfds and tensorflow (tasks.py, converter.py)."""
+"""From recordings and texts to batches. Only tasks.py and converter.py import seqio and TensorFlow."""

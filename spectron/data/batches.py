@@ -21,17 +21,12 @@ from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
 PREFETCH = 2  # ours: batches made ahead
-Steps = Callable[
-    [], Iterator[list[int]]
-]  # starts an iterator over the row numbers of each step
+Steps = Callable[[], Iterator[list[int]]]  # starts an iterator over the row numbers of each step
 
 
 def samples_per_row(data: DataConfig, features: FeatureConfig) -> int:
     """The fixed length S of a batch: max_seconds, up to a whole frame."""
-    return (
-        -(-round(data.max_seconds * features.sample_rate) // features.hop)
-        * features.hop
-    )
+    return -(-round(data.max_seconds * features.sample_rate) // features.hop) * features.hop
 
 
 def to_batch(
@@ -54,13 +49,9 @@ def to_batch(
         ids, scored[row] = encode_target(vocabulary, example.text, example.scored_words)
         tokens[row] = len(ids)
         if len(ids) > length:
-            raise UserError(
-                f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length})."
-            )
+            raise UserError(f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length}).")
         if len(example.samples) > size:
-            raise UserError(
-                f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds."
-            )
+            raise UserError(f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds.")
         text[row, : len(ids)] = ids
         samples[row, : len(example.samples)] = example.samples
     positions = np.arange(length)[None, :]
@@ -97,7 +88,7 @@ class Feed:
             yield [step * self._batch_size + r for r in self._mine]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Batches from a step on, without end; the same for the same seed and step. Close the iterator to stop early."""
+        """Batches from a step on, without end, the same for the same seed. Close the iterator to stop early."""
         return prefetch(self._read(lambda: self.row_numbers(start_step)), PREFETCH)
 
 
@@ -129,9 +120,7 @@ def make_feed(
 
         def read(steps: Steps) -> Iterator[Batch]:
             for numbers in steps():
-                yield to_batch(
-                    rows.fetch_all(numbers), data, features, vocabulary, rows.text_only
-                )
+                yield to_batch(rows.fetch_all(numbers), data, features, vocabulary, rows.text_only)
 
     elif data.reader == "seqio":
         from spectron.data import tasks
@@ -140,9 +129,7 @@ def make_feed(
             return tasks.read(experiment, rows, steps, part)
 
     else:
-        raise UserError(
-            f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'."
-        )
+        raise UserError(f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'.")
     return Feed(rows, read, batch_size, mine)
 
 
@@ -156,20 +143,14 @@ def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
                     raise UserError(
                         f"Mixture {name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}."
                     )
-            return [task for task, _ in mixture.rates], [
-                rate for _, rate in mixture.rates
-            ]
+            return [task for task, _ in mixture.rates], [rate for _, rate in mixture.rates]
     if name in tasks:
         return [name], [1.0]
     known = [m.name for m in data.mixtures] + tasks
-    raise UserError(
-        f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}."
-    )
+    raise UserError(f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}.")
 
 
-def source_of(
-    experiment: Experiment, task_name: str, seed: int | None = None
-) -> Source:
+def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -> Source:
     """The source behind a task of the experiment: its packed folder if data.packed is set, else the data itself."""
     data = experiment.data
     if data.packed:
@@ -183,9 +164,7 @@ def source_of(
         )
     seed = experiment.seed if seed is None else seed
     # Two tasks of one kind must not draw the same utterances.
-    return make_source(
-        task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode())
-    )
+    return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
 
 
 def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
@@ -208,7 +187,7 @@ def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
                 if not put("item", item):
                     return
             put("end", None)
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, who decides
+        except BaseException as error:  # handed to the consumer, who decides
             put("error", error)
 
     thread = threading.Thread(target=work, name="spectron-feed", daemon=True)

@@ -39,7 +39,7 @@ CACHE_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class RawClip:
-    """Where one clip comes from. key: whatever its reader needs; checksum covers everything that decides its samples."""
+    """Where one clip comes from. key: what its reader needs; checksum: of all that decides its samples."""
 
     key: object
     digit: int
@@ -70,10 +70,7 @@ class Clips:
         """[speaker][digit] → the clips' numbers. Raises UserError when a speaker lacks a digit."""
         table = []
         for s, speaker in enumerate(self.speakers):
-            row = [
-                np.flatnonzero((self.speaker_of == s) & (self.digits == d))
-                for d in range(10)
-            ]
+            row = [np.flatnonzero((self.speaker_of == s) & (self.digits == d)) for d in range(10)]
             missing = [d for d in range(10) if not len(row[d])]
             if missing:
                 raise UserError(
@@ -104,10 +101,8 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def load_clips(
-    data: DataConfig, features: FeatureConfig, split: str, root: str = ""
-) -> Clips:
-    """The clips of a split ("train" has every speed, "test" the plain ones only). Raises UserError for bad data.root."""
+def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
+    """The clips of a split ("train" in every speed, "test" as recorded). Raises UserError for a bad data.root."""
     if split not in ("train", "test"):
         raise UserError(
             f"The counting world has the splits 'train' and 'test', not {split!r}; change the task's split."
@@ -128,24 +123,16 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
 
         raw, read = synthetic.digit_clips(split), synthetic.read_digit_clips
     speeds = SPEEDS if split == "train" else SPEEDS[:1]
-    digest = hashlib.sha256(
-        repr((CACHE_VERSION, origin, rate, speeds, LEVEL_RMS, PEAK)).encode()
-    )
+    digest = hashlib.sha256(repr((CACHE_VERSION, origin, rate, speeds, LEVEL_RMS, PEAK)).encode())
     for clip in raw:
-        digest.update(
-            f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum
-        )
+        digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)
     folder = cache_folder() / f"clips-{origin}-{split}-{digest.hexdigest()[:20]}"
     if not (folder / "index.json").is_file():
         samples, index = _prepare(raw, read, rate, speeds)
         try:
             write_folder(folder, lambda at: _write(at, samples, index))
-        except (
-            OSError
-        ) as error:  # a full disk or a read-only home costs time, not the run
-            log.warning(
-                "The prepared digit clips are not cached in %s: %s.", folder, error
-            )
+        except OSError as error:  # a full disk or a read-only home costs time, not the run
+            log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
             return _clips(samples, index)
     return _clips(
         np.load(folder / "samples.npy", mmap_mode="r"),
@@ -161,9 +148,7 @@ def _write(folder: Path, samples: np.ndarray, index: dict) -> None:
 def _clips(samples: np.ndarray, index: dict) -> Clips:
     speakers = tuple(sorted(set(index["speakers"])))
     lengths = np.asarray(index["lengths"], np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths.ravel())[:-1]]).reshape(
-        lengths.shape
-    )
+    starts = np.concatenate([[0], np.cumsum(lengths.ravel())[:-1]]).reshape(lengths.shape)
     speaker_of = np.asarray([speakers.index(s) for s in index["speakers"]])
     return Clips(
         samples,
@@ -185,19 +170,11 @@ def _prepare(
     from spectron.audio import wav
 
     log.info("Preparing %d digit clips (done once, then cached).", len(raw))
-    levelled = [
-        level(samples, clip.name)
-        for samples, clip in zip(read(raw, rate), raw, strict=True)
-    ]
-    parts = []
+    levelled = [level(samples, clip.name) for samples, clip in zip(read(raw, rate), raw, strict=True)]
+    parts: list[np.ndarray] = []
     for speed in speeds:
-        for samples in levelled:
-            # Played `speed` times faster: the clip is taken as recorded at a higher rate.
-            parts.append(
-                samples
-                if speed == 1.0
-                else wav.resample(samples, round(rate * speed), rate)
-            )
+        # Played `speed` times faster: the clip is taken as recorded at a higher rate.
+        parts += [wav.resample(samples, round(rate * speed), rate) for samples in levelled]
     lengths = np.asarray([len(p) for p in parts]).reshape(len(speeds), len(raw))
     joined = np.concatenate([to_int16(p) for p in parts])
     index = {
@@ -214,9 +191,7 @@ def level(samples: np.ndarray, name: str) -> np.ndarray:
     x = samples.astype(np.float32) / 32768
     rms = float(np.sqrt(np.mean(x**2))) if len(x) else 0.0
     if rms < 1e-4:
-        raise UserError(
-            f"Digit clip {name!r} is silent or empty; replace or remove it."
-        )
+        raise UserError(f"Digit clip {name!r} is silent or empty; replace or remove it.")
     return x * min(LEVEL_RMS / rms, PEAK / float(np.abs(x).max()))
 
 
@@ -229,9 +204,7 @@ def _read_file(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
 def fsdd_clips(root: str, split: str) -> list[RawClip]:
     """The recordings of Free Spoken Digits below `root` in the official split. Raises UserError when there are none."""
     if not root:
-        raise UserError(
-            "data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR)."
-        )
+        raise UserError("data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR).")
     folder = next(
         (f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()),
         None,
@@ -243,11 +216,7 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
     found = []
     for path in sorted((folder / "recordings").iterdir()):
         parts = path.stem.split("_")
-        if (
-            path.suffix not in (".wav", ".flac")
-            or len(parts) != 3
-            or not (parts[0].isdigit() and parts[2].isdigit())
-        ):
+        if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
             continue
         digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
         if digit < 10 and (index in TEST_INDICES) == (split == "test"):

@@ -7,9 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import ClassVar
 
-os.environ.setdefault(
-    "TF_CPP_MIN_LOG_LEVEL", "2"
-)  # before the import, or TensorFlow greets every user
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before the import, or TensorFlow greets every user
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of packages that are not ours
     import seqio
@@ -21,9 +19,7 @@ from spectron.data.batches import samples_per_row
 Spec = seqio.FeatureConverter.FeatureSpec
 
 
-def feature_lengths(
-    data: DataConfig, features: FeatureConfig, text_only: bool = False
-) -> dict[str, int | None]:
+def feature_lengths(data: DataConfig, features: FeatureConfig, text_only: bool = False) -> dict[str, int | None]:
     """seqio's task_feature_lengths for our tasks (scalars have none)."""
     size = 0 if text_only else samples_per_row(data, features)
     return {
@@ -41,9 +37,7 @@ class SpectronConverter(seqio.FeatureConverter):
         "samples": Spec(dtype=tf.int16),
         "text": Spec(dtype=tf.int32),  # with eos
         "prompt_samples": Spec(dtype=tf.int32, rank=0),
-        "scored": Spec(
-            dtype=tf.int32, rank=0
-        ),  # how many first tokens carry cross-entropy
+        "scored": Spec(dtype=tf.int32, rank=0),  # how many first tokens carry cross-entropy
     }
     MODEL_FEATURES: ClassVar = {
         "samples": Spec(dtype=tf.int16),
@@ -56,11 +50,10 @@ class SpectronConverter(seqio.FeatureConverter):
     PACKING_FEATURE_DTYPES = None
 
     def __init__(self, passthrough_features: Mapping[str, Spec] | None = None):
-        super().__init__(pack=False, passthrough_features=passthrough_features)
+        # Its own length checks cost two more passes over every example; padding below fails on what is too long.
+        super().__init__(pack=False, apply_length_check=False, passthrough_features=passthrough_features)
 
-    def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int | None]
-    ) -> tf.data.Dataset:
+    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int | None]) -> tf.data.Dataset:
         size, length = task_feature_lengths["samples"], task_feature_lengths["text"]
 
         def convert(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -70,14 +63,10 @@ class SpectronConverter(seqio.FeatureConverter):
                 tf.range(length),
             )
             row = {
-                "samples": tf.ensure_shape(
-                    tf.pad(samples, [[0, size - tf.size(samples)]]), [size]
-                ),
+                "samples": tf.ensure_shape(tf.pad(samples, [[0, size - tf.size(samples)]]), [size]),
                 "num_samples": tf.size(samples),
                 "prompt_samples": example["prompt_samples"],
-                "text": tf.ensure_shape(
-                    tf.pad(text, [[0, length - tf.size(text)]]), [length]
-                ),
+                "text": tf.ensure_shape(tf.pad(text, [[0, length - tf.size(text)]]), [length]),
                 "text_mask": positions < tf.size(text),
                 "text_loss_mask": positions < example["scored"],
             }
@@ -85,9 +74,7 @@ class SpectronConverter(seqio.FeatureConverter):
 
         return ds.map(convert)
 
-    def get_model_feature_lengths(
-        self, task_feature_lengths: Mapping[str, int | None]
-    ) -> dict[str, int | None]:
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int | None]) -> dict[str, int | None]:
         """The lengths of a row's fields (None for scalars)."""
         size, length = task_feature_lengths["samples"], task_feature_lengths["text"]
         lengths = {
@@ -96,7 +83,4 @@ class SpectronConverter(seqio.FeatureConverter):
             "text_mask": length,
             "text_loss_mask": length,
         }
-        return {
-            name: lengths.get(name)
-            for name in (*self.MODEL_FEATURES, *self._passthrough_features)
-        }
+        return {name: lengths.get(name) for name in (*self.MODEL_FEATURES, *self._passthrough_features)}

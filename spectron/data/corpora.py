@@ -18,9 +18,7 @@ from spectron.types import Example, UserError
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".opus", ".ogg", ".wav", ".mp3")
-NAMED = (
-    5  # ours: how many of the left-out are named in the log; all stand in `rejected`
-)
+NAMED = 5  # ours: how many of the left-out are named in the log; all stand in `rejected`
 
 
 class BadExample(Exception):
@@ -78,9 +76,7 @@ class RecordingSource:
         self.rejected: dict[str, list[str]] = {}
         self._name, self._data, self._rate = task.name, data, features.sample_rate
         self._fitting = Fitting(data, features)
-        listed = (_manifest if task.source == "manifest" else _librispeech)(
-            task, task.root or data.root, self.rejected
-        )
+        listed = (_manifest if task.source == "manifest" else _librispeech)(task, task.root or data.root, self.rejected)
         self._records = [record for record in listed if self._usable(record)]
         report(task.name, len(self._records), self.rejected)
 
@@ -91,9 +87,7 @@ class RecordingSource:
         except OSError:
             reason, name = "that cannot be read", record.audio
         else:
-            reason = self._fitting.misfit(
-                seconds, record.prompt_seconds or self._data.prompt_seconds, record.text
-            )
+            reason = self._fitting.misfit(seconds, record.prompt_seconds or self._data.prompt_seconds, record.text)
         if reason:
             self.rejected.setdefault(reason, []).append(name)
         return not reason
@@ -111,9 +105,7 @@ class RecordingSource:
         except UserError as error:
             raise BadExample(f"{record.id!r}: {error}") from error
         # Manifests round their durations; the recording decides.
-        reason = self._fitting.misfit(
-            len(samples) / self._rate, prompt_seconds, record.text
-        )
+        reason = self._fitting.misfit(len(samples) / self._rate, prompt_seconds, record.text)
         if reason:
             raise BadExample(f"{record.id!r}: Audio file {record.audio!r} is {reason}.")
         if not samples.any():
@@ -141,9 +133,7 @@ class TextSource:
         self.rejected: dict[str, list[str]] = {}
         fitting = Fitting(data, features)
         self._lines = []
-        for number, line in enumerate(
-            path.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-        ):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             text = " ".join(line.split())
             reason = fitting.text_misfit(text)
             if reason:
@@ -174,10 +164,7 @@ def report(task: str, kept: int, rejected: dict[str, list[str]]) -> None:
         )
     if not kept:
         why = (
-            "; ".join(
-                f"{len(ids)} {reason}, the first: {ids[0]}"
-                for reason, ids in rejected.items()
-            )
+            "; ".join(f"{len(ids)} {reason}, the first: {ids[0]}" for reason, ids in rejected.items())
             or "its root is empty"
         )
         raise UserError(
@@ -195,17 +182,11 @@ def duration(path: str) -> float:
         raise OSError(str(error)) from error
 
 
-def _manifest(
-    task: TaskConfig, root: str, rejected: dict[str, list[str]]
-) -> Iterator[Record]:
+def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
     path = Path(root)
     if path.is_dir():
         path = next(
-            (
-                path / name
-                for name in ("manifest.jsonl", "manifest.tsv")
-                if (path / name).is_file()
-            ),
+            (path / name for name in ("manifest.jsonl", "manifest.tsv") if (path / name).is_file()),
             path,
         )
     if not path.is_file():
@@ -261,21 +242,13 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             if cells:
                 yield (
                     reader.line_num,
-                    dict(zip(names, cells, strict=True))
-                    if len(cells) == len(names)
-                    else None,
+                    dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None,
                 )
 
 
-def _librispeech(
-    task: TaskConfig, root: str, rejected: dict[str, list[str]]
-) -> Iterator[Record]:
+def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
     folder = next(
-        (
-            f
-            for f in (Path(root) / task.split, Path(root) / "LibriSpeech" / task.split)
-            if f.is_dir()
-        ),
+        (f for f in (Path(root) / task.split, Path(root) / "LibriSpeech" / task.split) if f.is_dir()),
         None,
     )
     if not root or folder is None:
@@ -283,24 +256,12 @@ def _librispeech(
             f"Task {task.name!r}: no folder {task.split!r} below {root!r}; set its root and split (dev-clean, …)."
         )
     for transcripts in sorted(folder.rglob("*.trans.txt")):
-        present = {
-            path.stem: path
-            for path in transcripts.parent.iterdir()
-            if path.suffix in AUDIO_SUFFIXES
-        }
-        for number, line in enumerate(
-            transcripts.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-        ):
+        present = {path.stem: path for path in transcripts.parent.iterdir() if path.suffix in AUDIO_SUFFIXES}
+        for number, line in enumerate(transcripts.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             name, _, text = line.strip().partition(" ")
             if not name or not text:
-                rejected.setdefault("lines that are broken", []).append(
-                    f"{transcripts}:{number}"
-                )
+                rejected.setdefault("lines that are broken", []).append(f"{transcripts}:{number}")
             elif name not in present:
-                rejected.setdefault("without a recording", []).append(
-                    f"{name} ({transcripts.parent})"
-                )
+                rejected.setdefault("without a recording", []).append(f"{name} ({transcripts.parent})")
             else:
-                yield Record(
-                    name, str(present[name]), " ".join(text.split()), name.split("-")[0]
-                )
+                yield Record(name, str(present[name]), " ".join(text.split()), name.split("-")[0])

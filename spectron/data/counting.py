@@ -1,7 +1,7 @@
 """The counting world: six spoken digits counting from s by k modulo ten, joined from single clips of one speaker.
 
-The prompt is the first three digits, the continuation the other three. Six of the thirty sequences never occur in speech
-training: they are known from text alone.
+The prompt is the first three digits, the continuation the other three. Six of the thirty sequences never occur in
+speech training: they are known from text alone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ from spectron.data.clips import SPEEDS, Clips, load_clips
 from spectron.types import Example, UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SEQUENCES = {
-    (s, k): tuple((s + i * k) % 10 for i in range(6))
-    for k in (1, 2, 3)
-    for s in range(10)
-}
+SEQUENCES = {(s, k): tuple((s + i * k) % 10 for i in range(6)) for k in (1, 2, 3) for s in range(10)}
 HELD_OUT = (
     (3, 1),
     (8, 1),
@@ -29,17 +25,13 @@ HELD_OUT = (
     (9, 3),
 )  # ours: (start, step), two for each step
 SEEN = tuple(key for key in SEQUENCES if key not in HELD_OUT)
-HELD_OUT_TRIPLES = frozenset(
-    t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:])
-)
+HELD_OUT_TRIPLES = frozenset(t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:]))
 
 GAP_SECONDS = (0.05, 0.15)  # quiet between clips (the issue's)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
-ENDLESS_SIZE = (
-    20_000  # ours: examples an endless source declares unless the task says otherwise
-)
+ENDLESS_SIZE = 20_000  # ours: examples an endless source declares unless the task says otherwise
 TEST_REPEATS = 2  # ours: takes of every sequence by every speaker in a test task (360 items with six speakers)
 ATTEMPTS = 100  # ours: draws before the limits of a batch are said to be too tight
 TEST_SEED = 20_231_011  # ours: test items never depend on the experiment's seed
@@ -52,9 +44,7 @@ def to_text(digits: Sequence[int]) -> str:
 
 def is_clean(digits: Sequence[int]) -> bool:
     """True when no held-out prompt or continuation occurs among the digits as three in a row."""
-    return not any(
-        tuple(digits[i : i + 3]) in HELD_OUT_TRIPLES for i in range(len(digits) - 2)
-    )
+    return not any(tuple(digits[i : i + 3]) in HELD_OUT_TRIPLES for i in range(len(digits) - 2))
 
 
 def is_held_out(digits: Sequence[int]) -> bool:
@@ -65,9 +55,7 @@ def is_held_out(digits: Sequence[int]) -> bool:
 class Speaking:
     """Joins clips into utterances. `train` turns on random speed and gain."""
 
-    def __init__(
-        self, clips: Clips, data: DataConfig, features: FeatureConfig, train: bool
-    ):
+    def __init__(self, clips: Clips, data: DataConfig, features: FeatureConfig, train: bool):
         self.clips, self._train, self._hop = clips, train, features.hop
         self._table = clips.by_speaker_and_digit
         rate = features.sample_rate
@@ -100,23 +88,13 @@ class Speaking:
             prompt = total
             if prompt_digits < len(digits):
                 # The middle of the gap, brought to a whole frame so that prompt and continuation share one grid.
-                prompt = int(
-                    lengths[speed, picks[:prompt_digits]].sum()
-                    + gaps[: prompt_digits - 1].sum()
-                )
-                prompt = (
-                    (prompt + int(gaps[prompt_digits - 1]) // 2)
-                    // self._hop
-                    * self._hop
-                )
-            if (
-                total <= self._limits[0]
-                and prompt <= self._limits[1]
-                and total - prompt <= self._limits[2]
-            ):
+                prompt = int(lengths[speed, picks[:prompt_digits]].sum() + gaps[: prompt_digits - 1].sum())
+                prompt = (prompt + int(gaps[prompt_digits - 1]) // 2) // self._hop * self._hop
+            if total <= self._limits[0] and prompt <= self._limits[1] and total - prompt <= self._limits[2]:
                 return self._join(picks, speed, gaps, total, rng), prompt
         raise UserError(
-            f"No spoken {to_text(digits)!r} fits data.max_seconds, max_prompt_seconds and max_continuation_seconds; raise them."
+            f"No spoken {to_text(digits)!r} fits data.max_seconds, max_prompt_seconds and max_continuation_seconds; "
+            "raise them."
         )
 
     def _join(
@@ -128,11 +106,7 @@ class Speaking:
         rng: np.random.Generator,
     ) -> np.ndarray:
         out = np.empty(total, np.int16)
-        gain = (
-            np.float32(10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20))
-            if self._train
-            else None
-        )
+        gain = np.float32(10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20)) if self._train else None
         noise_at = rng.integers(0, len(self._noise) - self._gap[1], size=len(picks))
         at = 0
         for i, pick in enumerate(picks):
@@ -141,9 +115,7 @@ class Speaking:
             out[at : at + len(clip)] = clip if gain is None else clip * gain
             at += len(clip)
             if i < len(gaps):
-                out[at : at + gaps[i]] = self._noise[
-                    noise_at[i] : noise_at[i] + gaps[i]
-                ]
+                out[at : at + gaps[i]] = self._noise[noise_at[i] : noise_at[i] + gaps[i]]
                 at += int(gaps[i])
         return out
 
@@ -156,9 +128,7 @@ class DigitSource:
     kind "spoken_digits": one to six random digits without restriction, for judges only.
     """
 
-    def __init__(
-        self, task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int
-    ):
+    def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int):
         self._kind, self._seed = task.source, seed
         clips = load_clips(data, features, task.split, task.root)
         self._train = task.split == "train"
@@ -166,9 +136,7 @@ class DigitSource:
         self._speakers = clips.speakers
         self._listed = self._kind == "counting" and not self._train
         self._size = task.size or (
-            len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS
-            if self._listed
-            else ENDLESS_SIZE
+            len(SEQUENCES) * len(clips.speakers) * TEST_REPEATS if self._listed else ENDLESS_SIZE
         )
         self.rejected: dict[str, list[str]] = {}
 
@@ -190,14 +158,10 @@ class DigitSource:
             )
         prompt_digits = PROMPT_DIGITS if self._kind != "spoken_digits" else len(digits)
         samples, prompt = self._speaking.say(digits, speaker, rng, prompt_digits)
-        name = (
-            f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
-        )
+        name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
         # What follows a random prompt cannot be predicted, so it is no target.
         scored = PROMPT_DIGITS if self._kind == "random_digits" else -1
-        return Example(
-            samples, prompt, to_text(digits), name, self._speakers[speaker], scored
-        )
+        return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored)
 
     def _digits(self, rng: np.random.Generator) -> tuple[int, ...]:
         if self._kind == "counting":
@@ -231,27 +195,15 @@ class CountingText:
         )
 
 
-def test_items(
-    data: DataConfig,
-    features: FeatureConfig,
-    repeats: int = TEST_REPEATS,
-    root: str = "",
-) -> list[Example]:
+def test_items(data: DataConfig, features: FeatureConfig, repeats: int = 2, root: str = "") -> list[Example]:  # noqa: PT028
     """All thirty sequences × speakers × repeats from the test clips, the same on every machine."""
     speakers = len(load_clips(data, features, "test", root).speakers)
     size = len(SEQUENCES) * speakers * repeats
-    source = DigitSource(
-        TaskConfig("test_items", "counting", "test", root, size),
-        data,
-        features,
-        TEST_SEED,
-    )
+    source = DigitSource(TaskConfig("test_items", "counting", "test", root, size), data, features, TEST_SEED)
     return [source[i] for i in range(size)]
 
 
-def single_clips(
-    data: DataConfig, features: FeatureConfig, split: str = "test", root: str = ""
-) -> list[Example]:
+def single_clips(data: DataConfig, features: FeatureConfig, split: str = "test", root: str = "") -> list[Example]:
     """Every single clip of a split at its own speed, its digit as text: for judges of digits and of speakers."""
     clips = load_clips(data, features, split, root)
     return [
@@ -266,8 +218,6 @@ def single_clips(
     ]
 
 
-def test_clips(
-    data: DataConfig, features: FeatureConfig, root: str = ""
-) -> list[Example]:
+def test_clips(data: DataConfig, features: FeatureConfig, root: str = "") -> list[Example]:  # noqa: PT028
     """The single clips of the test split."""
     return single_clips(data, features, "test", root)

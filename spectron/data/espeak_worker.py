@@ -1,6 +1,6 @@
-"""A script that speaks with espeak NG, run in a process of its own (see synthetic.py). Standard library and the wheel only.
+"""A script that speaks with espeak NG, run in its own process by synthetic.py. Standard library and the wheel only.
 
-Reads JSON lines {"texts", "voice", "rate", "pitch"} and answers each text with an 8-byte length and int16 samples at 22,050 Hz.
+Reads JSON lines {"texts", "voice", "rate", "pitch"}; answers each text with an 8-byte length and int16 at 22,050 Hz.
 """
 
 from __future__ import annotations
@@ -25,22 +25,16 @@ _SYNCHRONOUS, _UTF8, _NO_EXIT, _RATE, _PITCH = (
 
 def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(
-        _SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), _NO_EXIT
-    )
+    rate = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(espeakng_loader.get_data_path()), _NO_EXIT)
     if rate != RATE:
         sys.exit(f"espeak NG started with the rate {rate}, not {RATE}")
     return library
 
 
-def _speak(
-    library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch: int
-) -> bytes:
+def _speak(library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch: int) -> bytes:
     chunks: list[bytes] = []
 
-    @ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-    )
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
     def receive(samples: ctypes._Pointer, count: int, _: int) -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
@@ -56,9 +50,7 @@ def _speak(
     for text in texts:
         chunks.clear()
         data = text.encode() + b"\0"
-        library.espeak_Synth(
-            data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None
-        )
+        library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, _UTF8, None, None)
         library.espeak_Synchronize()
         samples = b"".join(chunks)
         answer += struct.pack("<q", len(samples)) + samples
@@ -75,7 +67,7 @@ def _in_a_child(library: ctypes.CDLL, job: dict) -> bytes:
             with os.fdopen(write, "wb") as pipe:
                 pipe.write(_speak(library, **job))
             os._exit(0)
-        except Exception as error:  # noqa: BLE001 - a child must never return from here
+        except Exception as error:  # a child must never return from here
             sys.stderr.write(f"{error}\n")
             sys.stderr.flush()
             os._exit(1)

@@ -39,8 +39,8 @@ def interleaving(rates: Sequence[float]) -> np.ndarray:
 class Rows:
     """The endless rows of a mixture; row r is a pure function of (seed, r).
 
-    Each task's records come in a seeded permutation per epoch. A record that cannot be used is replaced by the next one in
-    its task's order, counted, and named once in the log.
+    Each task's records come in a seeded permutation per epoch. A record that cannot be used is replaced by the next one
+    in its task's order, counted, and named once in the log.
     """
 
     def __init__(
@@ -54,28 +54,19 @@ class Rows:
             if not len(source):
                 raise UserError(f"Task {name!r} has no usable example; {_why(source)}.")
             if rate <= 0:
-                raise UserError(
-                    f"The rate of task {name!r} in its mixture must be positive, not {rate}."
-                )
+                raise UserError(f"The rate of task {name!r} in its mixture must be positive, not {rate}.")
         self.names, self.sources = tuple(names), tuple(sources)
         self.text_only = all(getattr(source, "text_only", False) for source in sources)
         self._seed = seed
         self._pattern = interleaving(rates)
-        self._before = np.stack(
-            [
-                np.cumsum(self._pattern == t) - (self._pattern == t)
-                for t in range(len(names))
-            ]
-        )
+        self._before = np.stack([np.cumsum(self._pattern == t) - (self._pattern == t) for t in range(len(names))])
         self._counts = np.bincount(self._pattern, minlength=len(names))
         self._permutations: dict[tuple[int, int], np.ndarray] = {}
         self.bad: list[dict[int, str]] = [{} for _ in names]
         self._good = [0] * len(names)
         self._lock = threading.Lock()
         reads_files = any(getattr(source, "reads_files", False) for source in sources)
-        self._pool = (
-            ThreadPoolExecutor(READERS, "spectron-read") if reads_files else None
-        )
+        self._pool = ThreadPoolExecutor(READERS, "spectron-read") if reads_files else None
 
     def place(self, row: int) -> tuple[int, int]:
         """(task, how many rows of that task came before)."""
@@ -89,14 +80,10 @@ class Rows:
         key = (task, epoch)
         if key not in self._permutations:
             # Replacing a bad record may look one epoch ahead, and tasks.py reads a little ahead.
-            for old in [
-                k for k in self._permutations if k[0] == task and k[1] < epoch - 2
-            ]:
+            for old in [k for k in self._permutations if k[0] == task and k[1] < epoch - 2]:
                 del self._permutations[old]
             entropy = (self._seed, zlib.crc32(self.names[task].encode()), epoch)
-            self._permutations[key] = np.random.default_rng(entropy).permutation(
-                len(self.sources[task])
-            )
+            self._permutations[key] = np.random.default_rng(entropy).permutation(len(self.sources[task]))
         return int(self._permutations[key][position])
 
     def fetch_all(self, rows: Sequence[int]) -> list[Example]:
@@ -140,14 +127,10 @@ class Rows:
         tried = bad + self._good[task]
         if 2 * bad > size or (tried >= ENOUGH and 2 * bad > tried):
             last = next(reversed(self.bad[task].values()))
-            raise UserError(
-                f"Task {self.names[task]!r}: {bad} of {tried} records tried are bad, the last: {last}"
-            )
+            raise UserError(f"Task {self.names[task]!r}: {bad} of {tried} records tried are bad, the last: {last}")
 
 
 def _why(source: Source) -> str:
     if not source.rejected:
         return "its source is empty"
-    return "left out: " + ", ".join(
-        f"{len(ids)} {reason}" for reason, ids in source.rejected.items()
-    )
+    return "left out: " + ", ".join(f"{len(ids)} {reason}" for reason, ids in source.rejected.items())

@@ -34,9 +34,7 @@ class Source(Protocol):
         ...
 
 
-def make_source(
-    task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0
-) -> Source:
+def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
     """The source a task names. Raises UserError for an unknown kind or data that is not there."""
     if task.source in ("counting", "random_digits", "spoken_digits"):
         return DigitSource(task, data, features, seed)
@@ -46,6 +44,4 @@ def make_source(
         return RecordingSource(task, data, features)
     if task.source == "text":
         return TextSource(task, data, features)
-    raise UserError(
-        f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}."
-    )
+    raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}.")

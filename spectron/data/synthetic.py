@@ -58,42 +58,32 @@ def synthesise(
     pitch: int = 50,
     sample_rate: int = 16_000,
 ) -> np.ndarray:
-    """int16 [S]: text spoken by espeak NG. The same call gives the same samples. Raises UserError for an unknown voice."""
+    """int16 [S]: text spoken by espeak NG, always the same for the same call. UserError for an unknown voice."""
     return synthesise_all([Reading((text,), voice, rate, pitch)], sample_rate)[0][0]
 
 
-def synthesise_all(
-    readings: Sequence[Reading], sample_rate: int = 16_000
-) -> list[list[np.ndarray]]:
-    """int16 [S] per reading and text, made on all cores. What a text sounds like may depend on those before it in its reading.
+def synthesise_all(readings: Sequence[Reading], sample_rate: int = 16_000) -> list[list[np.ndarray]]:
+    """int16 [S] per reading and text, made on all cores.
 
-    Raises UserError when espeak is not installed or a voice is unknown.
+    What a text sounds like may depend on those before it in its reading. Raises UserError when espeak is not installed
+    or a voice is unknown.
     """
     from spectron.audio import wav
 
     _check_voices({reading.voice for reading in readings})
     workers = max(1, min(os.cpu_count() or 1, len(readings) // 5))
     with ThreadPoolExecutor(workers) as pool:
-        parts = list(
-            pool.map(_run_worker, [readings[w::workers] for w in range(workers)])
-        )
+        parts = list(pool.map(_run_worker, [readings[w::workers] for w in range(workers)]))
 
     def finish(samples: np.ndarray) -> np.ndarray:
-        return to_int16(
-            wav.resample(samples.astype(np.float32) / 32768, NATIVE_RATE, sample_rate)
-        )
+        return to_int16(wav.resample(samples.astype(np.float32) / 32768, NATIVE_RATE, sample_rate))
 
-    return [
-        [finish(x) for x in parts[i % workers][i // workers]]
-        for i in range(len(readings))
-    ]
+    return [[finish(x) for x in parts[i % workers][i // workers]] for i in range(len(readings))]
 
 
 def _check_voices(voices: set[str]) -> None:
     if importlib.util.find_spec("espeakng_loader") is None:
-        raise UserError(
-            "Synthesised speech needs the package 'espeakng-loader'; install the extra: pip install 'spectron-jax[synth]'."
-        )
+        raise UserError("Synthesised speech needs the package 'espeakng-loader'; pip install 'spectron-jax[synth]'.")
     import espeakng_loader
 
     variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
@@ -101,24 +91,16 @@ def _check_voices(voices: set[str]) -> None:
         _, plus, variant = voice.partition("+")
         # espeak itself takes an unknown variant silently for none
         if plus and not (variants / variant).is_file():
-            raise UserError(
-                f"espeak NG has no voice variant {variant!r} (in {voice!r}); try f1 to f5 or m1 to m8."
-            )
+            raise UserError(f"espeak NG has no voice variant {variant!r} (in {voice!r}); try f1 to f5 or m1 to m8.")
 
 
 def _run_worker(readings: Sequence[Reading]) -> list[list[np.ndarray]]:
     """One helper process: it forks per reading, which a process with JAX or TensorFlow threads must not."""
-    jobs = "".join(
-        json.dumps(reading._asdict()) + "\n" for reading in readings
-    ).encode()
-    done = subprocess.run(
-        [sys.executable, str(_WORKER)], input=jobs, capture_output=True, check=False
-    )
+    jobs = "".join(json.dumps(reading._asdict()) + "\n" for reading in readings).encode()
+    done = subprocess.run([sys.executable, str(_WORKER)], input=jobs, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(
-            f"espeak NG failed: {said[-1] if said else f'exit code {done.returncode}'}; check the voice."
-        )
+        raise UserError(f"espeak NG failed: {said[-1] if said else f'exit code {done.returncode}'}; check the voice.")
     results, at = [], 0
     for reading in readings:
         results.append([])
@@ -133,17 +115,12 @@ def digit_clips(split: str) -> list[RawClip]:
     """The ten digits in every voice, at the split's rates and pitches."""
     from spectron.data.counting import WORDS
 
-    rates, pitches = (
-        (TRAIN_RATES, TRAIN_PITCHES) if split == "train" else (TEST_RATES, TEST_PITCHES)
-    )
+    rates, pitches = (TRAIN_RATES, TRAIN_PITCHES) if split == "train" else (TEST_RATES, TEST_PITCHES)
     clips = []
     for voice, rate, pitch in itertools.product(VOICES, rates, pitches):
         reading = Reading(WORDS, voice, rate, pitch)
         checksum = hashlib.sha256(f"{_VERSION} {tuple(reading)}".encode()).digest()
-        clips += [
-            RawClip(reading, d, voice, f"{d}_{voice}_{rate}_{pitch}", checksum)
-            for d in range(10)
-        ]
+        clips += [RawClip(reading, d, voice, f"{d}_{voice}_{rate}_{pitch}", checksum) for d in range(10)]
     return clips
 
 
@@ -156,8 +133,5 @@ def read_digit_clips(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
 
 def trim(samples: np.ndarray, threshold: float = 0.01) -> np.ndarray:
     """Without the ends that stay below `threshold` of the peak (espeak adds quiet; ours)."""
-    loud = np.flatnonzero(
-        np.abs(samples.astype(np.int32))
-        > threshold * np.abs(samples.astype(np.int32)).max()
-    )
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > threshold * np.abs(samples.astype(np.int32)).max())
     return samples[loud[0] : loud[-1] + 1] if len(loud) else samples

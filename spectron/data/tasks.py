@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,12 +18,16 @@ from spectron.data.sources import Source
 from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
-RAW = {  # what a source hands to the preprocessors
-    "samples": tf.TensorSpec([None], tf.int16),
-    "prompt_samples": tf.TensorSpec([], tf.int32),
-    "text": tf.TensorSpec([], tf.string),
-    "scored_words": tf.TensorSpec([], tf.int32),
-    "row": tf.TensorSpec([], tf.int64),
+log = logging.getLogger(__name__)
+
+CHUNK = 16  # ours: examples handed to TensorFlow at once; one at a time costs half a millisecond each
+RAW = {  # what Python hands to TensorFlow: N examples side by side
+    "samples": tf.TensorSpec([None, None], tf.int16),
+    "num_samples": tf.TensorSpec([None], tf.int32),
+    "prompt_samples": tf.TensorSpec([None], tf.int32),
+    "text": tf.TensorSpec([None], tf.string),
+    "scored_words": tf.TensorSpec([None], tf.int32),
+    "row": tf.TensorSpec([None], tf.int64),
 }
 
 
@@ -54,9 +59,7 @@ class SeqioVocabulary(seqio.Vocabulary):
         return tf.ensure_shape(ids, [None])
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        return tf.numpy_function(
-            lambda i: self._ours.decode(i).encode(), [ids], tf.string, stateful=False
-        )
+        return tf.numpy_function(lambda i: self._ours.decode(i).encode(), [ids], tf.string, stateful=False)
 
 
 def output_features(data: DataConfig) -> dict[str, seqio.Feature]:
@@ -68,12 +71,8 @@ def output_features(data: DataConfig) -> dict[str, seqio.Feature]:
         "rank": 0,
     }
     return {
-        "samples": seqio.Feature(
-            seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int16
-        ),
-        "text": seqio.Feature(
-            SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True
-        ),
+        "samples": seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int16),
+        "text": seqio.Feature(SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True),
         "prompt_samples": seqio.Feature(**scalar),
         "scored": seqio.Feature(**scalar),
     }
@@ -88,12 +87,8 @@ def tokenise(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Data
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         inputs = [example["text"], example["scored_words"]]
-        ids, scored = tf.numpy_function(
-            encode, inputs, [tf.int32, tf.int32], stateful=False
-        )
-        kept = {
-            name: value for name, value in example.items() if name != "scored_words"
-        }
+        ids, scored = tf.numpy_function(encode, inputs, [tf.int32, tf.int32], stateful=False)
+        kept = {name: value for name, value in example.items() if name != "scored_words"}
         return kept | {
             "text": tf.ensure_shape(ids, [None]),
             "scored": tf.ensure_shape(scored, []),
@@ -102,18 +97,14 @@ def tokenise(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Data
     return lambda dataset: dataset.map(one)
 
 
-class _Records(seqio.DataSource):
-    """A source of ours in its own order, or any stream of (row, example), as a seqio data source."""
+Numbered = tuple[list[int], list[Example]]  # examples and the number of each
 
-    def __init__(
-        self,
-        split: str,
-        stream: Callable[[], Iterator[tuple[int, Example]]],
-        size: int | None = None,
-    ):
-        super().__init__(
-            [split], None if size is None else {split: size}, caching_permitted=False
-        )
+
+class _Records(seqio.DataSource):
+    """A stream of numbered examples as a seqio data source."""
+
+    def __init__(self, split: str, stream: Callable[[], Iterator[Numbered]]):
+        super().__init__([split], caching_permitted=False)
         self._stream = stream
 
     @property
@@ -126,34 +117,47 @@ class _Records(seqio.DataSource):
         return ["0"]
 
     def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = False,
-        seed: int | None = None,
-        **_: Any,
+        self, split: str = "train", shuffle: bool = False, seed: int | None = None, **_: Any
     ) -> tf.data.Dataset:
         """Raw examples in the stream's order; shuffling is the task's business."""
 
         def raw() -> Iterator[dict[str, Any]]:
-            for row, e in self._stream():
-                yield {
-                    "samples": e.samples,
-                    "prompt_samples": e.prompt_samples,
-                    "text": e.text,
-                    "scored_words": e.scored_words,
-                    "row": row,
-                }
+            for numbers, examples in self._stream():
+                yield _side_by_side(numbers, examples)
 
-        return tf.data.Dataset.from_generator(raw, output_signature=RAW)
+        def cut(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            kept = {name: value for name, value in example.items() if name != "num_samples"}
+            return kept | {"samples": example["samples"][: example["num_samples"]]}
+
+        return tf.data.Dataset.from_generator(raw, output_signature=RAW).unbatch().map(cut)
 
 
-def _in_order(source: Callable[[], Source]) -> Iterator[tuple[int, Example]]:
-    records = source()
-    for i in range(len(records)):
-        try:
-            yield i, records[i]
-        except BadExample:
-            continue
+def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]:
+    lengths = [len(e.samples) for e in examples]
+    samples = np.zeros((len(examples), max(lengths)), np.int16)
+    for row, e in enumerate(examples):
+        samples[row, : lengths[row]] = e.samples
+    return {
+        "samples": samples,
+        "num_samples": lengths,
+        "prompt_samples": [e.prompt_samples for e in examples],
+        "text": [e.text for e in examples],
+        "scored_words": [e.scored_words for e in examples],
+        "row": numbers,
+    }
+
+
+def _in_order(records: Source) -> Iterator[Numbered]:
+    for start in range(0, len(records), CHUNK):
+        numbers, examples = [], []
+        for i in range(start, min(start + CHUNK, len(records))):
+            try:
+                examples.append(records[i])
+                numbers.append(i)
+            except BadExample as error:
+                log.warning("Record left out: %s", error)
+        if numbers:
+            yield numbers, examples
 
 
 def register(experiment: Experiment) -> None:
@@ -186,7 +190,7 @@ def read(
     steps: Callable[[], Iterator[list[int]]],
     size: int,
 ) -> Iterator[Batch]:
-    """Batches of `size` rows: the rows of each step, read by `rows`, through their tasks' preprocessors and the converter.
+    """Batches of `size` rows: those of each step, through their tasks' preprocessors and the converter.
 
     Raises UserError for bad data, or for a task whose preprocessors drop or multiply examples.
     """
@@ -194,22 +198,19 @@ def read(
         register(experiment)
     failures: list[BaseException] = []
 
-    def stream(task: int) -> Iterator[tuple[int, Example]]:
+    def stream(task: int) -> Iterator[Numbered]:
         try:
             for numbers in steps():
                 mine = [row for row in numbers if rows.place(row)[0] == task]
-                yield from zip(mine, rows.fetch_all(mine), strict=True)
+                if mine:
+                    yield mine, rows.fetch_all(mine)
         except UserError as error:  # TensorFlow would bury it in a message of its own
             failures.append(error)
             raise
 
     dataset = _mixed(experiment, rows, steps, stream)
-    lengths = feature_lengths(experiment.data, experiment.features, rows.text_only) | {
-        "row": None
-    }
-    converter = SpectronConverter(
-        passthrough_features={"row": Spec(dtype=tf.int64, rank=0)}
-    )
+    lengths = feature_lengths(experiment.data, experiment.features, rows.text_only) | {"row": None}
+    converter = SpectronConverter(passthrough_features={"row": Spec(dtype=tf.int64, rank=0)})
     batches = converter(dataset, lengths).batch(size, drop_remainder=True)
     made = batches.as_numpy_iterator()
     for numbers in steps():
@@ -218,9 +219,7 @@ def read(
         except (tf.errors.OpError, StopIteration) as error:
             if failures:
                 raise failures[0] from None
-            raise UserError(
-                f"seqio made no batch of {', '.join(rows.names)}: {str(error).splitlines()[0]}."
-            ) from error
+            raise UserError(f"seqio made no batch of {', '.join(rows.names)}: {str(error).splitlines()[0]}.") from error
         if fields.pop("row").tolist() != numbers:
             raise UserError(
                 f"The preprocessors of {', '.join(rows.names)} drop or multiply examples; make them one to one."
@@ -232,25 +231,19 @@ def _mixed(
     experiment: Experiment,
     rows: Rows,
     steps: Callable[[], Iterator[list[int]]],
-    stream: Callable[[int], Iterator[tuple[int, Example]]],
+    stream: Callable[[int], Iterator[Numbered]],
 ) -> tf.data.Dataset:
     parts = []
     for number, name in enumerate(rows.names):
         task = seqio.TaskRegistry.get(name)
-        streamed = task.replace(
-            source=_Records("train", lambda number=number: stream(number))
-        )
-        parts.append(
-            streamed.get_dataset(None, "train", shuffle=False, try_in_mem_cache=False)
-        )
+        streamed = task.replace(source=_Records("train", lambda number=number: stream(number)))
+        parts.append(streamed.get_dataset(None, "train", shuffle=False, try_in_mem_cache=False))
     if len(parts) == 1:
         return parts[0]
 
-    def choice() -> Iterator[int]:
+    def choice() -> Iterator[list[int]]:
         for numbers in steps():
-            yield from (rows.place(row)[0] for row in numbers)
+            yield [rows.place(row)[0] for row in numbers]
 
-    chosen = tf.data.Dataset.from_generator(
-        choice, output_signature=tf.TensorSpec([], tf.int64)
-    )
+    chosen = tf.data.Dataset.from_generator(choice, output_signature=tf.TensorSpec([None], tf.int64)).unbatch()
     return tf.data.Dataset.choose_from_datasets(parts, chosen)

@@ -9,9 +9,7 @@ from spectron.config import VocabularyConfig
 from spectron.types import UserError
 
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
-SPECIALS = (
-    4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
-)
+SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
 
 
 class Vocabulary:
@@ -43,14 +41,10 @@ class WordVocabulary(Vocabulary):
 
     def __init__(self, words: Sequence[str]):
         if not words:
-            raise UserError(
-                "data.vocabulary.words is empty; list the words, or set data.vocabulary.kind to 'bytes'."
-            )
+            raise UserError("data.vocabulary.words is empty; list the words, or set data.vocabulary.kind to 'bytes'.")
         doubled = sorted({w for w in words if list(words).count(w) > 1})
         if doubled:
-            raise UserError(
-                f"data.vocabulary.words names {doubled[0]!r} twice; list each word once."
-            )
+            raise UserError(f"data.vocabulary.words names {doubled[0]!r} twice; list each word once.")
         self._words = tuple(words)
         self._ids = {word: SPECIALS + i for i, word in enumerate(words)}
         self.size = SPECIALS + len(words)
@@ -60,10 +54,7 @@ class WordVocabulary(Vocabulary):
         return [self._ids.get(word, UNK) for word in text.split()]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return " ".join(
-            self._words[i - SPECIALS] if SPECIALS <= i < self.size else "<unk>"
-            for i in ids
-        )
+        return " ".join(self._words[i - SPECIALS] if SPECIALS <= i < self.size else "<unk>" for i in ids)
 
 
 class ByteVocabulary(Vocabulary):
@@ -76,9 +67,7 @@ class ByteVocabulary(Vocabulary):
         return [SPECIALS + byte for byte in text.encode("utf-8")]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return bytes(i - SPECIALS for i in ids if SPECIALS <= i < self.size).decode(
-            "utf-8", errors="replace"
-        )
+        return bytes(i - SPECIALS for i in ids if SPECIALS <= i < self.size).decode("utf-8", errors="replace")
 
 
 class SentencePieceVocabulary(Vocabulary):
@@ -86,32 +75,23 @@ class SentencePieceVocabulary(Vocabulary):
 
     def __init__(self, path: str):
         if not Path(path).is_file():
-            raise UserError(
-                f"data.vocabulary.path {path!r} is no file; give the path of a SentencePiece model."
-            )
+            raise UserError(f"data.vocabulary.path {path!r} is no file; give the path of a SentencePiece model.")
         import sentencepiece
 
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.Load(path)
         except RuntimeError as error:
-            raise UserError(
-                f"data.vocabulary.path {path!r} is not a SentencePiece model."
-            ) from error
+            raise UserError(f"data.vocabulary.path {path!r} is not a SentencePiece model.") from error
         self.size = SPECIALS + self._model.GetPieceSize()
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
         unknown = self._model.unk_id()
-        return [
-            UNK if piece == unknown else SPECIALS + piece
-            for piece in self._model.EncodeAsIds(text)
-        ]
+        return [UNK if piece == unknown else SPECIALS + piece for piece in self._model.EncodeAsIds(text)]
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._model.DecodeIds(
-            [i - SPECIALS if i != UNK else self._model.unk_id() for i in ids]
-        )
+        return self._model.DecodeIds([i - SPECIALS if i != UNK else self._model.unk_id() for i in ids])
 
 
 def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
@@ -122,14 +102,10 @@ def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
         return ByteVocabulary()
     if config.kind == "sentencepiece":
         return SentencePieceVocabulary(config.path)
-    raise UserError(
-        f"data.vocabulary.kind {config.kind!r} is unknown; use 'words', 'bytes' or 'sentencepiece'."
-    )
+    raise UserError(f"data.vocabulary.kind {config.kind!r} is unknown; use 'words', 'bytes' or 'sentencepiece'.")
 
 
-def encode_target(
-    vocabulary: Vocabulary, text: str, scored_words: int = -1
-) -> tuple[list[int], int]:
+def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> tuple[list[int], int]:
     """Ids of the text with eos, and how many first ones carry cross-entropy (all, or those of the first words only)."""
     words = text.split()
     ids = vocabulary.encode(" ".join(words))
