@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -55,16 +56,28 @@ def _finished(path: Path) -> bool:
     )
 
 
+class _NoSecondVoice(logging.Filter):
+    """Orbax logs the traceback of a full disk from its threads; the user gets our sentence instead."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and disk_full(record.exc_info[1]))
+
+
+QUIET = _NoSecondVoice()  # one object: adding it again to the logger changes nothing
+
+
 class Checkpointer:
     """Saves the newest `keep` states of one stage in `directory`. One writer at a time."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()
+        logging.getLogger("absl").addFilter(QUIET)
         with _explained(self.directory, None):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
             options = ocp.CheckpointManagerOptions(max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
+        self._open = True
 
     def latest(self) -> int | None:
         """The newest finished step."""
@@ -91,9 +104,20 @@ class Checkpointer:
 
     def close(self) -> None:
         """Wait for the save under way and end."""
+        if not self._open:
+            return
+        self._open = False
         with self._guard():
             self._manager.wait_until_finished()
         self._manager.close()
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        # A run that failed for another reason still finishes its save, and keeps its own message.
+        with contextlib.suppress(*[] if kind is None else [Exception]):
+            self.close()
 
     def restore(self, abstract: TrainState) -> TrainState:
         """The newest state, laid out as the shardings of `abstract` say, whatever mesh wrote it.
@@ -136,7 +160,8 @@ def _explained(directory: Path, last: int | None) -> Iterator[None]:
             raise
         kept = f"the checkpoint of step {last} is kept" if last is not None else "there is no earlier checkpoint"
         raise UserError(
-            f"The disk is full: saving to {str(directory)!r} failed; {kept}; free some space and run the same command again."
+            f"The disk is full: saving to {str(directory)!r} failed; {kept}; "
+            f"free some space and run the same command again."
         ) from error
 
 
@@ -157,14 +182,18 @@ def _metadata(folder: Path) -> Any:
 
 def _flat(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path → shape; keys of dictionaries, names of tuples' fields and positions are all written as text."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_has_shape)
     names = ("key", "name", "idx")
     found = {}
     for path, leaf in leaves:
         keys = [str(next(getattr(entry, n) for n in names if hasattr(entry, n))) for entry in path]
-        if hasattr(leaf, "shape"):
+        if _has_shape(leaf):
             found["/".join(keys)] = tuple(leaf.shape)
     return found
+
+
+def _has_shape(x: Any) -> bool:
+    return hasattr(x, "shape")
 
 
 def _compare(stored: Any, wanted: Any, what: str) -> None:
@@ -172,8 +201,8 @@ def _compare(stored: Any, wanted: Any, what: str) -> None:
     for key in [*want, *have]:
         if have.get(key) != want.get(key):
             raise UserError(
-                f"{what} is of another model: {key!r} is {_shape(have.get(key))} there and {_shape(want.get(key))} in this "
-                f"config; use the config it was trained with or another folder."
+                f"{what} is of another model: {key!r} is {_shape(have.get(key))} there and {_shape(want.get(key))} "
+                f"in this config; use the config it was trained with or another folder."
             )
 
 
@@ -254,8 +283,7 @@ def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[
         if part not in stored:
             raise UserError(f"Checkpoint {str(path)!r} has no part {part!r}; it has {', '.join(stored)}.")
     wanted = {part: stored[part] for part in (parts or stored)}
-    is_leaf = lambda x: hasattr(x, "shape")
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=is_leaf)
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=_has_shape)
     with _readable(path), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         params = reader.restore(folder, args=arguments)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+LATEST = ("learning_rate",)  # the last value says more than a mean
 RATES = ("steps_per_second", "examples_per_second", "speech_seconds_per_second")
 
 
 class MetricsLog:
-    """Collects every step's metrics and writes their means every `every` steps. `write` is False on all hosts but one."""
+    """Collects every step's metrics, writes their means every `every` steps. `write` is False on all hosts but one."""
 
     def __init__(self, folder: Path, stage: str, first: int, last: int, every: int, write: bool = True) -> None:
         self.path, self.stage, self.last, self.every, self.write = folder / "metrics.jsonl", stage, last, every, write
@@ -35,7 +36,7 @@ class MetricsLog:
     def add(self, step: int, metrics: Mapping[str, float], examples: int, seconds: float) -> None:
         """Metrics of one finished step (counted from 1), its examples and its seconds of speech."""
         for name, value in metrics.items():
-            self.window[name] = self.window.get(name, 0.0) + float(value)
+            self.window[name] = float(value) + (0.0 if name in LATEST else self.window.get(name, 0.0))
         self.count += 1
         if self._clock is None:
             self._clock = time.monotonic()
@@ -47,7 +48,7 @@ class MetricsLog:
             self._line(step)
 
     def _line(self, step: int) -> None:
-        means = {name: value / self.count for name, value in self.window.items()}
+        means = {name: value if name in LATEST else value / self.count for name, value in self.window.items()}
         now = time.monotonic()
         elapsed = max(now - (self._clock or now), 1e-9)
         rates = dict(zip(RATES, (self._work / elapsed).round(3).tolist(), strict=True)) if self._work[0] else {}

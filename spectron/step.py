@@ -50,8 +50,8 @@ def gradients(
 ) -> tuple[Losses, Params]:
     """Losses of the whole batch and the gradient of their total, computed in `parts` micro-batches.
 
-    The total divides each term's sum by its weight over the whole batch, so the weights come first; they depend on masks
-    alone, and the compiler drops the rest of that pass. The second pass then adds gradients of sum / weight exactly.
+    The total divides each term's sum by its weight over the whole batch, so the weights come first; they depend on
+    masks alone, and the compiler drops the rest of that pass. The second pass adds gradients of sum / weight exactly.
     """
     if parts == 1:
 
@@ -95,9 +95,11 @@ def make_step(stage: StageConfig, seed: int, loss: LossFn, params: Params, optim
     factors = factor_tree(config, params)
     rate = schedule(config, stage.steps)
 
+    def thawed(params: Params, batches: tuple[Batch, ...], key: Array) -> Losses:
+        return loss(freeze(params, factors), batches, key)
+
     def step(state: TrainState, batches: tuple[Batch, ...]) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        thawed = lambda params, batches, key: loss(freeze(params, factors), batches, key)
         losses, grads = gradients(thawed, state.params, batches, key, config.accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

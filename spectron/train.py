@@ -25,7 +25,7 @@ from spectron import checkpoints, sharding
 from spectron.audio.features import log_mel, measure
 from spectron.checkpoints import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
-from spectron.data.batches import make_feed
+from spectron.data.batches import Feed, make_feed
 from spectron.metrics import MetricsLog
 from spectron.step import Plan, make_plan
 from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
@@ -43,7 +43,8 @@ def source_folder(experiment: Experiment, stage: StageConfig, source: str, workd
         folder = workdir / source
         if not (folder / FOLDER).is_dir():
             raise UserError(
-                f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; train it first."
+                f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; "
+                f"train it first."
             )
         return folder
     return Path(source)
@@ -67,10 +68,10 @@ def start(experiment: Experiment, plan: Plan, workdir: Path) -> TrainState:
 
 
 def find_statistics(
-    experiment: Experiment, stage: StageConfig, workdir: Path, speech: Iterator[Batch] | None
+    experiment: Experiment, stage: StageConfig, workdir: Path, speech: Feed | None
 ) -> Statistics | None:
     """Log-mel statistics: of the checkpoints in start_from (the encoder's first: it was trained on them), else measured
-    on the first batches of `speech`, else None (text only)."""
+    on the first batches of the feed `speech`, else None (text only)."""
     for _, source in sorted(stage.start_from, key=lambda pair: pair[0] != "encoder"):
         found = checkpoints.statistics_of(
             checkpoints.read_meta(checkpoints.find(source_folder(experiment, stage, source, workdir)))
@@ -83,13 +84,13 @@ def find_statistics(
 
     def log_mels() -> Iterator[np.ndarray]:
         seen = 0
-        for batch in speech:
-            seq = convert(batch.samples, batch.num_samples)
-            values, lengths = np.asarray(seq.values), np.asarray(seq.lengths)
-            yield from (values[row, :length] for row, length in enumerate(lengths))
-            seen += len(lengths)
-            if seen >= STATISTICS_EXAMPLES:
-                return
+        with contextlib.closing(speech.batches(0)) as batches:
+            while seen < STATISTICS_EXAMPLES:
+                batch = next(batches)
+                seq = convert(batch.samples, batch.num_samples)
+                values, lengths = np.asarray(seq.values), np.asarray(seq.lengths)
+                yield from (values[row, :length] for row, length in enumerate(lengths))
+                seen += len(lengths)
 
     measured = measure(log_mels(), experiment.features)
     if jax.process_count() > 1:  # every host read its own rows
@@ -99,7 +100,7 @@ def find_statistics(
     return jax.tree.map(np.asarray, measured)
 
 
-def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Any]:
+def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Feed]:
     """One feed per stream; streams and stages draw independently."""
     index, count = jax.process_index(), jax.process_count()
     seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
@@ -119,8 +120,8 @@ def check_stage(stage: StageConfig, mesh: Any) -> None:
     for stream in stage.streams:
         if stream.batch_size % parts:
             raise UserError(
-                f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of {parts} "
-                f"({sharding.batch_shards(mesh)} batch shards of the mesh x accumulate {stage.optimizer.accumulate})."
+                f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of "
+                f"{parts} ({sharding.batch_shards(mesh)} batch shards of the mesh x accumulate {stage.optimizer.accumulate})."
             )
 
 
@@ -191,12 +192,13 @@ def record(
     log: MetricsLog, stage: StageConfig, step: int, metrics: dict[str, Array], examples: int, seconds: float
 ) -> None:
     """Wait for a step's metrics and log them. Raises UserError naming the first that is no number."""
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    for name in sorted(values, key="loss".__eq__):  # the total last: a term says more
+    host = jax.device_get(metrics)
+    values = {name: float(host[name]) for name in sorted(host, key=lambda name: (name != "loss", name))}
+    for name in reversed(values):  # the total last: a term says more
         if not np.isfinite(values[name]):
             raise UserError(
-                f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last good "
-                f"checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at the data of that step."
+                f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last "
+                f"good checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at that step's data."
             )
     log.add(step, values, examples, seconds)
 
@@ -210,7 +212,7 @@ def train_stage(
     check_stage(stage, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
-        saver = Checkpointer(folder / FOLDER, stage.keep)
+        saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
         first, meta = saver.latest() or 0, None
         if first:
             path = saver.directory / str(first)
@@ -224,7 +226,7 @@ def train_stage(
         sample, streams = peek(streams)
         if meta is None:
             speech = next((f for f, batch in zip(feeds, sample, strict=True) if batch.samples.shape[1]), None)
-            measured = find_statistics(experiment, stage, workdir, speech and speech.batches(0))
+            measured = find_statistics(experiment, stage, workdir, speech)
         else:
             measured = checkpoints.statistics_of(meta)
         bands = experiment.features.num_mels

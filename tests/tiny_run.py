@@ -1,0 +1,126 @@
+"""A training run small enough to be started, killed and started again by tests: `python tiny_run.py WORKDIR [options]`.
+
+The batches are noise made from (seed, step), so that no corpus is read.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from spectron import train as training
+from spectron.config import (
+    DataConfig,
+    EncoderConfig,
+    Experiment,
+    FeatureConfig,
+    FramesConfig,
+    LMConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StageConfig,
+    StreamConfig,
+    VocabularyConfig,
+    override,
+)
+from spectron.types import Batch, UserError
+
+WORDS = ("zero", "one", "two", "three")
+
+
+def experiment(*overrides: str) -> Experiment:
+    """Three stages: text alone, then speech recognition beside text, then the whole from there."""
+    model = ModelConfig(
+        encoder=EncoderConfig(dim=16, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=4),
+        lm=LMConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1, ff_dim=32, dropout=0.1),
+        frames=FramesConfig(frames_per_step=2, bottleneck=8),
+    )
+    data = DataConfig(
+        vocabulary=VocabularyConfig("words", WORDS),
+        max_tokens=6,
+        max_seconds=0.5,
+        max_prompt_seconds=0.2,
+        max_continuation_seconds=0.3,
+    )
+    optimizer = OptimizerConfig(name="muon", learning_rate=0.01, warmup_steps=2, ema_decay=0.9)
+    plain = dataclasses.replace(optimizer, name="adam")
+    text = StreamConfig("text_lm", "text", 16, prefix_tokens=2)
+    ctc, joint = StreamConfig("ctc", "speech", 8), StreamConfig("spectron", "speech", 8)
+    stages = (
+        StageConfig("text", (text,), 12, optimizer, save_every=4, log_every=3),
+        StageConfig("speech", (ctc, text), 12, plain, (("lm", "text"),), save_every=4, log_every=1),
+        StageConfig("joint", (joint,), 2, plain, (("encoder", "speech"), ("lm", "speech")), save_every=4, log_every=1),
+    )
+    features = FeatureConfig(num_mels=16, low_hz=100.0)
+    return override(Experiment("tiny", data, stages, features, model), overrides)
+
+
+def noise_batch(config: Experiment, mixture: str, rows: int, seed: int, step: int) -> Batch:
+    """A batch of noise; the mixture "text" has no samples."""
+    rng = np.random.default_rng((seed, step))
+    size = 0 if mixture == "text" else round(config.data.max_seconds * config.features.sample_rate)
+    length = config.data.max_tokens
+    tokens = rng.integers(3, length + 1, rows)
+    text = rng.integers(4, 4 + len(WORDS), (rows, length)).astype(np.int32)
+    mask = np.arange(length)[None, :] < tokens[:, None]
+    num_samples = rng.integers(size * 2 // 3, size + 1, rows).astype(np.int32)
+    return Batch(
+        samples=rng.integers(-3000, 3000, (rows, size)).astype(np.int16),
+        num_samples=num_samples,
+        prompt_samples=(num_samples // 3).astype(np.int32),
+        text=np.where(mask, text, 0).astype(np.int32),
+        text_mask=mask,
+        text_loss_mask=mask,
+    )
+
+
+class NoiseFeed:
+    """What make_feed returns, without data; `pause` seconds a batch."""
+
+    pause = 0.0
+
+    def __init__(self, config, mixture, batch_size, process_index=0, process_count=1, seed=0):
+        self.config, self.mixture, self.rows, self.seed = config, mixture, batch_size, seed
+
+    def batches(self, start_step=0):
+        for step in itertools.count(start_step):
+            time.sleep(self.pause)
+            yield noise_batch(self.config, self.mixture, self.rows, self.seed, step)
+
+
+def main() -> int:
+    """Train; 2 and a sentence for a UserError, as the command line does."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--mesh", type=str, default="")
+    parser.add_argument("--stages", nargs="*", default=["text", "speech"])
+    parser.add_argument("--file-limit", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[])
+    arguments = parser.parse_args()
+    NoiseFeed.pause = arguments.pause
+    training.make_feed = NoiseFeed
+    config = experiment(*arguments.set)
+    if arguments.mesh:
+        mesh = [pair.split("=") for pair in arguments.mesh.split(",")]
+        config = dataclasses.replace(config, mesh=tuple((name, int(size)) for name, size in mesh))
+    if arguments.file_limit:
+        import resource
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
+    try:
+        print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
+    except UserError as error:
+        print(f"spectron: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
