@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The tests, on every core.
+#
+#     bash launch/test.sh [--dry-run] [--extras a,b] [arguments of pytest]
+#
+# --extras adds parts of the project to the environment (parity: PyTorch, beam, hf, serve, …): tests that want one of them
+# skip without it. PYTHON=… chooses the interpreter.
+set -euo pipefail
+DRY_RUN=""
+
+EXTRAS=(data synth eval test)
+PYTEST=()
+while (($#)); do
+  case "$1" in
+    --dry-run) DRY_RUN=1 ;;
+    --extras)
+      IFS=, read -r -a more <<<"${2:?--extras wants a list such as parity,beam}"
+      EXTRAS+=("${more[@]}")
+      shift
+      ;;
+    -h | --help)
+      sed -n '2,7s/^# \{0,1\}//p' "$0"
+      exit 0
+      ;;
+    *) PYTEST+=("$1") ;;
+  esac
+  shift
+done
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+ensure_environment "${EXTRAS[@]}"
+run "$BIN/python" -m pytest -n auto --dist worksteal ${PYTEST[@]+"${PYTEST[@]}"}
