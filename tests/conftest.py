@@ -1,0 +1,57 @@
+"""What every test starts from: JAX on the CPU with a compilation cache, fixed seeds, the data folder."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before anything imports jax, and in the environment, so that the processes which tests start inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.pop("XLA_FLAGS", None)  # a test that wants more devices asks run_python for them
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax-tests")
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # a limit also makes jax lock it: tests run side by side
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    """Nothing in a test depends on what ran before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - of libraries that use the global generator
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real recordings: $SPECTRON_DATA, or shared/data beside the repository."""
+    named = os.environ.get("SPECTRON_DATA")
+    if named:
+        if not Path(named).is_dir():
+            pytest.fail(f"SPECTRON_DATA={named} is not a folder")
+        return Path(named)
+    beside = ROOT.parent / "shared" / "data"
+    if not beside.is_dir():
+        pytest.skip("no real recordings here: set SPECTRON_DATA to a folder that holds fsdd/, librispeech_spk251/, …")
+    return beside
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """run_python(code, *arguments, devices=1) → a fresh interpreter's finished process; its failure fails the test."""
+
+    def run(code: str, *arguments: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run

@@ -1,0 +1,176 @@
+"""The launch scripts, run with a stand-in for Python; the pins; the project file."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("quickstart.sh", "test.sh", "check.sh")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINS = [
+    line for line in (ROOT / "launch/constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] not in "#"
+]
+
+# Answers "do you suit?" with yes, makes a .venv of copies of itself, and writes everything else it is asked to a log.
+STAND_IN = """#!/bin/bash
+case "$1" in
+  -c) exit 0 ;;
+  -VV) echo Python; exit 0 ;;
+esac
+echo "$(basename "$0") $*" >>"$LOG"
+if [[ "$1 $2" == "-m venv" ]]; then
+  mkdir -p "${!#}/bin"
+  for name in python spectron shellcheck; do cp "$0" "${!#}/bin/$name"; done
+fi
+if [[ "$1" == evaluate ]]; then touch runs/quickstart/report.html; fi
+if [[ "$1" == train ]]; then mkdir -p runs/quickstart && date +%N >>runs/quickstart/trained; fi
+if [[ -n "${FAIL_ON:-}" && "$*" == *"$FAIL_ON"* ]]; then exit 3; fi
+exit 0
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the scripts touch, and a function that runs one of them from elsewhere."""
+    repository = tmp_path / "a checkout"
+    (repository / "elsewhere").mkdir(parents=True)
+    shutil.copytree(ROOT / "launch", repository / "launch")
+    shutil.copytree(ROOT / ".ci", repository / ".ci")
+    shutil.copy(ROOT / "pyproject.toml", repository)
+    stand_in = tmp_path / "python-stand-in"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    shutil.copy(stand_in, tmp_path / "bin" / "chromium")  # so that CI's script installs none
+    log = tmp_path / "log"
+
+    def launch(script: str, *arguments: str, code: int = 0, **environment: str) -> list[str]:
+        log.write_text("")
+        env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHON": str(stand_in), "LOG": str(log), **environment}
+        done = subprocess.run(
+            ["bash", str(repository / script), *arguments],
+            cwd=repository / "elsewhere", env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        launch.stdout, launch.stderr = done.stdout, done.stderr
+        return log.read_text().splitlines()
+
+    launch.repository = repository
+    return launch
+
+
+def test_quickstart_installs_trains_and_evaluates_in_that_order(checkout):
+    lines = checkout("launch/quickstart.sh")
+    assert lines[0].endswith("-m venv --clear .venv")
+    assert "--constraint launch/constraints.txt" in lines[2]
+    assert "[data,eval,synth]" in lines[2]
+    assert lines[3:] == [
+        "spectron train configs/quickstart.py --workdir runs/quickstart",
+        "spectron evaluate counting --checkpoint runs/quickstart --out runs/quickstart",
+    ]
+    assert checkout.stderr.strip().endswith(f"{checkout.repository}/runs/quickstart/report.html")
+
+
+def test_a_second_quickstart_installs_nothing_and_trains_again(checkout):
+    checkout("launch/quickstart.sh")
+    lines = checkout("launch/quickstart.sh", "--set", "seed=1")
+    assert lines[0] == "spectron train configs/quickstart.py --workdir runs/quickstart --set seed=1"
+    assert len(lines) == 2
+    assert len((checkout.repository / "runs/quickstart/trained").read_text().split()) == 1  # the finished run is gone
+
+
+def test_an_interrupted_quickstart_is_continued(checkout):
+    checkout("launch/quickstart.sh", code=3, FAIL_ON="train configs")
+    checkout("launch/quickstart.sh")
+    assert len((checkout.repository / "runs/quickstart/trained").read_text().split()) == 2
+
+
+def test_a_failed_installation_is_tried_again(checkout):
+    checkout("launch/test.sh", code=3, FAIL_ON="--constraint")
+    assert any("--constraint" in line for line in checkout("launch/test.sh"))
+
+
+def test_new_pins_install_again_and_new_extras_keep_the_old(checkout):
+    checkout("launch/quickstart.sh")
+    lines = checkout("launch/test.sh", "-k", "a or b")
+    assert not any("-m venv" in line for line in lines)
+    assert "[data,eval,synth,test]" in lines[0]
+    assert lines[-1].endswith("-k a or b")
+    assert len(checkout("launch/quickstart.sh")) == 2
+    with (checkout.repository / "launch/constraints.txt").open("a") as file:
+        file.write("another==1.0\n")
+    assert any("-m venv" in line for line in checkout("launch/test.sh"))
+
+
+def test_check_runs_everything_before_it_fails(checkout):
+    lines = checkout("launch/check.sh", code=1, FAIL_ON="mypy")
+    assert [line for line in lines if "shellcheck --external" in line]
+    assert "-m pytest" in lines[-1]
+    assert "Failed so far: mypy" in checkout.stderr
+    checkout("launch/check.sh", code=3, FAIL_ON="pytest")
+    assert "-m pytest" in checkout("launch/check.sh")[-1]
+
+
+def test_ci_leaves_no_package_out(checkout):
+    lines = checkout(".ci/run")
+    assert any("parity" in line and "beam" in line and "hf" in line for line in lines)
+
+
+@pytest.mark.parametrize("script", [f"launch/{name}" for name in SCRIPTS] + [".ci/run"])
+def test_dry_run_prints_commands_and_does_nothing(checkout, script):
+    before = sorted(checkout.repository.rglob("*"))
+    assert checkout(script, "--dry-run") == []
+    assert sorted(checkout.repository.rglob("*")) == before
+    assert "-m venv" in checkout.stdout
+    if "quickstart" in script:
+        assert "spectron train configs/quickstart.py --workdir runs/quickstart\n" in checkout.stdout
+
+
+def test_a_python_that_does_not_suit_is_refused(checkout):
+    checkout("launch/test.sh", code=2, PYTHON="/bin/false")
+    assert "PYTHON=/bin/false" in checkout.stderr
+
+
+@pytest.mark.parametrize("path", [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci/run"], ids=lambda p: p.name)
+def test_scripts_stop_at_the_first_error_and_parse(path):
+    text = path.read_text(encoding="utf-8")
+    assert path.name == "common.sh" or "\nset -euo pipefail\n" in text
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+def test_pins_are_exact_sorted_and_of_no_particular_index():
+    names = [re.fullmatch(r"([A-Za-z0-9._-]+)==[0-9][0-9a-z.]*", line) for line in PINS]
+    assert all(names), [line for line, match in zip(PINS, names, strict=True) if not match]
+    keys = [match.group(1).lower().replace("_", "-") for match in names]
+    assert keys == sorted(set(keys))
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"]
+    return [Requirement(text) for group in (PROJECT["dependencies"], *extras.values()) for text in group]
+
+
+def test_every_dependency_has_a_floor_a_ceiling_and_a_pin_between_them():
+    pins = {line.split("==")[0].lower().replace("_", "-"): Version(line.split("==")[1]) for line in PINS}
+    for requirement in requirements():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert operators == {">=", "<"}, requirement
+        assert requirement.specifier.contains(pins[requirement.name.lower().replace("_", "-")]), requirement
+
+
+def test_the_extras_are_those_promised():
+    expected = {"data", "tpu", "cuda", "beam", "hf", "eval", "synth", "serve", "test", "dev", "parity"}
+    assert set(PROJECT["optional-dependencies"]) == expected
+    assert PROJECT["scripts"] == {"spectron": "spectron.cli:main"}
+
+
+def test_pytorch_stays_out_of_what_users_install():
+    for name, group in [("core", PROJECT["dependencies"]), *PROJECT["optional-dependencies"].items()]:
+        assert name == "parity" or not any(text.startswith("torch") for text in group)
