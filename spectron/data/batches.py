@@ -68,19 +68,8 @@ def to_batch(
 class Feed:
     """Batches of one mixture for one process."""
 
-    def __init__(
-        self,
-        rows: Rows,
-        read: Callable[[Iterator[list[int]]], Iterator[Batch]],
-        batch_size: int,
-        mine: range,
-    ):
-        self.rows, self._read, self._batch_size, self._mine = (
-            rows,
-            read,
-            batch_size,
-            mine,
-        )
+    def __init__(self, rows: Rows, read: Callable[[Steps], Iterator[Batch]], batch_size: int, mine: range):
+        self.rows, self._read, self._batch_size, self._mine = rows, read, batch_size, mine
 
     def row_numbers(self, start_step: int) -> Iterator[list[int]]:
         """Per step, the rows of this process."""
@@ -125,8 +114,10 @@ def make_feed(
     elif data.reader == "seqio":
         from spectron.data import tasks
 
+        registered = tasks.register(experiment)
+
         def read(steps: Steps) -> Iterator[Batch]:
-            return tasks.read(experiment, rows, steps, part)
+            return tasks.read([registered[name] for name in names], experiment, rows, steps, part)
 
     else:
         raise UserError(f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'.")

@@ -10,16 +10,15 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from spectron.audio.signal import to_int16
 from spectron.config import DataConfig, FeatureConfig
+from spectron.data.folders import cache_folder, write_folder
 from spectron.types import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ CACHE_VERSION = 2
 class RawClip:
     """Where one clip comes from. key: what its reader needs; checksum: of all that decides its samples."""
 
-    key: object
+    key: Any
     digit: int
     speaker: str
     name: str
@@ -80,27 +79,6 @@ class Clips:
         return table
 
 
-def cache_folder() -> Path:
-    """Where derived data is kept: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectron"
-
-
-def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder under a temporary name, then rename: readers see all of it or nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o755)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.is_dir():  # another process that was quicker wrote the same
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
     """The clips of a split ("train" in every speed, "test" as recorded). Raises UserError for a bad data.root."""
     if split not in ("train", "test"):
@@ -134,10 +112,9 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
         except OSError as error:  # a full disk or a read-only home costs time, not the run
             log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
             return _clips(samples, index)
-    return _clips(
-        np.load(folder / "samples.npy", mmap_mode="r"),
-        json.loads((folder / "index.json").read_text()),
-    )
+    # Viewed as a plain array: the memmap class makes every small slice slow.
+    samples = np.load(folder / "samples.npy", mmap_mode="r").view(np.ndarray)
+    return _clips(samples, json.loads((folder / "index.json").read_text()))
 
 
 def _write(folder: Path, samples: np.ndarray, index: dict) -> None:

@@ -49,7 +49,7 @@ class SpectronConverter(seqio.FeatureConverter):
     }
     PACKING_FEATURE_DTYPES = None
 
-    def __init__(self, passthrough_features: Mapping[str, Spec] | None = None):
+    def __init__(self, passthrough_features: Mapping[str, seqio.FeatureConverter.FeatureSpec] | None = None):
         # Its own length checks cost two more passes over every example; padding below fails on what is too long.
         super().__init__(pack=False, apply_length_check=False, passthrough_features=passthrough_features)
 

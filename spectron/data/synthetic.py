@@ -101,7 +101,8 @@ def _run_worker(readings: Sequence[Reading]) -> list[list[np.ndarray]]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise UserError(f"espeak NG failed: {said[-1] if said else f'exit code {done.returncode}'}; check the voice.")
-    results, at = [], 0
+    results: list[list[np.ndarray]] = []
+    at = 0
     for reading in readings:
         results.append([])
         for _ in reading.texts:

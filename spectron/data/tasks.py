@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,6 @@ from spectron.data.batches import source_of
 from spectron.data.converter import Spec, SpectronConverter, feature_lengths, seqio, tf
 from spectron.data.corpora import BadExample
 from spectron.data.order import Rows
-from spectron.data.sources import Source
 from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
@@ -147,7 +147,8 @@ def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]
     }
 
 
-def _in_order(records: Source) -> Iterator[Numbered]:
+def _in_order(experiment: Experiment, task_name: str) -> Iterator[Numbered]:
+    records = source_of(experiment, task_name)
     for start in range(0, len(records), CHUNK):
         numbers, examples = [], []
         for i in range(start, min(start + CHUNK, len(records))):
@@ -160,8 +161,11 @@ def _in_order(records: Source) -> Iterator[Numbered]:
             yield numbers, examples
 
 
-def register(experiment: Experiment) -> None:
-    """Put the experiment's tasks and mixtures into seqio's registries, in the place of any of the same names."""
+def register(experiment: Experiment) -> dict[str, seqio.Task]:
+    """Put the experiment's tasks and mixtures into seqio's registries, in the place of any of the same names.
+
+    Returns the tasks by name. Raises UserError for a name that seqio does not take.
+    """
     data = experiment.data
     for mixture in data.mixtures:
         seqio.MixtureRegistry.remove(mixture.name)
@@ -173,18 +177,17 @@ def register(experiment: Experiment) -> None:
         seqio.TaskRegistry.remove(task.name)
         seqio.TaskRegistry.add(
             task.name,
-            source=_Records(
-                task.split,
-                lambda task=task: _in_order(lambda: source_of(experiment, task.name)),
-            ),
+            source=_Records(task.split, functools.partial(_in_order, experiment, task.name)),
             output_features=output_features(data),
             preprocessors=[tokenise(make_vocabulary(data.vocabulary))],
         )
     for mixture in data.mixtures:
         seqio.MixtureRegistry.add(mixture.name, list(mixture.rates))
+    return {task.name: seqio.TaskRegistry.get(task.name) for task in data.tasks}
 
 
 def read(
+    tasks: Sequence[seqio.Task],
     experiment: Experiment,
     rows: Rows,
     steps: Callable[[], Iterator[list[int]]],
@@ -194,8 +197,6 @@ def read(
 
     Raises UserError for bad data, or for a task whose preprocessors drop or multiply examples.
     """
-    if not set(rows.names) <= set(seqio.TaskRegistry.names()):
-        register(experiment)
     failures: list[BaseException] = []
 
     def stream(task: int) -> Iterator[Numbered]:
@@ -208,7 +209,7 @@ def read(
             failures.append(error)
             raise
 
-    dataset = _mixed(experiment, rows, steps, stream)
+    dataset = _mixed(tasks, rows, steps, stream)
     lengths = feature_lengths(experiment.data, experiment.features, rows.text_only) | {"row": None}
     converter = SpectronConverter(passthrough_features={"row": Spec(dtype=tf.int64, rank=0)})
     batches = converter(dataset, lengths).batch(size, drop_remainder=True)
@@ -228,15 +229,14 @@ def read(
 
 
 def _mixed(
-    experiment: Experiment,
+    tasks: Sequence[seqio.Task],
     rows: Rows,
     steps: Callable[[], Iterator[list[int]]],
     stream: Callable[[int], Iterator[Numbered]],
 ) -> tf.data.Dataset:
     parts = []
-    for number, name in enumerate(rows.names):
-        task = seqio.TaskRegistry.get(name)
-        streamed = task.replace(source=_Records("train", lambda number=number: stream(number)))
+    for number, task in enumerate(tasks):
+        streamed = task.replace(source=_Records("train", functools.partial(stream, number)))
         parts.append(streamed.get_dataset(None, "train", shuffle=False, try_in_mem_cache=False))
     if len(parts) == 1:
         return parts[0]
