@@ -8,6 +8,8 @@ import pytest
 from spectron.audio import signal
 
 SIZES = [(800, 200), (551, 220), (512, 160), (160, 200), (7, 3), (8, 8)]
+frame = jax.jit(signal.frame, static_argnums=(1, 2))
+overlap_add = jax.jit(signal.overlap_add, static_argnums=1)
 
 
 def test_int16_round_trip_is_exact_for_every_value():
@@ -33,10 +35,10 @@ def test_library_and_float32_are_kept():
 
 
 @pytest.mark.parametrize(("window", "hop"), SIZES)
-@pytest.mark.parametrize("size", [0, 1, 1000, 2200])
+@pytest.mark.parametrize("size", [0, 1, 2200])
 def test_frames_are_centred_on_their_step(window, hop, size):
     x = np.random.default_rng(0).normal(size=(2, size)).astype(np.float32)
-    frames = np.asarray(signal.frame(jnp.asarray(x), window, hop))
+    frames = np.asarray(frame(x, window, hop))
     assert frames.shape == (2, size // hop, window)
     around = np.pad(x, ((0, 0), (2000, 2000)))
     for t in range(size // hop):
@@ -49,7 +51,8 @@ def test_overlap_add_is_the_transpose_of_frame(window, hop):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, 9 * hop)).astype(np.float32)
     y = rng.normal(size=(2, 9, window)).astype(np.float32)
-    there = np.vdot(signal.frame(jnp.asarray(x), window, hop), y)
-    back = np.vdot(x, signal.overlap_add(jnp.asarray(y), hop))
+    there = np.vdot(frame(x, window, hop), y)
+    summed = overlap_add(y, hop)
+    back = np.vdot(x, summed)
     np.testing.assert_allclose(there, back, rtol=1e-4, atol=1e-3)
-    assert signal.overlap_add(jnp.asarray(y), hop).shape == (2, 9 * hop)
+    assert summed.shape == (2, 9 * hop)

@@ -96,9 +96,9 @@ def test_padding_changes_nothing_and_is_silent(made):
     assert past.any() and (clean[past] == 0).all()
 
 
-def test_more_rows_than_one_group_keep_their_order():
+def test_many_rows_keep_their_order():
     rng = np.random.default_rng(0)
-    lengths = rng.integers(5, 30, size=vocoder._ROWS + 3)
+    lengths = rng.integers(5, 30, size=13)
     loudness = np.linspace(-6, 0, len(lengths))
     values = np.broadcast_to(loudness[:, None, None], (len(lengths), 30, 128)).astype(np.float32)
     audio = vocoder.griffin_lim_batch(Sequence(values, np.asarray(length_mask(lengths, 30))), CONFIG, 4)
