@@ -46,7 +46,9 @@ def run_python():
     """run_python(code, *arguments, devices=1) → a fresh interpreter's finished process; its failure fails the test."""
 
     def run(code: str, *arguments: str, devices: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"} if devices > 1 else {}
+        # NPROC: XLA's threads. Collectives wait in them, and several devices can need more than there are cores.
+        several = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "NPROC": str(4 * devices)}
+        flags = several if devices > 1 else {}
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True, timeout=timeout, check=False,
