@@ -60,8 +60,8 @@ def test_equals_librosa_on_made_signals(clips, name, dft):
     rng = np.random.default_rng(0)
     for samples in (
         clips.voiced(1.0, rate=config.sample_rate),
-        rng.integers(-32768, 32767, size=16_000).astype(np.int16),
-        np.round(20 * rng.normal(size=16_000)).astype(np.int16),
+        rng.integers(-32768, 32767, size=config.sample_rate).astype(np.int16),
+        np.round(20 * rng.normal(size=config.sample_rate)).astype(np.int16),
     ):
         np.testing.assert_allclose(ours(samples, config), by_librosa(samples, config), rtol=0, atol=1e-4)
 

@@ -63,7 +63,7 @@ def test_audio_has_the_log_mel_it_was_made_from(made):
 
 
 def test_real_speech_comes_back(clips, data_dir):
-    spoken = analysed(*clips.batch(clips.spoken(data_dir, digits=2)))
+    spoken = analysed(*clips.batch(clips.spoken(data_dir, count=4, digits=2)))
     audio = vocoder.griffin_lim_batch(spoken, CONFIG)
     assert error(audio, spoken) < 0.13  # measured: 0.105 on longer utterances
     assert np.abs(audio).max() < 1.3  # as loud as the clips, not by orders
