@@ -144,6 +144,8 @@ class DigitSource:
         return self._size
 
     def __getitem__(self, i: int) -> Example:
+        if not 0 <= i < self._size:
+            raise IndexError(i)  # so that iteration ends
         rng = np.random.default_rng((TEST_SEED if self._listed else self._seed, i))
         if self._listed:
             per_take = len(SEQUENCES) * len(self._speakers)

@@ -94,7 +94,8 @@ class Rows:
 
     def fetch(self, row: int) -> Example:
         """The example of a row. Raises UserError when more than half of a task's records are bad."""
-        task, ordinal = self.place(row)
+        task, first = self.place(row)
+        ordinal = first
         while True:
             with self._lock:
                 number = self.record(task, ordinal)
@@ -107,7 +108,7 @@ class Rows:
                         self._note(task, number, str(error))
                 else:
                     with self._lock:
-                        self._good[task] += 1
+                        self._good[task] += ordinal == first  # a stand-in is counted in its own place
                     return example
             ordinal += 1
 

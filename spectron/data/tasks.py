@@ -43,6 +43,13 @@ class SeqioVocabulary(seqio.Vocabulary):
     bos_id = property(lambda self: self._ours.sos_id)
     _base_vocab_size = property(lambda self: self._ours.size)
 
+    def __eq__(self, other: object) -> bool:
+        """Mixtures compare the vocabularies of their tasks."""
+        return isinstance(other, SeqioVocabulary) and self._ours == other._ours
+
+    def __hash__(self) -> int:
+        return hash(self._ours)
+
     def _encode(self, s: str) -> Sequence[int]:
         return self._ours.encode(s)
 
@@ -51,7 +58,7 @@ class SeqioVocabulary(seqio.Vocabulary):
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         ids = tf.numpy_function(
-            lambda t: np.asarray(self._ours.encode(t.decode()), np.int32),
+            lambda t: np.asarray(self._ours.encode(np.asarray(t).item().decode()), np.int32),
             [s],
             tf.int32,
             stateful=False,
@@ -134,7 +141,8 @@ class _Records(seqio.DataSource):
 
 def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]:
     lengths = [len(e.samples) for e in examples]
-    samples = np.zeros((len(examples), max(lengths)), np.int16)
+    # Never no column: TensorFlow 2.21 dies when it takes an empty tensor apart.
+    samples = np.zeros((len(examples), max(1, *lengths)), np.int16)
     for row, e in enumerate(examples):
         samples[row, : lengths[row]] = e.samples
     return {
@@ -220,7 +228,10 @@ def read(
         except (tf.errors.OpError, StopIteration) as error:
             if failures:
                 raise failures[0] from None
-            raise UserError(f"seqio made no batch of {', '.join(rows.names)}: {str(error).splitlines()[0]}.") from error
+            raise UserError(
+                f"seqio made no batch of {', '.join(rows.names)}; if an example is too long, raise data.max_seconds or "
+                f"data.max_tokens ({str(error).splitlines()[0]})."
+            ) from error
         if fields.pop("row").tolist() != numbers:
             raise UserError(
                 f"The preprocessors of {', '.join(rows.names)} drop or multiply examples; make them one to one."

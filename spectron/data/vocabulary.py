@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -94,6 +95,7 @@ class SentencePieceVocabulary(Vocabulary):
         return self._model.DecodeIds([i - SPECIALS if i != UNK else self._model.unk_id() for i in ids])
 
 
+@functools.lru_cache(maxsize=16)  # equal configs share one vocabulary, which seqio compares
 def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
     """The vocabulary a config names. Raises UserError for an unknown kind, an empty list or a missing model."""
     if config.kind == "words":

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+from data_helpers import assert_same, first, with_data
+
+from spectron.data import packed
+from spectron.data.batches import make_feed
+from spectron.types import UserError
+
+
+@pytest.fixture
+def packs(experiment, tmp_path):
+    for task in ("digits", "random", "texts"):
+        report = packed.pack(experiment, task, tmp_path / "packs")
+        assert report.examples == {"digits": 50, "random": 70, "texts": 30}[task]
+    return tmp_path / "packs"
+
+
+@pytest.mark.parametrize("mixture", ["digits", "all", "texts"])
+def test_packed_batches_equal_the_tasks_own(experiment, packs, mixture):
+    ours = with_data(experiment, packed=str(packs), root="/nowhere", reader="seqio")  # neither is looked at
+    for a, b in zip(
+        first(make_feed(ours, mixture, 10), 12), first(make_feed(experiment, mixture, 10), 12), strict=True
+    ):
+        assert_same(a, b)
+
+
+def test_names_survive(experiment, packs):
+    source = packed.PackedSource(str(packs), "random", experiment.data, experiment.features)
+    assert source[3].id.startswith("random_digits/")
+    assert source[3].speaker in ("anna", "bert")
+    assert source[3].scored_words == 3
+
+
+def test_smaller_limits_leave_out_and_count(experiment, packs):
+    whole = packed.PackedSource(str(packs), "digits", experiment.data, experiment.features)
+    seconds = sorted(len(whole[i].samples) / 16_000 for i in range(len(whole)))
+    tight = with_data(experiment, max_seconds=seconds[40] + 1e-6)
+    source = packed.PackedSource(str(packs), "digits", tight.data, tight.features)
+    assert len(source) == 41
+    assert len(source.rejected["longer than max_seconds"]) == 9
+    assert max(len(source[i].samples) for i in range(41)) <= tight.data.max_seconds * 16_000
+
+
+def test_writing_is_whole_or_not_at_all(experiment, packs, monkeypatch):
+    with pytest.raises(UserError, match="exists already"):
+        packed.pack(experiment, "digits", packs)
+    with pytest.raises(UserError, match="no task 'nothing'"):
+        packed.pack(experiment, "nothing", packs)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        packed.pack(experiment, "spoken", packs)
+    assert sorted(p.name for p in packs.iterdir()) == ["digits", "random", "texts"]
+
+
+def test_bad_folders_are_named(experiment, packs):
+    def read():
+        return packed.PackedSource(str(packs), "digits", experiment.data, experiment.features)
+
+    with pytest.raises(UserError, match="'/nowhere/digits' is no packed task"):
+        make_feed(with_data(experiment, packed="/nowhere"), "digits", 4)
+    samples = packs / "digits" / "samples.bin"
+    whole = samples.read_bytes()
+    samples.write_bytes(whole[:-2])
+    with pytest.raises(UserError, match="cut short"):
+        read()
+    samples.write_bytes(whole)
+    meta = packs / "digits" / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "sample_rate": 8000}))
+    with pytest.raises(UserError, match="packed at 8000 Hz"):
+        read()
+    meta.write_text(meta.read_text()[:40])
+    with pytest.raises(UserError, match="is no packed task"):
+        read()
+
+
+BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"seqio", "tensorflow", "tensorflow_datasets", "librosa", "soundfile", "soxr"}:
+            raise ImportError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Block())
+from spectron.config import from_json
+from spectron.data import batches, packed, vocabulary
+experiment = from_json(sys.argv[1])
+batch = next(batches.make_feed(experiment, "all", 10).batches())
+print(batch.samples.shape, batch.text.sum())
+"""
+
+
+def test_reading_needs_numpy_alone(experiment, packs, run_python):
+    from spectron.config import to_json
+
+    ours = with_data(experiment, packed=str(packs), reader="seqio")
+    done = run_python(BLOCKED, to_json(ours))
+    batch = first(make_feed(ours, "all", 10), 1)[0]
+    assert done.stdout.split("\n")[0] == f"{batch.samples.shape} {batch.text.sum()}"
