@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +19,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax-tests")
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # a limit also makes jax lock it: tests run side by side
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# Every shape in a signature is checked in every test. Not spectron.types: eval_shape, vmap and tree.map put into its
+# structs what is no array, and they check themselves.
+install_import_hook(["spectron.audio", "spectron.models"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

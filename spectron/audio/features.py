@@ -128,7 +128,7 @@ def denormalise(values: Float[Array, "... F"], stats: Statistics) -> Float[Array
     return values * stats.std + stats.mean
 
 
-def measure(log_mels: Iterable[Float[np.ndarray, "T F"]], features: FeatureConfig) -> Statistics:
+def measure(log_mels: Iterable[Float[np.ndarray, "_ F"]], features: FeatureConfig) -> Statistics:
     """Mean and deviation (at least features.std_floor) over all frames of all [T, F]: float32 [F] each, on the host.
 
     Raises UserError when there is no frame.

@@ -32,7 +32,7 @@ def invert_mel(log_mel: Float[Array, "... T F"], features: FeatureConfig) -> Flo
     # Powers start from the mel spread back evenly; bins under no filter (below low_hz, above high_hz) stay zero.
     power = _ratio(_ratio(mel, filters.sum(axis=0)) @ filters.T, filters.sum(axis=1))
 
-    def step(_: int, power: Array) -> Array:
+    def step(_: Array, power: Array) -> Array:
         now = jnp.maximum(power @ filters, _TINY)
         return power * _ratio((mel / jnp.square(now)) @ filters.T, (1 / now) @ filters.T)
 
@@ -71,7 +71,7 @@ def griffin_lim_batch(
 
     # A row a thread: XLA's transforms use one core, and one row's spectra stay in its cache.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(fill, np.flatnonzero(lengths)))
+        list(pool.map(fill, np.flatnonzero(lengths).tolist()))
     return audio
 
 
@@ -91,7 +91,7 @@ def _invert(
         frames = jnp.fft.irfft(spectrum, n=features.fft_size)[..., : features.window]
         return overlap_add(frames * window, features.hop) * scale
 
-    def step(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         spectrum, before = carry
         frames = frame(to_signal(spectrum), features.window, features.hop)
         rebuilt = jnp.fft.rfft(frames * window, n=features.fft_size)
