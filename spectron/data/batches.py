@@ -6,11 +6,12 @@ through `to_batch`, no TensorFlow) and packed data (`data.packed`: also direct, 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def to_batch(
 class Feed:
     """Batches of one mixture for one process."""
 
-    def __init__(self, rows: Rows, read: Callable[[Steps], Iterator[Batch]], batch_size: int, mine: range):
+    def __init__(self, rows: Rows, read: Callable[[Steps], Generator[Batch, None, None]], batch_size: int, mine: range):
         self.rows, self._read, self._batch_size, self._mine = rows, read, batch_size, mine
 
     def row_numbers(self, start_step: int) -> Iterator[list[int]]:
@@ -107,16 +108,22 @@ def make_feed(
     vocabulary = make_vocabulary(data.vocabulary)
     if data.packed or data.reader == "direct":
 
-        def read(steps: Steps) -> Iterator[Batch]:
+        def read(steps: Steps) -> Generator[Batch, None, None]:
             for numbers in steps():
                 yield to_batch(rows.fetch_all(numbers), data, features, vocabulary, rows.text_only)
 
     elif data.reader == "seqio":
-        from spectron.data import tasks
+        try:
+            from spectron.data import tasks
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"data.reader 'seqio' needs the package {error.name!r}; pip install 'spectron-jax[data]', "
+                "or set data.reader=direct for the same batches without it."
+            ) from error
 
         registered = tasks.register(experiment)
 
-        def read(steps: Steps) -> Iterator[Batch]:
+        def read(steps: Steps) -> Generator[Batch, None, None]:
             return tasks.read([registered[name] for name in names], experiment, rows, steps, part)
 
     else:
@@ -158,7 +165,7 @@ def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -
     return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
 
 
-def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
+def prefetch(items: Generator[Batch, None, None], depth: int) -> Iterator[Batch]:
     """The same items, made ahead by one thread; its exceptions are raised here."""
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
@@ -181,8 +188,17 @@ def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
         except BaseException as error:  # handed to the consumer, who decides
             put("error", error)
 
+    def finish() -> None:
+        if not stop.is_set():
+            stop.set()
+            atexit.unregister(finish)
+            thread.join()
+            items.close()
+
     thread = threading.Thread(target=work, name="spectron-feed", daemon=True)
     thread.start()
+    # TensorFlow's iterators must be gone before the interpreter is: they hang a process that ends with one alive.
+    atexit.register(finish)
     try:
         while True:
             kind, value = ready.get()
@@ -192,5 +208,4 @@ def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
                 return
             yield value
     finally:
-        stop.set()
-        thread.join()
+        finish()

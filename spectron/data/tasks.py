@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,7 @@ def read(
     rows: Rows,
     steps: Callable[[], Iterator[list[int]]],
     size: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of `size` rows: those of each step, through their tasks' preprocessors and the converter.
 
     Raises UserError for bad data, or for a task whose preprocessors drop or multiply examples.

@@ -1,3 +1,4 @@
+import itertools
 import threading
 
 import numpy as np
@@ -179,7 +180,7 @@ def test_prefetch_runs_ahead_hands_on_errors_and_stops():
     with pytest.raises(UserError, match="broken"):
         rest.extend(running)
     assert made == [0, 1, 2, 3, 4]
-    endless = prefetch(iter(int, 1), 2)
+    endless = prefetch((i for i in itertools.count()), 2)
     next(endless)
     endless.close()
     assert not [t for t in threading.enumerate() if t.name == "spectron-feed"]

@@ -6,7 +6,7 @@ import pytest
 from data_helpers import with_data
 
 from spectron.audio import wav
-from spectron.config import TaskConfig
+from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data import clips, counting
 from spectron.data.sources import make_source
 from spectron.types import UserError
@@ -165,3 +165,16 @@ def test_mistakes_are_named(experiment, clips_root, tmp_path):
     wav.write(partial / "recordings" / "3_bert_5.wav", np.zeros(4000, np.int16), 8000)
     with pytest.raises(UserError, match="'3_bert_5' is silent"):
         source(with_data(experiment, root=str(partial)), "counting")
+
+
+def test_free_spoken_digits(data_dir):
+    data = DataConfig(root=str(data_dir / "fsdd"), max_seconds=8.0)
+    singles = counting.test_clips(data, FeatureConfig())
+    assert len(singles) == 300
+    assert {int(e.id.split("_")[2]) for e in singles} == {0, 1, 2, 3, 4}
+    items = counting.test_items(data, FeatureConfig(), repeats=2)
+    assert len(items) == 360
+    assert sum(counting.is_held_out(digits_of(e)) for e in items) == 72
+    # Only test recordings are joined: every item's first clip is one of them.
+    firsts = {e.samples[:1000].tobytes() for e in singles if len(e.samples) >= 1000}
+    assert all(e.samples[:1000].tobytes() in firsts for e in items)

@@ -1,6 +1,8 @@
 # ruff: noqa: E402 - seqio may be missing
 """What goes through seqio equals what does not."""
 
+import sys
+
 import numpy as np
 import pytest
 from data_helpers import assert_same, first, with_data
@@ -8,7 +10,7 @@ from data_helpers import assert_same, first, with_data
 seqio = pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
 from spectron.audio import wav
-from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig
+from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig, to_json
 from spectron.data import batches, tasks
 from spectron.data.converter import SpectronConverter, feature_lengths, tf
 from spectron.data.vocabulary import make_vocabulary
@@ -107,3 +109,25 @@ def test_a_mistake_comes_out_as_it_went_in(experiment):
         first(batches.make_feed(through_seqio(with_data(experiment, max_tokens=5)), "digits", 4), 1)
     with pytest.raises(UserError, match="'a b' is not one seqio takes"):
         tasks.register(with_data(experiment, tasks=(TaskConfig("a b", "counting"),), mixtures=()))
+
+
+LEAVING = """
+import sys
+from spectron.config import from_json
+from spectron.data import batches
+running = batches.make_feed(from_json(sys.argv[1]), "all", 10).batches()
+print(next(running).text.shape)
+"""
+
+
+def test_a_process_may_end_while_its_feed_runs(experiment, run_python):
+    assert "(10, 8)" in run_python(LEAVING, to_json(through_seqio(experiment))).stdout
+
+
+def test_without_seqio_the_way_out_is_named(experiment, monkeypatch):
+    monkeypatch.setitem(sys.modules, "seqio", None)
+    for name in ("tasks", "converter"):
+        monkeypatch.delitem(sys.modules, f"spectron.data.{name}")
+        monkeypatch.delattr(f"spectron.data.{name}")
+    with pytest.raises(UserError, match=r"needs the package 'seqio'.*data\.reader=direct"):
+        batches.make_feed(through_seqio(experiment), "digits", 4)
