@@ -1,0 +1,1 @@
+"""Evaluation suites, the judges they ask, and the report they write."""
