@@ -144,7 +144,7 @@ class TaskConfig:
     """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
 
     name: str
-    source: str  # "manifest" | "librispeech" | "counting" | "random_digits" | "spoken_digits" | "counting_text" | "text"
+    source: str  # manifest | librispeech | counting | random_digits | spoken_digits | counting_text | text
     split: str = "train"
     root: str = ""  # "" takes data.root
     size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide
@@ -209,7 +209,7 @@ class StreamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training run of an experiment. `start_from` names, per part of the model, an earlier stage or a checkpoint."""
+    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint."""
 
     name: str
     streams: tuple[StreamConfig, ...]
@@ -239,7 +239,7 @@ class Experiment:
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise UserError(f"There is no stage {name!r} in experiment {self.name!r}; stages: {', '.join(s.name for s in self.stages)}.")
+        raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
 
 
 def to_json(config: Any) -> str:
@@ -256,7 +256,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     """Run a config file's `experiment()` and apply `key=value` overrides. Raises UserError naming file or key."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"Config {str(path)!r} does not exist; give the path of a Python file such as configs/quickstart.py.")
+        raise UserError(f"Config {str(path)!r} does not exist; give a Python file such as configs/quickstart.py.")
     spec = importlib.util.spec_from_file_location("spectron_user_config", path)
     if spec is None or spec.loader is None:
         raise UserError(f"Config {str(path)!r} is not a Python file; its name must end in .py.")
@@ -286,7 +286,7 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
 def _assign(node: Any, path: list[str], value: str, key: str) -> Any:
     head, rest = path[0], path[1:]
     if isinstance(node, tuple):
-        names = [getattr(e, "name", None) or getattr(e, "objective", str(i)) for i, e in enumerate(node)]
+        names = [str(getattr(e, "name", "") or getattr(e, "objective", i)) for i, e in enumerate(node)]
         index = names.index(head) if head in names else int(head) if head.isdigit() and int(head) < len(node) else None
         if index is None or not rest:
             raise UserError(_unknown(key, head, names))
@@ -340,7 +340,7 @@ def _build(hint: Any, value: Any, key: str) -> Any:
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         if len(kinds) != len(value):
             raise UserError(f"Config key {key!r} must have {len(kinds)} parts, not {len(value)}.")
-        return tuple(_build(kind, child, f"{key}.{i}") for i, (kind, child) in enumerate(zip(kinds, value, strict=True)))
+        return tuple(_build(kind, item, f"{key}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
     if isinstance(hint, types.UnionType):
         raise UserError(f"Config key {key!r} has an unsupported type {hint}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

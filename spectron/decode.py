@@ -37,7 +37,7 @@ class Decoded(NamedTuple):
 class _Row(NamedTuple):
     """What the loop carries; every array has a row per utterance but `index`, the number of steps made."""
 
-    index: Array
+    index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody needs
     token: Array
     fed: Array
     is_text: Array
@@ -77,7 +77,7 @@ def decode(
     experiment: Experiment,
     limit: Limits,
 ) -> Decoded:
-    """Prompts int16 [B, S] → text and log-mel. `keys` [B]: each row's own randomness, so it does not depend on the batch.
+    """Prompts int16 [B, S] → text and log-mel. `keys` [B]: each row's own randomness, whatever its batch.
 
     A row of no samples is skipped (padding of a batch).
     """
@@ -186,23 +186,25 @@ def _advance(
 class Generator:
     """A trained model ready to listen and speak."""
 
-    def __init__(self, params: Params, experiment: Experiment, statistics: Statistics) -> None:
+    def __init__(self, params: Params, experiment: Experiment, statistics: Statistics | None) -> None:
         self.params = {part: params[part] for part in make_parts() if part in params}
         self.experiment, self.statistics = experiment, statistics
         self.features = experiment.features
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
         self.prompt_size = round(experiment.data.max_prompt_seconds * self.features.sample_rate)
         missing = [part for part in make_parts() if part not in params]
-        if missing:
-            raise UserError(f"The checkpoint holds no {', '.join(missing)}: give the one of a spectron stage.")
+        if missing or statistics is None:
+            raise UserError(
+                f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage."
+            )
 
     @classmethod
     def from_checkpoint(cls, directory: str | Path) -> Generator:
         """Load the newest checkpoint of a run, the moving average where one is kept."""
         from spectron.checkpoints import load_params
 
-        params, experiment, statistics, _ = load_params(directory)
-        return cls(params, experiment, statistics)
+        loaded = load_params(directory)
+        return cls(loaded.params, loaded.experiment, loaded.statistics)
 
     def generate(self, prompts: Seq[np.ndarray], seed: int = 0, batch_size: int = 8) -> list[Answer]:
         """int16 prompts at the model's rate → answers in order. Row i draws from fold_in(seed, i), whatever its batch.
@@ -223,7 +225,8 @@ class Generator:
         for i, prompt in enumerate(prompts):
             if len(prompt) > self.prompt_size:
                 seconds, most = len(prompt) / self.features.sample_rate, self.experiment.data.max_prompt_seconds
-                raise UserError(f"A prompt of {seconds:.2f} s is longer than the {most:g} s this model was trained for; cut it.")
+                limit = f"the {most:g} s this model was trained for"
+                raise UserError(f"A prompt of {seconds:.2f} s is longer than {limit}; cut it.")
             samples[i, : len(prompt)] = prompt
             num_samples[i] = len(prompt)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(list(rows)))

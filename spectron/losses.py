@@ -30,7 +30,7 @@ def l12(difference: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Term:
 def reconstruction(target: Sequence, predicted: Float[Array, "B T F"], time_deltas: int = 3) -> dict[str, Term]:
     """L_s, L_f and the K parts of L_t between spectrograms: "frames", "delta_freq", "delta_time_1" … "delta_time_K"."""
     real = target.mask[..., None]
-    difference = jnp.where(real, target.values - predicted, 0.0).astype(jnp.float32)  # Δ is linear: Δz − Δz' = Δ(z − z')
+    difference = jnp.where(real, target.values - predicted, 0.0).astype(jnp.float32)  # Δz − Δz' = Δ(z − z')
     terms = {
         "frames": l12(difference, target.mask),
         "delta_freq": l12(difference[..., :-1] - difference[..., 1:], target.mask),

@@ -89,7 +89,7 @@ def length_mask(lengths: Array, size: int) -> Array:
 @_register
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One named loss as a sum and a weight, divided at the last moment so that terms add across hosts and micro-batches."""
+    """One named loss as a sum and a weight, divided at the last moment: terms add across hosts and micro-batches."""
 
     sum: Array  # float32 []
     weight: Array  # float32 []
@@ -105,7 +105,7 @@ class Term:
 @_register
 @dataclasses.dataclass(frozen=True)
 class Losses:
-    """Named terms of one training step. `coefficients` says how much each counts in the total; others are metrics only."""
+    """Named terms of one training step. `coefficients`: how much each counts in the total; others are metrics only."""
 
     terms: dict[str, Term]
     coefficients: dict[str, Array]

@@ -27,7 +27,8 @@ LADDER = (
     {"export"},
     {"evaluation"},
     {"serve"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 )
 RUNG = {name: i for i, names in enumerate(LADDER) for name in names}
 STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of each other

@@ -42,7 +42,7 @@ class Subsampling(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution over time as a sum of shifted products: XLA's grouped convolution is 10–30× slower on CPU."""
+    """Depthwise convolution over time as summed shifts: XLA's grouped convolution is 10–30× slower on CPU."""
 
     kernel_size: int
     dtype: Any = jnp.float32

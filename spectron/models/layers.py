@@ -45,9 +45,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param(
-            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],)
-        )
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],))
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         return (wide * scale).astype(x.dtype)
@@ -103,7 +101,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         index: Array | int = 0,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """With a cache the new keys are written at `index` and `visible` speaks of the whole cache, else of x itself."""
+        """With a cache the new keys are written at `index`, and `visible` speaks of all of it, else of x itself."""
         dim = x.shape[-1]
         width = dim // self.num_heads
 

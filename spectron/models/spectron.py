@@ -57,7 +57,7 @@ class Output(NamedTuple):
 
 
 class Spectron(nn.Module):
-    """The joint model. Parameter names are the checkpoint's vocabulary: encoder, connector, lm, prenet, postnet, stop."""
+    """The joint model. Parameter names, a checkpoint's vocabulary: encoder, connector, lm, prenet, postnet, stop."""
 
     config: ModelConfig
     vocab_size: int

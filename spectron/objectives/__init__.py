@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxtyping import Array
 
@@ -13,7 +13,7 @@ from spectron.objectives.joint import Joint
 from spectron.objectives.text_lm import TextLM
 from spectron.types import Batch, Losses, Params, Statistics, UserError
 
-OBJECTIVES = {"spectron": Joint, "text_lm": TextLM, "ctc": CTC}
+OBJECTIVES: dict[str, Any] = {"spectron": Joint, "text_lm": TextLM, "ctc": CTC}
 
 
 class Objective(Protocol):

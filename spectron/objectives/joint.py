@@ -35,7 +35,7 @@ class Joint:
         return self.model.init(key, *self.inputs(batch))["params"]
 
     def features(self, batch: Batch) -> tuple[Sequence, Sequence]:
-        """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]; the prompt hears nothing behind its end."""
+        """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]; a prompt hears nothing behind its end."""
         config = self.experiment.features
         samples = jnp.asarray(batch.samples)
         prompt = log_mel(samples[:, : self.prompt_size], batch.prompt_samples, config)
@@ -103,7 +103,8 @@ def go_frames(prompt: Sequence, config: FramesConfig) -> Float[Array, "B r F"]:
     if config.go == "zeros":
         return jnp.zeros((prompt.values.shape[0], step, prompt.values.shape[2]), prompt.values.dtype)
     padded = Sequence(
-        jnp.pad(prompt.values, ((0, 0), (step, 0), (0, 0))), jnp.pad(prompt.mask, ((0, 0), (step, 0)), constant_values=True)
+        jnp.pad(prompt.values, ((0, 0), (step, 0), (0, 0))),
+        jnp.pad(prompt.mask, ((0, 0), (step, 0)), constant_values=True),
     )
     return window(padded, prompt.lengths, step).values
 
@@ -116,7 +117,7 @@ def feedback(continuation: Sequence, go: Float[Array, "B r F"], step: int) -> Se
     return Sequence(shifted, length_mask(steps, length // step)).masked()
 
 
-def dropout_keep(key: Array, shape: tuple[int, ...], rate: float) -> Float[Array, "..."] | None:
+def dropout_keep(key: Array, shape: tuple[int, ...], rate: float) -> Float[Array, ...] | None:
     """Multipliers of inverted dropout: 0 or 1 / (1 − rate). None without dropout."""
     if rate == 0.0:
         return None
