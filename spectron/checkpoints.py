@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import logging
 import shutil
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from spectron.types import Params, Statistics, TrainState, UserError
 VERSION = 1  # of the layout above
 FOLDER = "checkpoints"
 ITEMS = ("params", "ema", "optimizer", "meta")
+SWEEPS = 5  # ours: half a second is enough for writers that were under way when one of them failed
 # What tensorstore and the operating system say when there is no room; tensorstore gives text only.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_WORDS = ("No space left on device", "ENOSPC", "Disk quota exceeded", "File too large")
@@ -56,14 +60,29 @@ def _finished(path: Path) -> bool:
     )
 
 
-class _NoSecondVoice(logging.Filter):
-    """Orbax logs the traceback of a full disk from its threads; the user gets our sentence instead."""
+class _OneVoice(logging.Filter):
+    """Threads log the traceback of a full disk, and then their own; the user gets our sentence instead."""
+
+    failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and disk_full(record.exc_info[1]))
+        return not (record.exc_info and (self.failed or disk_full(record.exc_info[1])))
 
 
-QUIET = _NoSecondVoice()  # one object: adding it again to the logger changes nothing
+ONE_VOICE = _OneVoice()  # one object: adding it to a logger again changes nothing
+
+
+@functools.cache
+def _calm() -> None:
+    """Once per process: beside one that failed, tensorstore's other reads call back into an event loop that is gone."""
+    logging.getLogger("absl").addFilter(ONE_VOICE)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 class Checkpointer:
@@ -71,7 +90,8 @@ class Checkpointer:
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()
-        logging.getLogger("absl").addFilter(QUIET)
+        _calm()
+        ONE_VOICE.failed = False
         with _explained(self.directory, None):
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
@@ -144,10 +164,13 @@ class Checkpointer:
             with _explained(self.directory, self.latest()):
                 yield
         except UserError:
+            ONE_VOICE.failed = True
             with contextlib.suppress(Exception):
                 self._manager.close()
             if jax.process_index() == 0:
-                self._remove_unfinished()  # half of a checkpoint would only keep the disk full
+                for _ in range(SWEEPS):  # half a checkpoint would keep the disk full, and its other writers still run
+                    self._remove_unfinished()
+                    time.sleep(0.1)
             raise
 
 
@@ -212,6 +235,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    _calm()
     try:
         yield
     except UserError:

@@ -15,7 +15,7 @@ from optax.contrib import MuonDimensionNumbers
 from spectron.config import OptimizerConfig
 from spectron.types import Array, Params, UserError
 
-# Parameters that are no matrices in Muon's sense: tables that are looked up, outputs that are classified, taps per channel.
+# No matrices in Muon's sense: tables that are looked up, outputs that are classified, taps per channel.
 NOT_MUON = re.compile(r"embed|(^|_)head$|^stop$|depthwise|^bias$|^scale$")
 PROJECTIONS = {
     "query",
@@ -153,7 +153,7 @@ def freeze(params: Params, factors: Params) -> Params:
 
 
 def update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:
-    """One step of the moving average. It is shorter at first ((1 + step) / (10 + step), ours) so that a short run's average
-    forgets its initial values."""
+    """One step of the moving average. It is shorter at first ((1 + step) / (10 + step), ours), so that the average of a
+    short run forgets its initial values."""
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
     return jax.tree.map(lambda e, p: e * decay + p * (1.0 - decay), ema, params)

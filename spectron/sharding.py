@@ -17,7 +17,7 @@ from spectron.types import Array, Params, UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")  # slowest network first: slices, then chips of a slice
 
-# In order of precedence; a mesh axis is used once per array, so an activation whose batch took "fsdp" keeps its width whole.
+# In order of precedence; a mesh axis is used once per array: where "batch" took "fsdp", the width stays whole.
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batch", ("replica", "data", "fsdp")),
     ("vocab", ("tensor",)),
@@ -103,7 +103,7 @@ def _is_box(x: Any) -> bool:
 
 
 def param_shardings(boxed: Params, mesh: Mesh) -> Params:
-    """Abstract or real boxed params → a tree like unbox(boxed) of NamedSharding. Leaves without a box are replicated."""
+    """Abstract or real boxed params → NamedSharding, a tree like unbox(boxed). Leaves without a box are replicated."""
 
     def one(leaf: Any) -> NamedSharding:
         if not _is_box(leaf):
@@ -116,8 +116,8 @@ def param_shardings(boxed: Params, mesh: Mesh) -> Params:
 def shardings_like(tree: Any, params: Params, mesh: Mesh) -> Any:
     """Shardings of any tree that holds params-shaped subtrees (optimizer state, averages); the rest is replicated.
 
-    params: the tree of NamedSharding from param_shardings. A leaf belongs to a parameter when the dictionary keys at the
-    end of its path are that parameter's path.
+    params: the tree of NamedSharding from param_shardings. A leaf belongs to a parameter when the dictionary keys at
+    the end of its path are that parameter's path.
     """
     known = {_keys(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
 

@@ -121,7 +121,8 @@ def check_stage(stage: StageConfig, mesh: Any) -> None:
         if stream.batch_size % parts:
             raise UserError(
                 f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of "
-                f"{parts} ({sharding.batch_shards(mesh)} batch shards of the mesh x accumulate {stage.optimizer.accumulate})."
+                f"{parts} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "
+                f"{stage.optimizer.accumulate})."
             )
 
 
@@ -133,6 +134,9 @@ def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, fo
     """Raise UserError naming the first key in which the checkpoint's experiment differs from this one."""
 
     def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+        if isinstance(node, (list, tuple)) and node and isinstance(node[0], dict):
+            labels = [str(child.get("name") or child.get("objective") or i) for i, child in enumerate(node)]
+            node = {label if label not in labels[:i] else str(i): node[i] for i, label in enumerate(labels)}
         if isinstance(node, dict):
             return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
         return {prefix[:-1]: node}
@@ -198,7 +202,7 @@ def record(
         if not np.isfinite(values[name]):
             raise UserError(
                 f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last "
-                f"good checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at that step's data."
+                f"good checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at its data."
             )
     log.add(step, values, examples, seconds)
 

@@ -15,55 +15,50 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_run import NoiseFeed, Stand, experiment, noise_batch
 
 from spectron import sharding, step, train
 from spectron.checkpoints import FOLDER, load_params, steps_in
 from spectron.config import OptimizerConfig, StageConfig, StreamConfig
 from spectron.metrics import MetricsLog, forget_after
+from spectron.objectives import make_objective
 from spectron.types import Losses, Term, UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_run import NoiseFeed, experiment, noise_batch
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A compilation cache for this module, so that programs are compiled once and nothing outside is written."""
-    folder = tmp_path_factory.mktemp("cache")
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(folder / "spectron" / "jax"))
-    yield folder
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 @pytest.fixture(autouse=True)
-def noise(monkeypatch, cache):
-    """Batches of noise instead of a corpus."""
+def noise(monkeypatch):
+    """Batches of noise instead of a corpus, and objectives that compile in a second."""
     monkeypatch.setattr(train, "make_feed", NoiseFeed)
+    monkeypatch.setattr(step, "make_objective", Stand)
+
+
+@pytest.fixture
+def real(monkeypatch, noise):
+    """The project's own objectives."""
+    monkeypatch.setattr(step, "make_objective", make_objective)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache):
+def finished(tmp_path_factory):
     """An uninterrupted run of the stages "text" and "speech"."""
     folder = tmp_path_factory.mktemp("finished")
-    result = start(folder, cache)
+    result = start(folder)
     assert result.wait(120) == 0, (folder / "log").read_text()
     return folder
 
 
-def start(workdir, cache, *arguments, devices=1):
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(cache),
-        "PYTHONPATH": str(SCRIPT.parents[1]),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+def start(workdir, *arguments, devices=1, output=None, **environment):
+    """Start a run; what it prints is appended to WORKDIR/log, or goes where `output` says."""
+    environment = os.environ | environment | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    if devices > 1:  # NPROC: XLA's threads. Collectives wait in them, and devices can need more than there are cores.
+        environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "NPROC": str(4 * devices)}
     with (workdir / "log").open("a") as log:
         command = [sys.executable, str(SCRIPT), str(workdir), *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=environment, stdout=output or log, text=True, stderr=subprocess.STDOUT)
 
 
 def lines(workdir, stage="speech"):
@@ -94,26 +89,26 @@ def same_params(a, b, tolerance=0.0):
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
 
 
-def test_kill_9_at_a_random_step_changes_nothing(finished, cache, tmp_path):
+def test_kill_9_at_a_random_step_changes_nothing(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
-    process = start(tmp_path, cache, "--pause", 0.1)
-    wait_for_line(process, tmp_path, random.randint(5, 11))
+    process = start(tmp_path, "--pause", 0.1)
+    wait_for_line(process, tmp_path, random.SystemRandom().randint(5, 11))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert steps_in(tmp_path / "speech" / FOLDER)[-1] < 12
-    assert start(tmp_path, cache).wait(120) == 0, (tmp_path / "log").read_text()
+    assert start(tmp_path).wait(120) == 0, (tmp_path / "log").read_text()
     assert "from step" in (tmp_path / "log").read_text()
     assert lines(tmp_path) == lines(finished)
     same_params(tmp_path / "speech", finished / "speech")
 
 
-def test_a_run_moves_to_another_mesh(finished, cache, tmp_path):
+def test_a_run_moves_to_another_mesh(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
-    process = start(tmp_path, cache, "--pause", 0.1, "--mesh", "data=2,fsdp=2,tensor=2", devices=8)
+    process = start(tmp_path, "--pause", 0.1, "--mesh", "data=2,fsdp=2,tensor=2", devices=8)
     wait_for_line(process, tmp_path, 6)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(tmp_path, cache, "--mesh", "data=4,fsdp=2", devices=8).wait(120) == 0, (tmp_path / "log").read_text()
+    assert start(tmp_path, "--mesh", "data=4,fsdp=2", devices=8).wait(120) == 0, (tmp_path / "log").read_text()
     assert "from step" in (tmp_path / "log").read_text()
     for here, there in zip(lines(tmp_path), lines(finished), strict=True):
         assert here.keys() == there.keys()
@@ -121,9 +116,9 @@ def test_a_run_moves_to_another_mesh(finished, cache, tmp_path):
             assert here[name] == pytest.approx(there[name], rel=1e-5, abs=1e-5), (here["step"], name)
 
 
-def test_sigterm_saves_and_leaves_cleanly(finished, cache, tmp_path):
+def test_sigterm_saves_and_leaves_cleanly(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
-    process = start(tmp_path, cache, "--pause", 0.1)
+    process = start(tmp_path, "--pause", 0.1)
     wait_for_line(process, tmp_path, 5)
     process.terminate()
     assert process.wait(60) == 0
@@ -133,19 +128,20 @@ def test_sigterm_saves_and_leaves_cleanly(finished, cache, tmp_path):
     assert lines(tmp_path) == lines(finished)[:reached]
 
 
-def test_a_full_disk_ends_with_one_sentence_and_exit_code_2(finished, cache, tmp_path):
+def test_a_full_disk_ends_with_one_sentence_and_exit_code_2(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
-    start(tmp_path, cache, "--set", "stages.speech.steps=4").wait(120)
-    shutil.rmtree(tmp_path / "text")
-    (tmp_path / "log").unlink()
-    # No file may grow past a limit that the metrics and the log keep and a checkpoint does not.
-    process = start(tmp_path, cache, "--stages", "text", "--file-limit", 3000)
-    assert process.wait(120) == 2
-    last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert last.startswith("spectron: The disk")
-    assert "Traceback" not in (tmp_path / "log").read_text()
-    assert not steps_in(tmp_path / "text" / FOLDER)
-    assert steps_in(tmp_path / "speech" / FOLDER) == [4]
+    cache = str(tmp_path / "cache")  # its own: the limit would leave halves of programs in it
+    # The checkpoint of step 12 is taken away; then no file may grow past what metrics need and a checkpoint exceeds.
+    shutil.rmtree(tmp_path / "text" / FOLDER / "12")
+    process = start(
+        tmp_path, "--stages", "text", "--file-limit", 3000, output=subprocess.PIPE, JAX_COMPILATION_CACHE_DIR=cache
+    )
+    told = process.communicate(timeout=120)[0]
+    assert process.returncode == 2, told
+    assert told.splitlines()[-1].startswith("spectron: The disk is full: saving to"), told
+    assert "the checkpoint of step 8 is kept" in told
+    assert "Traceback" not in told
+    assert [path.name for path in (tmp_path / "text" / FOLDER).iterdir()] == ["8"]
 
 
 def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
@@ -163,17 +159,26 @@ def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
     assert jax.tree.structure(state.ema) == jax.tree.structure(state.params)
 
 
-def test_the_whole_model_trains_from_both_and_keeps_their_statistics(finished, tmp_path):
-    for stage in ("text", "speech"):
-        shutil.copytree(finished / stage, tmp_path / stage)
-    assert train.train(experiment(), tmp_path)
-    row = lines(tmp_path, "joint")[-1]
-    assert row["step"] == 2
-    assert {"loss", "text", "frames", "delta_freq", "delta_time_1", "stop", "grad_norm", "learning_rate"} <= set(row)
-    speech, joint = load_params(tmp_path / "speech"), load_params(tmp_path)
-    assert (joint.stage, joint.step) == ("joint", 2)
-    np.testing.assert_array_equal(joint.statistics.mean, speech.statistics.mean)
-    assert load_params(tmp_path / "text").statistics is None
+@pytest.mark.slow
+def test_the_real_model_trains_without_corpus_libraries_and_restarts(tmp_path, real, run_python):
+    change = ("stages.joint.start_from=[]", "stages.joint.save_every=2", "stages.joint.steps=4")
+    run_python(
+        "import sys\n"
+        "for name in ('tensorflow', 'seqio', 'librosa', 'soundfile', 'torch'): sys.modules[name] = None\n"
+        "sys.path.insert(0, 'tests')\n"
+        "import tiny_run; sys.exit(tiny_run.main())",
+        *(str(tmp_path), "--real", "--stages", "joint", "--set", *change),
+    )
+    rows = lines(tmp_path, "joint")
+    assert {"loss", "text", "frames", "delta_freq", "delta_time_1", "stop", "grad_norm", "learning_rate"} <= set(
+        rows[0]
+    )
+    assert rows[-1]["step"] == 4
+    shutil.copytree(tmp_path / "joint", tmp_path / "uninterrupted")
+    shutil.rmtree(tmp_path / "joint" / FOLDER / "4")  # as if killed in step 4; its lines are still there
+    assert train.train(experiment(*change), tmp_path, ["joint"])
+    assert lines(tmp_path, "joint") == rows
+    same_params(tmp_path / "joint", tmp_path / "uninterrupted")
 
 
 def test_finished_stages_are_skipped_and_another_config_is_refused(finished, capsys):
@@ -182,25 +187,23 @@ def test_finished_stages_are_skipped_and_another_config_is_refused(finished, cap
     assert train.train(experiment("stages.speech.keep=9", "data.root=elsewhere"), finished, ["text"])
     with pytest.raises(UserError, match=r"model\.lm\.dim = 16, this config says 32"):
         train.train(experiment("model.lm.dim=32"), finished, ["text"])
-    with pytest.raises(UserError, match=r"stages\.text\.streams\.0\.batch_size = 16, this config says 8"):
+    with pytest.raises(UserError, match=r"stages\.text\.streams\.text_lm\.batch_size = 16, this config says 8"):
         train.train(experiment("stages.text.streams.text_lm.batch_size=8"), finished, ["text"])
     assert train.train(experiment("stages.speech.optimizer.learning_rate=1"), finished, ["text"])
 
 
-def test_a_stage_without_its_source_is_one_sentence(tmp_path):
+def test_a_stage_without_its_source_is_one_sentence(finished, tmp_path):
     with pytest.raises(UserError, match=r"starts from stage 'text', which has no checkpoint"):
         train.train(experiment(), tmp_path, ["speech"])
-    wrong = dataclasses.replace(experiment().stage("text"), start_from=(("vocoder", "x"),))
+    wrong = dataclasses.replace(experiment().stage("text"), start_from=(("vocoder", str(finished / "text")),))
     config = dataclasses.replace(experiment(), stages=(wrong,))
     with pytest.raises(UserError, match=r"no part 'vocoder'; this stage has lm"):
         train.train(config, tmp_path)
 
 
 def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    make = step.make_objective
-
     def poisoned(*arguments):
-        objective = make(*arguments)
+        objective = Stand(*arguments)
         loss = objective.loss
 
         def bad(params, batch, key, train=True):
@@ -221,7 +224,7 @@ def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tm
             yield batch
 
     monkeypatch.setattr(NoiseFeed, "batches", batches)
-    with pytest.raises(UserError, match=r"loss became nan at step 7 of stage 'text'"):
+    with pytest.raises(UserError, match=r"grad_norm became nan at step 7 of stage 'text'"):
         train.train(experiment(), tmp_path, ["text"])
     assert steps_in(tmp_path / "text" / FOLDER) == [4]
 
@@ -231,7 +234,7 @@ def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tm
     [
         ("stages.text.optimizer.accumulate=3", "batch_size 16 must be a multiple of"),
         ("stages.text.optimizer.accumulate=0", "give 1 or more"),
-        ("stages.text.streams.text_lm.objective=texlm", "did you mean 'text_lm'"),
+        ("stages.text.optimizer.name=adan", "there is no 'adan'"),
     ],
 )
 def test_impossible_settings_are_one_sentence(tmp_path, change, words):
@@ -276,10 +279,10 @@ def test_micro_batches_give_the_gradient_of_the_whole(parts):
 def test_another_objective_does_not_change_the_initial_values_of_the_first():
     config = experiment()
     batch = noise_batch(config, "speech", 1, 0, 0)
-    names = ("ctc", "spectron", "text_lm")
+    names = ("ctc", "text_lm")
     statistics = step.Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
     objectives = [step.make_objective(n, config, statistics, StreamConfig(n, "speech")) for n in names]
-    init = jax.jit(lambda: sharding.unbox(step.init_params(objectives, [batch] * 3, 0)))()
+    init = jax.jit(lambda: sharding.unbox(step.init_params(objectives, [batch] * 2, 0)))()
     alone = jax.jit(lambda: sharding.unbox(step.init_params(objectives[:1], [batch], 0)))()
     for part in objectives[0].parts:
         for x, y in zip(jax.tree.leaves(init[part]), jax.tree.leaves(alone[part]), strict=True):
@@ -296,11 +299,11 @@ def test_the_weights_pass_of_accumulation_costs_nothing():
     params = sharding.unbox(jax.eval_shape(lambda: step.init_params(objectives, batches, 0)))
     loss = step.make_loss(stage, objectives)
 
-    def loops(parts):
+    def products(parts):
         function = jax.jit(lambda p, b: step.gradients(loss, p, b, jax.random.key(0), parts))
         return function.lower(params, batches).compile().as_text().count(" dot(")
 
-    assert loops(4) == loops(1)
+    assert products(4) == products(1) > 0
 
 
 def test_metrics_forget_what_a_killed_run_wrote_too_much(tmp_path):
@@ -327,17 +330,3 @@ def test_tensorboard_gets_the_same_numbers(finished):
     events = list((finished / "speech" / "tensorboard").glob("events*"))
     assert events
     assert b"grad_norm" in events[0].read_bytes()
-
-
-def test_training_loads_no_tensorflow(cache, tmp_path):
-    code = (
-        "import sys; sys.argv = ['tiny_run', sys.argv[1], '--stages', 'text']; sys.path.insert(0, sys.argv[1] + '/..')\n"
-        "for name in ('tensorflow', 'seqio', 'librosa', 'soundfile', 'torch'): sys.modules[name] = None\n"
-        f"sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
-        "import tiny_run; sys.exit(tiny_run.main())"
-    )
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "finished" in result.stdout
