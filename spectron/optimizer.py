@@ -155,5 +155,5 @@ def freeze(params: Params, factors: Params) -> Params:
 def update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:
     """One step of the moving average. It is shorter at first ((1 + step) / (10 + step), ours), so that the average of a
     short run forgets its initial values."""
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
-    return jax.tree.map(lambda e, p: e * decay + p * (1.0 - decay), ema, params)
+    kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
+    return jax.tree.map(lambda e, p: e * kept + p * (1.0 - kept), ema, params)

@@ -48,9 +48,9 @@ def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | No
         wanted[open_axes[0]] = len(devices) // fixed
         fixed = len(devices)
     if len(open_axes) > 1 or fixed != len(devices) or any(size < 1 for size in wanted.values()):
-        shape = ", ".join(f"{name}={size}" for name, size in dict(sizes).items())
+        given = ", ".join(f"{name}={size}" for name, size in dict(sizes).items())
         raise UserError(
-            f"mesh: {shape} does not use exactly the {len(devices)} devices that are here; change `mesh` in the config."
+            f"mesh: {given} does not use exactly the {len(devices)} devices that are here; change `mesh` in the config."
         )
     shape = tuple(wanted.get(name, 1) for name in AXES)
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

@@ -1,13 +1,12 @@
 """One training loop for every objective.
 
 Read from the bottom: `train` runs the stages of an experiment, `train_stage` sets one up, `run` is the loop;
-what the devices execute is in step.py.
+where a stage starts is in start.py, what the devices execute in step.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import threading
@@ -15,89 +14,17 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from spectron import checkpoints, sharding
-from spectron.audio.features import log_mel, measure
+from spectron import checkpoints, sharding, start
 from spectron.checkpoints import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
 from spectron.data.batches import Feed, make_feed
 from spectron.metrics import MetricsLog
 from spectron.step import Plan, make_plan
 from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
-
-STATISTICS_EXAMPLES = 200  # ours: minutes of speech settle means and deviations of 128 bands to a few per cent
-
-
-# Setting a stage up.
-
-
-def source_folder(experiment: Experiment, stage: StageConfig, source: str, workdir: Path) -> Path:
-    """Where start_from points: an earlier stage of this work folder, or a checkpoint folder."""
-    names = [s.name for s in experiment.stages]
-    if source in names[: names.index(stage.name)]:
-        folder = workdir / source
-        if not (folder / FOLDER).is_dir():
-            raise UserError(
-                f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; "
-                f"train it first."
-            )
-        return folder
-    return Path(source)
-
-
-def start(experiment: Experiment, plan: Plan, workdir: Path) -> TrainState:
-    """A fresh state, its parts replaced by those that start_from names."""
-    parts = plan.abstract.params
-    for part, _ in plan.stage.start_from:
-        if part not in parts:
-            raise UserError(
-                f"stages.{plan.stage.name}.start_from: there is no part {part!r}; this stage has {', '.join(parts)}."
-            )
-    state = plan.init()
-    params = dict(state.params)
-    for part, source in plan.stage.start_from:
-        folder = source_folder(experiment, plan.stage, source, workdir)
-        params[part] = checkpoints.load_part(folder, part, parts[part])
-    ema = jax.tree.map(jnp.copy, params) if state.ema else {}
-    return dataclasses.replace(state, params=params, ema=ema)
-
-
-def find_statistics(
-    experiment: Experiment, stage: StageConfig, workdir: Path, speech: Feed | None
-) -> Statistics | None:
-    """Log-mel statistics: of the checkpoints in start_from (the encoder's first: it was trained on them), else measured
-    on the first batches of the feed `speech`, else None (text only)."""
-    for _, source in sorted(stage.start_from, key=lambda pair: pair[0] != "encoder"):
-        found = checkpoints.statistics_of(
-            checkpoints.read_meta(checkpoints.find(source_folder(experiment, stage, source, workdir)))
-        )
-        if found is not None:
-            return found
-    if speech is None:
-        return None
-    convert = jax.jit(lambda samples, count: log_mel(samples, count, experiment.features))
-
-    def log_mels() -> Iterator[np.ndarray]:
-        seen = 0
-        with contextlib.closing(speech.batches(0)) as batches:
-            while seen < STATISTICS_EXAMPLES:
-                batch = next(batches)
-                seq = convert(batch.samples, batch.num_samples)
-                values, lengths = np.asarray(seq.values), np.asarray(seq.lengths)
-                yield from (values[row, :length] for row, length in enumerate(lengths))
-                seen += len(lengths)
-
-    measured = measure(log_mels(), experiment.features)
-    if jax.process_count() > 1:  # every host read its own rows
-        from jax.experimental import multihost_utils
-
-        measured = multihost_utils.broadcast_one_to_all(measured)
-    return jax.tree.map(np.asarray, measured)
 
 
 def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Feed]:
@@ -108,52 +35,6 @@ def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Feed]:
         make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed)
         for stream, seed in zip(stage.streams, seeds, strict=True)
     ]
-
-
-def check_stage(stage: StageConfig, mesh: Any) -> None:
-    """Raise UserError for a stage that cannot run on this mesh."""
-    if not stage.streams:
-        raise UserError(f"stages.{stage.name}.streams is empty; name at least one objective and mixture.")
-    if stage.optimizer.accumulate < 1:
-        raise UserError(f"stages.{stage.name}.optimizer.accumulate is {stage.optimizer.accumulate}; give 1 or more.")
-    parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
-    for stream in stage.streams:
-        if stream.batch_size % parts:
-            raise UserError(
-                f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of "
-                f"{parts} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "
-                f"{stage.optimizer.accumulate})."
-            )
-
-
-# A run may go on with these changed: none of them changes what a step computes.
-FREE = {"mesh", "data.root", "data.packed", "data.reader", "stage.save_every", "stage.log_every", "stage.keep", "name"}
-
-
-def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, folder: Path) -> None:
-    """Raise UserError naming the first key in which the checkpoint's experiment differs from this one."""
-
-    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(node, (list, tuple)) and node and isinstance(node[0], dict):
-            labels = [str(child.get("name") or child.get("objective") or i) for i, child in enumerate(node)]
-            node = {label if label not in labels[:i] else str(i): node[i] for i, label in enumerate(labels)}
-        if isinstance(node, dict):
-            return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
-        return {prefix[:-1]: node}
-
-    def relevant(experiment: Experiment) -> dict[str, Any]:
-        mine = next((s for s in experiment.stages if s.name == stage.name), None)
-        whole = dataclasses.asdict(experiment) | {"stages": None, "stage": dataclasses.asdict(mine) if mine else None}
-        return {key: value for key, value in flat(whole).items() if key not in FREE}
-
-    old, new = relevant(saved), relevant(experiment)
-    for key in [*new, *old]:
-        if old.get(key) != new.get(key):
-            shown = key.replace("stage.", f"stages.{stage.name}.", 1) if key.startswith("stage.") else key
-            raise UserError(
-                f"The checkpoint in {str(folder)!r} was trained with {shown} = {old.get(key)!r}, this config says "
-                f"{new.get(key)!r}; set it back or give another --workdir."
-            )
 
 
 # The loop.
@@ -213,7 +94,7 @@ def train_stage(
     """Train one stage in workdir/STAGE from its newest checkpoint on. True when it has reached its last step."""
     folder = workdir / stage.name
     mesh = sharding.make_mesh(experiment.mesh)
-    check_stage(stage, mesh)
+    start.check_stage(stage, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
@@ -221,16 +102,16 @@ def train_stage(
         if first:
             path = saver.directory / str(first)
             meta = checkpoints.read_meta(path)
-            check_same(checkpoints.experiment_of(path, meta), experiment, stage, path)
+            start.check_same(checkpoints.experiment_of(path, meta), experiment, stage, path)
             if first >= stage.steps:
                 print(f"{stage.name}: finished at step {first}", flush=True)
                 return True
         feeds = open_feeds(experiment, stage)
-        streams = [stack.enter_context(contextlib.closing(feed.batches(first))) for feed in feeds]
+        streams = [stack.enter_context(start.reading(feed, first)) for feed in feeds]
         sample, streams = peek(streams)
         if meta is None:
             speech = next((f for f, batch in zip(feeds, sample, strict=True) if batch.samples.shape[1]), None)
-            measured = find_statistics(experiment, stage, workdir, speech)
+            measured = start.find_statistics(experiment, stage, workdir, speech)
         else:
             measured = checkpoints.statistics_of(meta)
         bands = experiment.features.num_mels
@@ -241,7 +122,7 @@ def train_stage(
             sample,
             mesh,
         )
-        state = saver.restore(plan.abstract) if first else start(experiment, plan, workdir)
+        state = saver.restore(plan.abstract) if first else start.fresh_state(experiment, plan, workdir)
         log = MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, jax.process_index() == 0)
         stack.callback(log.close)
         if meta is not None:
@@ -297,7 +178,7 @@ def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs that took longer than a second, unless the user chose a place already."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "spectron" / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

@@ -22,6 +22,7 @@ LADDER = (
     {"objectives"},
     {"checkpoints"},
     {"step", "metrics"},  # parts of training
+    {"start"},
     {"train"},
     {"decode"},
     {"export"},

@@ -1,5 +1,6 @@
 """The loop: stages, restarts, stops and averages, on a model small enough to train in seconds."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,8 +19,9 @@ import pytest
 from tiny_run import NoiseFeed, Stand, experiment, noise_batch
 
 from spectron import sharding, step, train
+from spectron import start as start_of
 from spectron.checkpoints import FOLDER, load_params, steps_in
-from spectron.config import OptimizerConfig, StageConfig, StreamConfig
+from spectron.config import OptimizerConfig, StageConfig, StreamConfig, TaskConfig
 from spectron.metrics import MetricsLog, forget_after
 from spectron.objectives import make_objective
 from spectron.types import Losses, Term, UserError
@@ -152,7 +154,7 @@ def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
         mesh = sharding.make_mesh()
         sample = [noise_batch(config, s.mixture, 8, 0, 0) for s in stage.streams]
         plan = step.make_plan(config, stage, load_params(finished / "speech").statistics, sample, mesh)
-        state = train.start(config, plan, finished)
+        state = start_of.fresh_state(config, plan, finished)
     for x, y in zip(jax.tree.leaves(state.params["lm"]), jax.tree.leaves(text.params["lm"]), strict=True):
         np.testing.assert_array_equal(x, y)
     assert set(state.params) == {"encoder", "ctc_head", "lm"}
@@ -190,6 +192,10 @@ def test_finished_stages_are_skipped_and_another_config_is_refused(finished, cap
     with pytest.raises(UserError, match=r"stages\.text\.streams\.text_lm\.batch_size = 16, this config says 8"):
         train.train(experiment("stages.text.streams.text_lm.batch_size=8"), finished, ["text"])
     assert train.train(experiment("stages.speech.optimizer.learning_rate=1"), finished, ["text"])
+    for name, same in (("other", True), ("text", False)):  # a task that the stage reads, and one that it does not
+        data = dataclasses.replace(experiment().data, tasks=(TaskConfig(name, "text"),))
+        with contextlib.nullcontext() if same else pytest.raises(UserError, match=r"data\.tasks"):
+            train.train(dataclasses.replace(experiment(), data=data), finished, ["text"])
 
 
 def test_a_stage_without_its_source_is_one_sentence(finished, tmp_path):
