@@ -216,18 +216,19 @@ def train_digit_judge(
     )
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-    def update(weights: Weights, average: Weights, state: optax.OptState, rows: Row, key: Array) -> tuple:
+    def update(weights: Weights, average: Weights, state: optax.OptState, rows: Row, step: Array) -> tuple:
+        key = jax.random.fold_in(jax.random.key(seed), 1000 + step)
         gradient = jax.grad(loss)(weights, rows, key)
         change, state = optimizer.update(gradient, state, weights)
         weights = optax.apply_updates(weights, change)
-        return weights, optax.incremental_update(weights, average, 1 - EMA), state
+        new = 1 - jnp.minimum(EMA, (1 + step) / (10 + step))  # the first steps are soon forgotten
+        return weights, optax.incremental_update(weights, average, new), state
 
     weights = init(jax.random.key(seed))
     average, state = jax.tree.map(jnp.copy, weights), optimizer.init(weights)
     joiner = Joiner(clips)
     for step in range(steps):
-        key = jax.random.fold_in(jax.random.key(seed), 1000 + step)
-        weights, average, state = update(weights, average, state, joiner.batch(seed, step), key)
+        weights, average, state = update(weights, average, state, joiner.batch(seed, step), jnp.int32(step))
         if progress is not None:
             progress(step + 1)
     return DigitJudge(jax.device_get(average))

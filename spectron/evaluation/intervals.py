@@ -30,8 +30,8 @@ class Figure:
         return f"{_number(self.value, self.unit)} {self.unit}".strip()
 
     def interval_text(self) -> str:
-        """The interval in the same unit: "95.1 – 98.6"."""
-        return f"{_number(self.low, self.unit)} – {_number(self.high, self.unit)}"
+        """The interval in the same unit: "95.1 to 98.6"."""
+        return f"{_number(self.low, self.unit)} to {_number(self.high, self.unit)}"
 
 
 def _number(value: float, unit: str) -> str:

@@ -23,14 +23,14 @@ def check() -> None:
 def spectrograms(
     rows: Sequence[tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]],
     features: FeatureConfig,
-    dpi: int = 80,
+    dpi: int = 110,
 ) -> bytes:
     """Rows of (label, prompt, continuation) log-mels on one time axis, a line at each border → PNG bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     # Figure without pyplot: no global state, nothing to close, safe beside other threads.
-    figure = Figure(figsize=(7.2, 0.35 + 1.35 * len(rows)), dpi=dpi, layout="constrained")
+    figure = Figure(figsize=(5.4, 0.3 + 1.0 * len(rows)), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     seconds = max(len(prompt) + len(rest) for _, prompt, rest in rows) * features.hop_seconds

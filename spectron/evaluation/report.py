@@ -22,7 +22,8 @@ from spectron.types import Answer, Example
 if TYPE_CHECKING:
     from spectron.evaluation.counting import Verdict
 
-SHOWN = 24  # ours: keeps the file below 10 MB
+SHOWN = 24  # ours: answers of some seconds fit into LARGEST
+LARGEST = 9_000_000  # ours: characters of all items; longer answers are shown fewer
 TEMPLATE = Path(__file__).with_name("report.html")
 check = pictures.check
 
@@ -37,8 +38,13 @@ def write(
     experiment: Experiment,
 ) -> None:
     """Write the report of one decoding seed's answers, one verdict per item, beside the figures over all seeds."""
-    shown = choose(verdicts)
-    rows = [item_row(items[i], answers[i], verdicts[i], experiment) for i in shown]
+    most = SHOWN
+    while True:
+        shown = choose(verdicts, most)
+        rows = [item_row(items[i], answers[i], verdicts[i], experiment) for i in shown]
+        if sum(map(len, rows)) <= LARGEST or most == 1:
+            break
+        most = most * 3 // 4
     summary = (
         f"{results['items']} test items × {results['decoding_seeds']} decoding seeds · "
         f"experiment <b>{html.escape(results['experiment'])}</b> · "
@@ -79,7 +85,7 @@ def spread(numbers: Sequence[int], most: int) -> list[int]:
 
 def figure_row(figure: Figure) -> str:
     """One line of the table of figures."""
-    label, definition = html.escape(figure.label), html.escape(figure.definition)
+    label, definition = html.escape(figure.label), html.escape(figure.definition).replace("95 %", "95&nbsp;%")
     return (
         f'<tr><th scope="row">{label}<small>{definition}</small></th>'
         f"<td>{figure.text()}</td><td>{figure.interval_text()}</td><td>{figure.n}</td></tr>"
