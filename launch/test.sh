@@ -30,4 +30,6 @@ done
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ensure_environment "${EXTRAS[@]}"
-run "$BIN/python" -m pytest -n auto --dist worksteal ${PYTEST[@]+"${PYTEST[@]}"}
+# As many processes as this one may use cores: xdist's own count sees the machine's.
+CORES="$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)"
+run "$BIN/python" -m pytest -n "$CORES" --dist worksteal ${PYTEST[@]+"${PYTEST[@]}"}
