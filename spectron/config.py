@@ -73,7 +73,7 @@ class EncoderConfig:
     num_heads: int = 4
     kernel_size: int = 5
     ff_multiple: int = 4
-    conv_channels: int = 32
+    conv_channels: int = 256
     rope_base: float = 10_000.0
     dropout: float = 0.1
     specaugment: SpecAugmentConfig = SpecAugmentConfig()

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import EncoderConfig
-from spectron.models.layers import DENSE_INIT, Attention, Dense, LayerNorm, stack
+from spectron.models.layers import Attention, Dense, LayerNorm, stack
 from spectron.models.specaugment import specaugment
 from spectron.types import Sequence
 
 
 class Subsampling(nn.Module):
-    """Two 3 × 3 convolutions of stride 2 and a projection: [B, T, F] → [B, ⌈⌈T/2⌉/2⌉, D]."""
+    """Two convolutions over time of three frames and stride 2: [B, T, F] → [B, ⌈⌈T/2⌉/2⌉, D].
+
+    One-dimensional, bands as channels, so that each is one matrix product; 2-D convolutions of few channels took half of
+    the encoder's time on CPU (ours).
+    """
 
     channels: int
     dim: int
@@ -24,21 +27,16 @@ class Subsampling(nn.Module):
 
     @nn.compact
     def __call__(self, sequence: Sequence) -> Sequence:
-        x, mask = sequence.masked().values[..., None].astype(self.dtype), sequence.mask
-        for i in range(2):
-            kernel = self.param(
-                f"conv_{i}",
-                nn.with_logical_partitioning(DENSE_INIT, (None, None, None, "conv")),
-                (3, 3, x.shape[-1], self.channels),
-            )
-            x = jax.lax.conv_general_dilated(
-                x, kernel.astype(self.dtype), (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            mask = mask[:, ::2]
-            x = jnp.where(mask[..., None, None], nn.relu(x), 0.0)
-        x = x.reshape(*x.shape[:2], -1)
-        x = Dense(self.dim, ("conv", "embed"), use_bias=True, dtype=self.dtype, name="project")(x)
-        return Sequence(x, mask).masked()
+        sequence = sequence.masked()
+        for name, features, axes in (("conv_0", self.channels, (None, "conv")), ("conv_1", self.dim, ("conv", "embed"))):
+            x, length = sequence.values, (sequence.values.shape[1] + 1) // 2
+            # Rows −1, 0, 1 around every second frame; the last frame of an odd length has nothing behind it.
+            padded = jnp.pad(x, ((0, 0), (1, 2 * length + 1 - x.shape[1]), (0, 0)))
+            taps = jnp.concatenate([padded[:, i : i + 2 * length : 2] for i in range(3)], axis=-1)
+            x = nn.gelu(Dense(features, axes, use_bias=True, dtype=self.dtype, name=name)(taps))
+            sequence = Sequence(x, sequence.mask[:, ::2]).masked()
+        x = Dense(self.dim, (None, "embed"), use_bias=True, dtype=self.dtype, name="project")(sequence.values)
+        return Sequence(x, sequence.mask).masked()
 
 
 class DepthwiseConv(nn.Module):
