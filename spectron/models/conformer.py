@@ -17,8 +17,8 @@ from spectron.types import Sequence
 class Subsampling(nn.Module):
     """Two convolutions over time of three frames and stride 2: [B, T, F] → [B, ⌈⌈T/2⌉/2⌉, D].
 
-    One-dimensional, bands as channels, so that each is one matrix product; 2-D convolutions of few channels took half of
-    the encoder's time on CPU (ours).
+    One-dimensional, bands as channels, so that each is one matrix product: 2-D convolutions of few channels took half
+    of the encoder's time on CPU (ours).
     """
 
     channels: int
@@ -28,7 +28,10 @@ class Subsampling(nn.Module):
     @nn.compact
     def __call__(self, sequence: Sequence) -> Sequence:
         sequence = sequence.masked()
-        for name, features, axes in (("conv_0", self.channels, (None, "conv")), ("conv_1", self.dim, ("conv", "embed"))):
+        for name, features, axes in (
+            ("conv_0", self.channels, (None, "conv")),
+            ("conv_1", self.dim, ("conv", "embed")),
+        ):
             x, length = sequence.values, (sequence.values.shape[1] + 1) // 2
             # Rows −1, 0, 1 around every second frame; the last frame of an odd length has nothing behind it.
             padded = jnp.pad(x, ((0, 0), (1, 2 * length + 1 - x.shape[1]), (0, 0)))

@@ -171,7 +171,8 @@ head.querySelector("button").click();
 document.querySelector("[data-filter=wrong]").click();
 const rows = [...document.querySelectorAll("#items tbody tr")];
 document.title = JSON.stringify({first, then: head.getAttribute("aria-sort"),
-  heard: rows.map(row => row.cells[5].textContent), shown: rows.filter(row => !row.hidden).map(row => row.dataset.state),
+  heard: rows.map(row => row.cells[5].textContent),
+  shown: rows.filter(row => !row.hidden).map(row => row.dataset.state),
   count: document.getElementById("count").textContent, tabbable: head.querySelector("button").tabIndex,
   sound: document.querySelector("audio").error === null});
 </script>"""
@@ -185,8 +186,8 @@ def test_report_sorts_and_filters_in_a_browser(evaluated, tmp_path):
     page = tmp_path / "clicked.html"
     page.write_text((evaluated[1] / "report.html").read_text().replace("</body>", CLICKS + "</body>"))
     done = subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
-        + ["--dump-dom", page.as_uri()],
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
+        + ["--enable-logging=stderr", page.as_uri()],
         capture_output=True, text=True, timeout=90, check=True,
     )  # fmt: skip
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]

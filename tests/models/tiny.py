@@ -1,0 +1,98 @@
+"""Small models and sequences that the tests of models, objectives and decoding share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+
+from spectron.config import (
+    DataConfig,
+    EncoderConfig,
+    Experiment,
+    FeatureConfig,
+    FramesConfig,
+    LMConfig,
+    LossConfig,
+    ModelConfig,
+    SpecAugmentConfig,
+    VocabularyConfig,
+)
+from spectron.types import Batch, Sequence, Statistics, length_mask
+
+WORDS = ("zero", "one", "two", "three")
+ENCODER = EncoderConfig(dim=16, num_layers=2, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=8, dropout=0.0)
+LM = LMConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
+
+
+def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: float) -> Experiment:
+    """A Spectron of some thousand parameters that reads a quarter of a second."""
+    return Experiment(
+        "tiny",
+        DataConfig(
+            vocabulary=VocabularyConfig("words", WORDS),
+            max_seconds=0.5,
+            max_prompt_seconds=0.25,
+            max_continuation_seconds=0.25,
+            max_tokens=5,
+        ),
+        (),
+        features=FeatureConfig(num_mels=8, low_hz=100.0),
+        model=ModelConfig(
+            encoder=EncoderConfig(
+                dim=16,
+                num_layers=1,
+                num_heads=2,
+                kernel_size=3,
+                ff_multiple=2,
+                conv_channels=8,
+                specaugment=SpecAugmentConfig(1, 2, 0.3, 0.1),
+            ),
+            lm=LM,
+            frames=FramesConfig(frames_per_step=frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout),
+        ),
+        loss=LossConfig(**loss),
+    )
+
+
+def statistics(bands: int = 8) -> Statistics:
+    """Something like speech's."""
+    return Statistics(np.full(bands, -6.0, np.float32), np.full(bands, 3.0, np.float32))
+
+
+def batch(rows: int = 3, seed: int = 0) -> Batch:
+    """Noise with lengths of its own in every row."""
+    rng = np.random.default_rng(seed)
+    size = 8000
+    num_samples = rng.integers(6000, size + 1, rows).astype(np.int32)
+    prompt = rng.integers(2000, 4001, rows).astype(np.int32)
+    mask = length_mask(rng.integers(2, 6, rows), 5)
+    text = np.where(mask, rng.integers(4, 8, (rows, 5)), 0).astype(np.int32)
+    samples = rng.integers(-4000, 4000, (rows, size)).astype(np.int16)
+    samples[np.arange(size)[None, :] >= num_samples[:, None]] = 0
+    return jax.tree.map(jnp.asarray, Batch(samples, num_samples, prompt, text, mask, mask))
+
+
+def sequence(lengths: list[int], width: int, seed: int = 0) -> Sequence:
+    """Noise [B, max length + 3, width] with zero padding."""
+    rng = np.random.default_rng(seed)
+    size = max(lengths) + 3
+    values = rng.normal(size=(len(lengths), size, width)).astype(np.float32)
+    return Sequence(jnp.asarray(values), length_mask(jnp.asarray(lengths), size)).masked()
+
+
+def poisoned(sequence: Sequence) -> Sequence:
+    """The same with NaN in the padding."""
+    return Sequence(jnp.where(sequence.mask[..., None], sequence.values, jnp.nan), sequence.mask)
+
+
+def row(sequence: Sequence, i: int) -> Sequence:
+    """Row i alone."""
+    return jax.tree.map(lambda x: x[i : i + 1], sequence)
+
+
+def unbox(tree):
+    """Parameters without their axis names, moved off their initial values so that no bias or scale is trivial."""
+    leaves, treedef = jax.tree.flatten(meta.unbox(tree))
+    keys = jax.random.split(jax.random.key(7), len(leaves))
+    moved = [x + 0.1 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, moved)

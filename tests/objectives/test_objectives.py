@@ -1,0 +1,141 @@
+"""Objectives: what they read, what they score, and the joint loss put together by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import tiny
+
+from spectron import losses
+from spectron.audio.features import log_mel, normalise
+from spectron.config import StreamConfig, override
+from spectron.objectives import make_objective
+from spectron.objectives.joint import corrupt, feedback, go_frames, window
+from spectron.types import Sequence, UserError, length_mask
+
+STATISTICS = tiny.statistics()
+
+
+def made(name, experiment=None, stream=None):
+    objective = make_objective(name, experiment or tiny.experiment(), STATISTICS, stream)
+    return objective, tiny.unbox(objective.init(jax.random.key(0), tiny.batch()))
+
+
+@pytest.mark.parametrize("name", ["text_lm", "ctc", "spectron"])
+def test_init_makes_its_parts_and_every_parameter_is_trained(name):
+    objective, params = made(name)
+    assert set(params) == set(objective.parts)
+    gradients = jax.grad(lambda p: objective.loss(p, tiny.batch(), jax.random.key(1)).total())(params)
+    idle = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradients) if not np.any(g)]
+    assert idle == []
+
+
+@pytest.mark.parametrize("name", ["text_lm", "ctc", "spectron"])
+def test_the_loss_adds_over_halves_of_a_batch(name):
+    objective, params = made(name, stream=StreamConfig(name, ""))
+    whole = tiny.batch(4)
+    halves = [jax.tree.map(lambda x, i=i: x[2 * i : 2 * i + 2], whole) for i in range(2)]
+    once = objective.loss(params, whole, jax.random.key(0), train=False)
+    first, second = (objective.loss(params, half, jax.random.key(0), train=False) for half in halves)
+    twice = first + second
+    for key, value in once.means().items():
+        np.testing.assert_allclose(value, twice.means()[key], rtol=2e-4)
+
+
+def test_the_joint_loss_is_the_papers_sum():
+    experiment = tiny.experiment(reconstruction_weight=0.1, stop_weight=0.5)
+    objective, params = made("spectron", experiment)
+    found = objective.loss(params, tiny.batch(), jax.random.key(0), train=False).means()
+    spectral = sum(found[k] for k in ("frames", "delta_freq", "delta_time_1", "delta_time_2", "delta_time_3"))
+    assert float(found["loss"]) == pytest.approx(float(found["text"] + 0.1 * spectral + 0.5 * found["stop"]), rel=1e-6)
+
+
+def test_prompt_hears_nothing_behind_its_end_and_the_continuation_follows_it():
+    objective, _ = made("spectron")
+    batch = tiny.batch()
+    prompt, continuation = objective.features(batch)
+    behind = np.arange(8000)[None] >= batch.prompt_samples[:, None]
+    louder = dataclasses.replace(batch, samples=jnp.where(behind, 30_000, batch.samples).astype(jnp.int16))
+    again, changed = objective.features(louder)
+    np.testing.assert_array_equal(prompt.values, again.values)
+    assert (np.asarray(continuation.values) != np.asarray(changed.values)).any()
+    whole = normalise(log_mel(batch.samples, batch.num_samples, objective.experiment.features), STATISTICS)
+    for i, start in enumerate(batch.prompt_samples // 200):
+        count = min(int(batch.num_samples[i] // 200 - start), objective.num_frames)
+        assert int(continuation.lengths[i]) == count
+        np.testing.assert_allclose(continuation.values[i, :count], whole.values[i, start : start + count], atol=1e-6)
+
+
+def test_go_frame_is_the_prompts_last_and_feedback_is_a_shift():
+    prompt = tiny.sequence([5, 1], 8)
+    config = tiny.experiment().model.frames
+    go = np.asarray(go_frames(prompt, config))
+    np.testing.assert_array_equal(go[0], prompt.values[0, 3:5])
+    np.testing.assert_array_equal(go[1], np.stack([np.zeros(8), prompt.values[1, 0]]))
+    frames = Sequence(jnp.arange(2 * 6 * 8, dtype=jnp.float32).reshape(2, 6, 8), length_mask(jnp.asarray([6, 3]), 6))
+    fed = feedback(frames, jnp.asarray(go), 2)
+    np.testing.assert_array_equal(fed.lengths, [3, 2])
+    np.testing.assert_array_equal(fed.values[0].reshape(6, 8)[2:], frames.values[0, :4])
+    np.testing.assert_array_equal(fed.values[1, 2], 0)
+
+
+def test_window_reads_from_each_rows_own_start():
+    x = Sequence(jnp.arange(10.0).reshape(2, 5, 1), length_mask(jnp.asarray([5, 3]), 5))
+    out = window(x, jnp.asarray([3, 1]), 4)
+    np.testing.assert_array_equal(out.values[..., 0], [[3, 4, 0, 0], [6, 7, 0, 0]])
+    np.testing.assert_array_equal(out.lengths, [2, 2])
+
+
+def test_unscored_tokens_carry_no_cross_entropy():
+    objective, params = made("spectron")
+    batch = tiny.batch()
+    first = length_mask(jnp.ones(3, int), 5) & batch.text_mask
+    part = dataclasses.replace(batch, text_loss_mask=first)
+    found = objective.loss(params, part, jax.random.key(0), train=False).terms
+    assert float(found["text"].weight) == 3
+    whole = objective.loss(params, batch, jax.random.key(0), train=False).terms
+    assert float(whole["frames"].sum) == pytest.approx(float(found["frames"].sum))
+
+
+def test_prefix_lm_scores_only_what_it_cannot_see():
+    """With a prefix the targets inside it are visible; a model that copies them must gain nothing."""
+    objective, params = made("text_lm", stream=StreamConfig("text_lm", "", prefix_tokens=4))
+    batch = tiny.batch(64)
+    term = objective.loss(params, batch, jax.random.key(0)).terms["text_lm"]
+    assert 64 <= float(term.weight) < batch.text_mask.sum()
+    plain, _ = made("text_lm", stream=StreamConfig("text_lm", ""))
+    assert float(plain.loss(params, batch, jax.random.key(0)).terms["text_lm"].weight) == batch.text_mask.sum()
+
+
+def test_ctc_does_not_ask_for_eos():
+    objective, params = made("ctc")
+    batch = tiny.batch()
+    weight = objective.loss(params, batch, jax.random.key(0)).terms["ctc"].weight
+    assert float(weight) == (batch.text_mask & (batch.text != 1)).sum()
+
+
+def test_corruption_is_off_by_default_and_keeps_the_padding():
+    config = tiny.experiment().model.frames
+    steps = tiny.sequence([5, 3], 16)
+    np.testing.assert_array_equal(corrupt(jax.random.key(0), steps, config).values, steps.values)
+    noisy = override(tiny.experiment(), ["model.frames.noise=0.5", "model.frames.frame_dropout=0.5"]).model.frames
+    out = corrupt(jax.random.key(0), steps, noisy)
+    assert (np.asarray(out.values)[np.asarray(out.mask)] != np.asarray(steps.values)[np.asarray(out.mask)]).mean() > 0.9
+    gone = (np.asarray(out.values) == 0).all(axis=-1) & np.asarray(out.mask)
+    assert gone.any() and (np.asarray(out.values)[~np.asarray(out.mask)] == 0).all()
+
+
+def test_an_unknown_objective_is_named():
+    with pytest.raises(UserError, match="did you mean 'spectron'"):
+        make_objective("spectrum", tiny.experiment(), STATISTICS)
+
+
+def test_cross_entropy_matches_the_models_own_logits():
+    objective, params = made("spectron")
+    batch = tiny.batch()
+    out = objective.model.apply({"params": params}, *objective.inputs(batch))
+    expected = losses.cross_entropy(out.logits, batch.text, batch.text_mask)
+    found = objective.loss(params, batch, jax.random.key(0), train=False).terms["text"]
+    assert float(found.sum) == pytest.approx(float(expected.sum), rel=1e-5)
