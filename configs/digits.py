@@ -36,10 +36,11 @@ def data() -> DataConfig:
         tasks=(
             TaskConfig("counting", "counting", size=1_000_000),
             TaskConfig("random", "random_digits", size=1_000_000),
+            TaskConfig("short", "short_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
         # Half of the speech counts, half does not: with the 24 sequences alone whole continuations are memorised.
-        mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
+        mixtures=(MixtureConfig("speech", (("counting", 0.3), ("random", 0.3), ("short", 0.4))),),
         vocabulary=VocabularyConfig("words", WORDS),
         max_seconds=4.8,
         max_prompt_seconds=2.4,

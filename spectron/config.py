@@ -127,7 +127,6 @@ class LossConfig:
     time_deltas: int = 3  # K, PAPER §1 [sum]
     stop_weight: float = 1.0  # ours
     stop_positive_weight: float = 5.0  # ours: last frames are rare
-    z_loss: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,7 @@ class TaskConfig:
     """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
 
     name: str
-    source: str  # manifest | librispeech | counting | random_digits | spoken_digits | counting_text | text
+    source: str  # one of sources.KINDS: "manifest", "librispeech", "text", "counting", "random_digits", …
     split: str = "train"
     root: str = ""  # "" takes data.root
     size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide

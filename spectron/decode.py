@@ -17,12 +17,16 @@ import numpy as np
 from jaxtyping import Array
 
 from spectron.audio.features import denormalise, log_mel, normalise
+from spectron.audio.signal import to_int16
+from spectron.audio.vocoder import griffin_lim_batch
+from spectron.checkpoints import load_params
 from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
+from spectron.models.conformer import Conformer
 from spectron.models.decoder import empty_cache
 from spectron.models.spectron import Spectron
-from spectron.objectives.joint import dropout_keep, go_frames, make_model
-from spectron.types import Answer, Params, Sequence, Statistics, UserError
+from spectron.objectives.joint import Joint, dropout_keep, go_frames, make_model
+from spectron.types import Answer, Params, Sequence, Statistics, UserError, length_mask
 
 
 class Decoded(NamedTuple):
@@ -84,7 +88,7 @@ def decode(
     model = make_model(experiment)
     frames_config = experiment.model.frames
     prompt = normalise(log_mel(samples, num_samples, experiment.features), statistics)
-    total = model_prefix(prompt) + limit.tokens + limit.steps
+    total = Conformer.output_length(prompt.mask.shape[1]) + limit.tokens + limit.steps
     cache = empty_cache(experiment.model.lm, samples.shape[0], total, jnp.dtype(experiment.model.compute_dtype))
     cache, prefix_mask = model.apply({"params": params}, prompt, cache, method="prefill")
     go = go_frames(prompt, frames_config)
@@ -97,13 +101,6 @@ def decode(
     state = jax.lax.while_loop(lambda s: (s.index < last) & ~s.done.all(), advance, state)
     frames = state.frames.reshape(state.frames.shape[0], -1, experiment.features.num_mels)
     return Decoded(state.text, denormalise(frames, statistics), state.num_frames, state.stopped)
-
-
-def model_prefix(prompt: Sequence) -> int:
-    """Prefix positions of a padded prompt."""
-    from spectron.models.conformer import Conformer
-
-    return Conformer.output_length(prompt.mask.shape[1])
 
 
 def _start(
@@ -187,12 +184,12 @@ class Generator:
     """A trained model ready to listen and speak."""
 
     def __init__(self, params: Params, experiment: Experiment, statistics: Statistics | None) -> None:
-        self.params = {part: params[part] for part in make_parts() if part in params}
+        self.params = {part: params[part] for part in Joint.parts if part in params}
         self.experiment, self.statistics = experiment, statistics
         self.features = experiment.features
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
         self.prompt_size = round(experiment.data.max_prompt_seconds * self.features.sample_rate)
-        missing = [part for part in make_parts() if part not in params]
+        missing = [part for part in Joint.parts if part not in params]
         if missing or statistics is None:
             raise UserError(
                 f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage."
@@ -201,8 +198,6 @@ class Generator:
     @classmethod
     def from_checkpoint(cls, directory: str | Path) -> Generator:
         """Load the newest checkpoint of a run, the moving average where one is kept."""
-        from spectron.checkpoints import load_params
-
         loaded = load_params(directory)
         return cls(loaded.params, loaded.experiment, loaded.statistics)
 
@@ -241,10 +236,6 @@ class Generator:
         )
 
     def _answers(self, out: Decoded, count: int) -> list[Answer]:
-        from spectron.audio.signal import to_int16
-        from spectron.audio.vocoder import griffin_lim_batch
-        from spectron.types import length_mask
-
         host = jax.device_get(out)
         mask = length_mask(host.num_frames, host.frames.shape[1])
         audio = np.asarray(griffin_lim_batch(Sequence(host.frames, mask), self.features))
@@ -255,10 +246,3 @@ class Generator:
             stopped_by = "stop head" if host.stopped[i] else "maximum length"
             answers.append(Answer(self.vocabulary.decode(host.text[i].tolist()), frames, samples, stopped_by))
         return answers
-
-
-def make_parts() -> tuple[str, ...]:
-    """The parameter groups a Spectron needs."""
-    from spectron.objectives.joint import Joint
-
-    return Joint.parts

@@ -125,6 +125,8 @@ class DigitSource:
 
     kind "counting": train holds the 24 seen sequences, test all thirty by every speaker in a fixed order.
     kind "random_digits": six digits in random order without a held-out triple; only the prompt's words are scored.
+    kind "short_digits": likewise two to four digits, the prompt one to three of them: what a word sounds like is learnt
+    soonest where little else is said.
     kind "spoken_digits": one to six random digits without restriction, for judges only.
     """
 
@@ -158,12 +160,17 @@ class DigitSource:
                 int(rng.integers(len(self._speakers))),
                 self._digits(rng),
             )
-        prompt_digits = PROMPT_DIGITS if self._kind != "spoken_digits" else len(digits)
+        prompt_digits = self._prompt_digits(len(digits), rng)
         samples, prompt = self._speaking.say(digits, speaker, rng, prompt_digits)
         name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
         # What follows a random prompt cannot be predicted, so it is no target.
-        scored = PROMPT_DIGITS if self._kind == "random_digits" else -1
+        scored = prompt_digits if self._kind in ("random_digits", "short_digits") else -1
         return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored)
+
+    def _prompt_digits(self, count: int, rng: np.random.Generator) -> int:
+        if self._kind == "spoken_digits":
+            return count
+        return int(rng.integers(1, count)) if self._kind == "short_digits" else PROMPT_DIGITS
 
     def _digits(self, rng: np.random.Generator) -> tuple[int, ...]:
         if self._kind == "counting":
@@ -171,7 +178,8 @@ class DigitSource:
         if self._kind == "spoken_digits":
             return tuple(map(int, rng.integers(10, size=int(rng.integers(1, 7)))))
         while True:
-            digits = tuple(map(int, rng.integers(10, size=6)))
+            size = 6 if self._kind == "random_digits" else int(rng.integers(2, 5))
+            digits = tuple(map(int, rng.integers(10, size=size)))
             if is_clean(digits):
                 return digits
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -103,8 +102,3 @@ def empty_cache(config: LMConfig, batch: int, length: int, dtype: Any = jnp.floa
     """Zeros for `length` positions, [layers, B, length, kv heads, head width] each."""
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.dim // config.num_heads)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-
-
-def cache_bytes(cache: KVCache) -> int:
-    """Memory a cache takes."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))

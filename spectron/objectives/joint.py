@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from spectron import losses
 from spectron.audio.features import log_mel, normalise
-from spectron.config import Experiment, FeatureConfig, FramesConfig, StreamConfig
+from spectron.config import Experiment, FramesConfig, StreamConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.spectron import Output, Spectron
 from spectron.objectives.text_lm import shift_right
@@ -134,9 +134,3 @@ def corrupt(key: Array, steps: Sequence, config: FramesConfig) -> Sequence:
         kept = jax.random.bernoulli(drop_key, 1.0 - config.frame_dropout, steps.mask.shape)
         values = jnp.where(kept[..., None], values, 0.0)
     return Sequence(values, steps.mask).masked()
-
-
-def max_prompt_frames(experiment: Experiment) -> int:
-    """P before subsampling: spectrogram frames of the longest prompt."""
-    config: FeatureConfig = experiment.features
-    return config.num_frames(round(experiment.data.max_prompt_seconds * config.sample_rate))

@@ -39,6 +39,16 @@ def test_training_speech_never_holds_a_held_out_sequence(experiment):
         assert example.scored_words == 3
 
 
+def test_short_utterances_are_split_anywhere_and_hold_nothing_held_out(experiment):
+    splits = set()
+    for example in source(experiment, "short_digits"):
+        digits = digits_of(example)
+        assert not {digits[i : i + 3] for i in range(len(digits) - 2)} & counting.HELD_OUT_TRIPLES
+        assert 0 < example.prompt_samples < len(example.samples)
+        splits.add((len(digits), example.scored_words))
+    assert splits == {(2, 1), (3, 1), (3, 2), (4, 1), (4, 2), (4, 3)}
+
+
 def test_is_clean_looks_everywhere():
     prompt, continuation = counting.SEQUENCES[counting.HELD_OUT[0]][:3], counting.SEQUENCES[counting.HELD_OUT[0]][3:]
     assert not counting.is_clean((0, *prompt, 0, 0))

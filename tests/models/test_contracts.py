@@ -1,4 +1,4 @@
-"""The contracts asked of every layer: padding changes nothing, a row alone equals the row in a batch, lengths are real."""
+"""The contracts of every layer: padding changes nothing, a row alone equals the row in a batch, lengths are real."""
 
 import dataclasses
 
