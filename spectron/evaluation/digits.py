@@ -41,6 +41,7 @@ LEARNING_RATE = 0.02  # Muon's
 EMA = 0.99
 CORE = 0.25  # the middle half of a clip is surely the digit; its first and last quarter are left to CTC
 QUIET_RMS = 4.0  # 16-bit steps, as between the clips of the counting world
+SILENT_RMS = 50.0  # 16-bit steps (-56 dBFS): speech of the counting world is at -24 dBFS
 _ROWS, _SECONDS = 32, 0.5  # recordings per call, and the grid that lengths are rounded up to
 
 Weights = dict[str, Array]
@@ -63,7 +64,7 @@ class DigitJudge:
         self.weights = weights
 
     def hear(self, recordings: Seq[Int[np.ndarray, " S"]]) -> list[list[int]]:
-        """int16 [S] at 16 kHz each → the digits heard, in order; [] for an empty recording."""
+        """int16 [S] at 16 kHz each → the digits heard, in order; [] for silence or an empty recording."""
         heard: list[list[int]] = [[]] * len(recordings)
         grid = round(_SECONDS * FEATURES.sample_rate) // FRAME * FRAME
         for rows in by_length(recordings, _ROWS):
@@ -74,7 +75,7 @@ class DigitJudge:
                 lengths[row] = len(recordings[i]) + 2 * LEAD
             best = np.asarray(_best(self.weights, samples, lengths))
             for row, i in enumerate(rows):
-                heard[i] = collapse(best[row]) if len(recordings[i]) else []
+                heard[i] = [] if silent(recordings[i]) else collapse(best[row])
         return heard
 
     def save(self, path: Path) -> None:
@@ -87,6 +88,11 @@ class DigitJudge:
         """Read what save wrote."""
         with np.load(path) as stored:
             return cls({name: stored[name] for name in stored.files})
+
+
+def silent(samples: Int[np.ndarray, " S"]) -> bool:
+    """Whether nobody can be heard: the judge levels what it is given, and would listen to noise."""
+    return not len(samples) or float(np.sqrt(np.mean(np.square(samples.astype(np.float32))))) < SILENT_RMS
 
 
 def collapse(best: Int[np.ndarray, " T"]) -> list[int]:
