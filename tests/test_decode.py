@@ -26,7 +26,7 @@ def make_generator(experiment, stop_bias=None):
     prompt = tiny.sequence([9, 20], 8)
     tokens = Sequence(jnp.full((2, 5), 4), jnp.ones((2, 5), bool))
     steps = feedback(tiny.sequence([7, 9], 8), go_frames(prompt, experiment.model.frames), 2)
-    params = tiny.unbox(model.init(jax.random.key(0), prompt, tokens, steps)["params"])
+    params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), prompt, tokens, steps)["params"])
     if stop_bias is not None:
         params["stop"]["bias"] = jnp.full_like(params["stop"]["bias"], stop_bias)
     return Generator(params, experiment, STATISTICS)

@@ -125,12 +125,16 @@ def dropout_keep(key: Array, shape: tuple[int, ...], rate: float) -> Float[Array
 
 
 def corrupt(key: Array, steps: Sequence, config: FramesConfig) -> Sequence:
-    """Noise on the fed-back frames and steps replaced by zeros, so that decoding survives its own mistakes (ours)."""
-    noise_key, drop_key = jax.random.split(key)
+    """Noise on the fed-back frames and steps replaced by zeros, so that decoding survives its own mistakes (ours).
+
+    Every utterance draws its own rate of dropping: where little history is left, the text must tell what is said.
+    """
+    noise_key, drop_key, rate_key = jax.random.split(key, 3)
     values = steps.values
     if config.noise:
         values = values + config.noise * jax.random.normal(noise_key, values.shape, values.dtype)
     if config.frame_dropout:
-        kept = jax.random.bernoulli(drop_key, 1.0 - config.frame_dropout, steps.mask.shape)
+        rates = config.frame_dropout * jax.random.uniform(rate_key, (steps.mask.shape[0], 1))
+        kept = jax.random.uniform(drop_key, steps.mask.shape) >= rates
         values = jnp.where(kept[..., None], values, 0.0)
     return Sequence(values, steps.mask).masked()

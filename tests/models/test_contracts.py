@@ -30,7 +30,7 @@ class Layer:
         self.module, self.width, self.call = module, width, call
 
     def init(self, x):
-        return tiny.unbox(self.module.init(jax.random.key(0), *self.arguments(x))["params"])
+        return tiny.unbox(jax.jit(self.module.init)(jax.random.key(0), *self.arguments(x))["params"])
 
     def arguments(self, x):
         return self.call(x)
@@ -129,7 +129,7 @@ def test_remat_changes_neither_values_nor_gradients(remat):
     def loss(params, kind):
         return jnp.square(Conformer(tiny.ENCODER, remat=kind).apply({"params": params}, x).values).sum()
 
-    plain, again = (jax.grad(loss)(params, kind) for kind in ("none", remat))
+    plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, kind) for kind in ("none", remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, again)
 
 

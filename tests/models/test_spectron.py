@@ -29,7 +29,7 @@ def inputs(seed=0):
 
 @pytest.fixture(scope="module")
 def params():
-    return tiny.unbox(MODEL.init(jax.random.key(0), *inputs())["params"])
+    return tiny.unbox(jax.jit(MODEL.init)(jax.random.key(0), *inputs())["params"])
 
 
 @jax.jit
@@ -98,18 +98,17 @@ def test_cached_steps_equal_the_whole_pass(scan):
     prefix = 4
     inside = jnp.broadcast_to(jnp.arange(x.mask.shape[1]) < prefix, x.mask.shape)
     visible, positions = prefix_visible(x.mask, inside), count_positions(x.mask)
-    params = tiny.unbox(decoder.init(jax.random.key(0), x.values, positions, visible)["params"])
-    whole, _ = decoder.apply({"params": params}, x.values, positions, visible)
+    params = tiny.unbox(jax.jit(decoder.init)(jax.random.key(0), x.values, positions, visible)["params"])
+    apply = jax.jit(decoder.apply)
+    whole, _ = apply({"params": params}, x.values, positions, visible)
 
     size = x.mask.shape[1]
     cache = empty_cache(tiny.LM, 2, size)
-    part, cache = decoder.apply(
-        {"params": params}, x.values[:, :prefix], positions[:, :prefix], visible[:, :prefix], cache, 0
-    )
+    part, cache = apply({"params": params}, x.values[:, :prefix], positions[:, :prefix], visible[:, :prefix], cache, 0)
     pieces = [part]
     for t in range(prefix, size):
         at = slice(t, t + 1)
-        part, cache = decoder.apply({"params": params}, x.values[:, at], positions[:, at], visible[:, at], cache, t)
+        part, cache = apply({"params": params}, x.values[:, at], positions[:, at], visible[:, at], cache, t)
         pieces.append(part)
     stepwise = np.concatenate(pieces, axis=1)
     np.testing.assert_allclose(np.where(x.mask[..., None], stepwise - whole, 0), 0, atol=2e-5)
