@@ -103,7 +103,7 @@ def test_text_alone_is_the_same(params, prefix_tokens):
 
 
 def test_muon_moves_matrices_alike():
-    """optax's and the twin's, over noise; late, since optax corrects its average's start and published Muon does not."""
+    """optax's and the twin's, over noise: late, as optax corrects its average's start and published Muon does not."""
     rng = np.random.default_rng(0)
     ours = {"kernel": jnp.zeros((24, 16))}
     optimizer = optax.contrib.muon(0.02)
