@@ -39,8 +39,8 @@ def data() -> DataConfig:
             TaskConfig("short", "short_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
-        # Half of the speech counts, half does not: with the 24 sequences alone whole continuations are memorised.
-        mixtures=(MixtureConfig("speech", (("counting", 0.3), ("random", 0.3), ("short", 0.4))),),
+        # Most of the speech does not count: with the 24 sequences alone whole continuations are memorised.
+        mixtures=(MixtureConfig("speech", (("counting", 0.3), ("random", 0.5), ("short", 0.2))),),
         vocabulary=VocabularyConfig("words", WORDS),
         max_seconds=4.8,
         max_prompt_seconds=2.4,
@@ -69,11 +69,11 @@ def experiment() -> Experiment:
         "joint",
         (
             StreamConfig("spectron", "speech", 8),
-            StreamConfig("text_lm", "counting_text", 8, weight=0.3),
+            StreamConfig("text_lm", "counting_text", 8, weight=0.5),
         ),
-        steps=8000,
+        steps=9000,
         optimizer=OptimizerConfig(
-            "muon", 0.02, adam_learning_rate=2e-3, warmup_steps=100, factors=(("encoder", 0.1),), ema_decay=0.998
+            "muon", 0.012, adam_learning_rate=2e-3, warmup_steps=100, factors=(("encoder", 0.1),), ema_decay=0.998
         ),
         start_from=(("encoder", "ctc"), ("lm", "text")),
         save_every=1000,
@@ -86,7 +86,8 @@ def experiment() -> Experiment:
         model=ModelConfig(
             encoder=EncoderConfig(specaugment=SpecAugmentConfig(max_freq_fraction=0.15)),
             lm=LMConfig(),
-            frames=FramesConfig(frames_per_step=4),
+            # Dropped history is what makes speech follow the text (see README).
+            frames=FramesConfig(frames_per_step=4, frame_dropout=1.0),
         ),
         loss=LossConfig(reconstruction_weight=1.0),
     )

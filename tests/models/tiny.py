@@ -65,7 +65,7 @@ def batch(rows: int = 3, seed: int = 0) -> Batch:
     size = 8000
     num_samples = rng.integers(6000, size + 1, rows).astype(np.int32)
     prompt = rng.integers(2000, 4001, rows).astype(np.int32)
-    mask = length_mask(rng.integers(2, 6, rows), 5)
+    mask = np.arange(5)[None, :] < rng.integers(2, 6, rows)[:, None]
     text = np.where(mask, rng.integers(4, 8, (rows, 5)), 0).astype(np.int32)
     samples = rng.integers(-4000, 4000, (rows, size)).astype(np.int16)
     samples[np.arange(size)[None, :] >= num_samples[:, None]] = 0

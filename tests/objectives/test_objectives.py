@@ -32,7 +32,8 @@ def loss(objective, params, batch, train=False, key=0):
 def test_init_makes_its_parts_and_every_parameter_is_trained(name):
     objective, params = made(name)
     assert set(params) == set(objective.parts)
-    gradients = jax.jit(jax.grad(lambda p: objective.loss(p, tiny.batch(), jax.random.key(1)).total()))(params)
+    batch = tiny.batch()
+    gradients = jax.jit(jax.grad(lambda p: objective.loss(p, batch, jax.random.key(1)).total()))(params)
     idle = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradients) if not np.any(g)]
     assert idle == []
 
