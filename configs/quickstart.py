@@ -39,9 +39,10 @@ def data() -> DataConfig:
         tasks=(
             TaskConfig("counting", "counting", size=1_000_000),
             TaskConfig("random", "random_digits", size=1_000_000),
+            TaskConfig("short", "short_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
-        mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
+        mixtures=(MixtureConfig("speech", (("counting", 0.3), ("random", 0.5), ("short", 0.2))),),
         vocabulary=VocabularyConfig("words", WORDS),
         max_seconds=4.0,
         max_prompt_seconds=2.0,
@@ -59,9 +60,9 @@ def experiment() -> Experiment:
     )
     joint = StageConfig(
         "joint",
-        (StreamConfig("spectron", "speech", 8), StreamConfig("text_lm", "counting_text", 8, weight=0.3)),
+        (StreamConfig("spectron", "speech", 8), StreamConfig("text_lm", "counting_text", 8, weight=0.5)),
         1600,
-        OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
+        OptimizerConfig("muon", 0.012, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
         start_from=(("encoder", "ctc"), ("lm", "text")),
         save_every=800,
     )
@@ -79,7 +80,7 @@ def experiment() -> Experiment:
                 specaugment=SpecAugmentConfig(max_freq_fraction=0.15),
             ),
             lm=LMConfig(dim=128, num_layers=3, ff_dim=256),
-            frames=FramesConfig(frames_per_step=8),
+            frames=FramesConfig(frames_per_step=8, frame_dropout=1.0),
         ),
         loss=LossConfig(reconstruction_weight=1.0),
     )

@@ -7,15 +7,13 @@ Defaults here are the simple case; a paper's values live in configs/.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib.util
 import json
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spectron.overrides import build, override
 from spectron.types import UserError
 
 
@@ -104,6 +102,9 @@ class FramesConfig:
     go: str = "prompt"  # "prompt": the prompt's last frames start the stream; "zeros" (ours)
     noise: float = 0.0  # ours: deviation of Gaussian noise added to the fed-back frames in training (normalised units)
     frame_dropout: float = 0.0  # ours: up to this share of an utterance's fed-back steps are zeros in training
+    # Ours, after Deep Voice 3 (arXiv 1710.07654): above 0, tokens and frame steps are told their place in the text by
+    # sinusoids, a step's place being its time in the recording times this rate: attention need not discover time.
+    tokens_per_second: float = 0.0
     stop_threshold: float = 0.5
 
 
@@ -208,7 +209,8 @@ class StreamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint."""
+    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint;
+    `settings`: "key=value" for this stage alone, such as "data.max_seconds=2" for short utterances."""
 
     name: str
     streams: tuple[StreamConfig, ...]
@@ -218,6 +220,7 @@ class StageConfig:
     save_every: int = 500
     log_every: int = 50
     keep: int = 2
+    settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +243,10 @@ class Experiment:
                 return stage
         raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
 
+    def during(self, stage: StageConfig) -> Experiment:
+        """The experiment while `stage` runs: its settings apply, and the stages themselves cannot be set by them."""
+        return dataclasses.replace(override(self, stage.settings), stages=self.stages, mesh=self.mesh)
+
 
 def to_json(config: Any) -> str:
     """A config as JSON text, keys in declaration order."""
@@ -248,7 +255,7 @@ def to_json(config: Any) -> str:
 
 def from_json(text: str, cls: type = Experiment) -> Any:
     """The inverse of to_json. Raises UserError on an unknown key or a wrong type."""
-    return _build(cls, json.loads(text), cls.__name__)
+    return build(cls, json.loads(text), cls.__name__)
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -270,80 +277,3 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     if not isinstance(made, Experiment):
         raise UserError(f"experiment() in {str(path)!r} returned {type(made).__name__}, not an Experiment.")
     return override(made, overrides)
-
-
-def override(config: Any, assignments: Sequence[str]) -> Any:
-    """Apply "a.b=c" assignments. Elements of tuples of named configs are addressed by name: stages.joint.steps=10."""
-    for assignment in assignments:
-        key, sign, value = assignment.partition("=")
-        if not sign:
-            raise UserError(f"--set {assignment!r} has no '='; write key=value.")
-        config = _assign(config, key.split("."), value, key)
-    return config
-
-
-def _assign(node: Any, path: list[str], value: str, key: str) -> Any:
-    head, rest = path[0], path[1:]
-    if isinstance(node, tuple):
-        names = [str(getattr(e, "name", "") or getattr(e, "objective", i)) for i, e in enumerate(node)]
-        index = names.index(head) if head in names else int(head) if head.isdigit() and int(head) < len(node) else None
-        if index is None or not rest:
-            raise UserError(_unknown(key, head, names))
-        return (*node[:index], _assign(node[index], rest, value, key), *node[index + 1 :])
-    names = [f.name for f in dataclasses.fields(node)]
-    if head not in names:
-        raise UserError(_unknown(key, head, names))
-    if rest:
-        child = getattr(node, head)
-        if not (dataclasses.is_dataclass(child) or isinstance(child, tuple)):
-            raise UserError(f"Config key {key!r}: {head!r} is a plain value and has no parts.")
-        return dataclasses.replace(node, **{head: _assign(child, rest, value, key)})
-    hint = typing.get_type_hints(type(node))[head]
-    return dataclasses.replace(node, **{head: _parse(hint, value, key)})
-
-
-def _unknown(key: str, head: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(head, names, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
-    return f"Unknown config key {key!r}: there is no {head!r}; {hint}"
-
-
-def _parse(hint: Any, value: str, key: str) -> Any:
-    try:
-        if hint is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
-        if hint in (int, float, str):
-            return hint(value)
-        return _build(hint, json.loads(value), key)
-    except (KeyError, ValueError) as error:
-        kind = hint.__name__ if isinstance(hint, type) else str(hint)
-        raise UserError(f"Config key {key!r}: {value!r} is not a {kind}.") from error
-
-
-def _build(hint: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict):
-            raise UserError(f"Config key {key!r} must be an object with the fields of {hint.__name__}, not {value!r}.")
-        for name in value:
-            if name not in hints:
-                raise UserError(_unknown(f"{key}.{name}", name, list(hints)))
-        try:
-            return hint(**{name: _build(hints[name], child, f"{key}.{name}") for name, child in value.items()})
-        except TypeError as error:
-            raise UserError(f"Config key {key!r}: {error}.") from error
-    if typing.get_origin(hint) is tuple:
-        args = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"Config key {key!r} must be a list, not {value!r}.")
-        kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
-        if len(kinds) != len(value):
-            raise UserError(f"Config key {key!r} must have {len(kinds)} parts, not {len(value)}.")
-        return tuple(_build(kind, item, f"{key}.{i}") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
-    if isinstance(hint, types.UnionType):
-        raise UserError(f"Config key {key!r} has an unsupported type {hint}.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint):
-        raise UserError(f"Config key {key!r}: {value!r} is not a {hint.__name__}.")
-    return value

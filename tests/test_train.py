@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
     """An uninterrupted run of the stages "text" and "speech"."""
     folder = tmp_path_factory.mktemp("finished")
     result = start(folder)
-    assert result.wait(120) == 0, (folder / "log").read_text()
+    assert result.wait(600) == 0, (folder / "log").read_text()
     return folder
 
 
@@ -98,7 +98,7 @@ def test_kill_9_at_a_random_step_changes_nothing(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert steps_in(tmp_path / "speech" / FOLDER)[-1] < 12
-    assert start(tmp_path).wait(120) == 0, (tmp_path / "log").read_text()
+    assert start(tmp_path).wait(600) == 0, (tmp_path / "log").read_text()
     assert "from step" in (tmp_path / "log").read_text()
     assert lines(tmp_path) == lines(finished)
     same_params(tmp_path / "speech", finished / "speech")
@@ -110,7 +110,7 @@ def test_a_run_moves_to_another_mesh(finished, tmp_path):
     wait_for_line(process, tmp_path, 6)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(tmp_path, "--mesh", "data=4,fsdp=2", devices=8).wait(120) == 0, (tmp_path / "log").read_text()
+    assert start(tmp_path, "--mesh", "data=4,fsdp=2", devices=8).wait(600) == 0, (tmp_path / "log").read_text()
     assert "from step" in (tmp_path / "log").read_text()
     for here, there in zip(lines(tmp_path), lines(finished), strict=True):
         assert here.keys() == there.keys()
@@ -138,7 +138,7 @@ def test_a_full_disk_ends_with_one_sentence_and_exit_code_2(finished, tmp_path):
     process = start(
         tmp_path, "--stages", "text", "--file-limit", 3000, output=subprocess.PIPE, JAX_COMPILATION_CACHE_DIR=cache
     )
-    told = process.communicate(timeout=120)[0]
+    told = process.communicate(timeout=600)[0]
     assert process.returncode == 2, told
     assert told.splitlines()[-1].startswith("spectron: The disk is full: saving to"), told
     assert "the checkpoint of step 8 is kept" in told
@@ -159,6 +159,18 @@ def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
         np.testing.assert_array_equal(x, y)
     assert set(state.params) == {"encoder", "ctc_head", "lm"}
     assert jax.tree.structure(state.ema) == jax.tree.structure(state.params)
+
+
+def test_a_stage_has_settings_of_its_own(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "train_stage", lambda experiment, stage, *_: seen.append((experiment, stage)) or True)
+    config = experiment('stages.speech.settings=["data.max_seconds=0.25", "loss.stop_weight=0"]')
+    assert train.train(config, tmp_path)
+    (plain, _), (special, _), _ = seen
+    assert plain == config
+    assert (special.data.max_seconds, special.loss.stop_weight) == (0.25, 0.0)
+    with pytest.raises(UserError, match="did you mean 'max_seconds'"):
+        train.train(experiment('stages.text.settings=["data.max_second=1"]'), tmp_path)
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ GAP_SECONDS = (0.05, 0.15)  # quiet between clips (the issue's)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
+RANDOM_SIZES = {"random_digits": (6, 6), "short_digits": (2, 3), "digit_pairs": (2, 2)}  # fewest and most digits (ours)
 ENDLESS_SIZE = 20_000  # ours: examples an endless source declares unless the task says otherwise
 TEST_REPEATS = 2  # ours: takes of every sequence by every speaker in a test task (360 items with six speakers)
 ATTEMPTS = 100  # ours: draws before the limits of a batch are said to be too tight
@@ -125,8 +126,8 @@ class DigitSource:
 
     kind "counting": train holds the 24 seen sequences, test all thirty by every speaker in a fixed order.
     kind "random_digits": six digits in random order without a held-out triple; only the prompt's words are scored.
-    kind "short_digits": likewise two to four digits, the prompt one to three of them: what a word sounds like is learnt
-    soonest where little else is said.
+    kind "short_digits": likewise two or three digits, the prompt one or two of them.
+    kind "digit_pairs": one digit, then another: what a word sounds like is learnt soonest where no other is said.
     kind "spoken_digits": one to six random digits without restriction, for judges only.
     """
 
@@ -164,13 +165,13 @@ class DigitSource:
         samples, prompt = self._speaking.say(digits, speaker, rng, prompt_digits)
         name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
         # What follows a random prompt cannot be predicted, so it is no target.
-        scored = prompt_digits if self._kind in ("random_digits", "short_digits") else -1
+        scored = prompt_digits if self._kind in RANDOM_SIZES else -1
         return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored)
 
     def _prompt_digits(self, count: int, rng: np.random.Generator) -> int:
         if self._kind == "spoken_digits":
             return count
-        return int(rng.integers(1, count)) if self._kind == "short_digits" else PROMPT_DIGITS
+        return int(rng.integers(1, count)) if self._kind in ("short_digits", "digit_pairs") else PROMPT_DIGITS
 
     def _digits(self, rng: np.random.Generator) -> tuple[int, ...]:
         if self._kind == "counting":
@@ -178,8 +179,8 @@ class DigitSource:
         if self._kind == "spoken_digits":
             return tuple(map(int, rng.integers(10, size=int(rng.integers(1, 7)))))
         while True:
-            size = 6 if self._kind == "random_digits" else int(rng.integers(2, 5))
-            digits = tuple(map(int, rng.integers(10, size=size)))
+            least, most = RANDOM_SIZES[self._kind]
+            digits = tuple(map(int, rng.integers(10, size=int(rng.integers(least, most + 1)))))
             if is_clean(digits):
                 return digits
 

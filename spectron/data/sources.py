@@ -17,6 +17,7 @@ KINDS = (
     "counting",
     "random_digits",
     "short_digits",
+    "digit_pairs",
     "spoken_digits",
     "counting_text",
     "text",
@@ -37,7 +38,7 @@ class Source(Protocol):
 
 def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
     """The source a task names. Raises UserError for an unknown kind or data that is not there."""
-    if task.source in ("counting", "random_digits", "short_digits", "spoken_digits"):
+    if task.source in ("counting", "random_digits", "short_digits", "digit_pairs", "spoken_digits"):
         return DigitSource(task, data, features, seed)
     if task.source == "counting_text":
         return CountingText()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from spectron.config import ModelConfig
 from spectron.models.conformer import Conformer
@@ -62,6 +62,7 @@ class Spectron(nn.Module):
     config: ModelConfig
     vocab_size: int
     num_mels: int
+    hop_seconds: float = 0.0  # of a frame; needed for tokens_per_second
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
@@ -79,6 +80,15 @@ class Spectron(nn.Module):
         encoded = self.encoder(prompt, deterministic)
         return Sequence(self.connector(encoded.values), encoded.mask).masked()
 
+    def place(self, x: Float[Array, "B N D"], places: Real[Array, "B N"]) -> Float[Array, "B N D"]:
+        """Add to tokens and frame steps the sinusoids of their place in the text, counted in tokens."""
+        return x + sinusoids(places, x.shape[-1]).astype(x.dtype) if self.config.frames.tokens_per_second else x
+
+    def frame_places(self, prompt_frames: Int[Array, " B"], steps: Int[Array, "B N"]) -> Float[Array, "B N"]:
+        """Where in the text a frame step is: its time in the recording at the speaking rate of the config."""
+        frames = prompt_frames[:, None] + steps * self.config.frames.frames_per_step
+        return frames * (self.hop_seconds * self.config.frames.tokens_per_second)
+
     def __call__(
         self,
         prompt: Sequence,
@@ -89,8 +99,10 @@ class Spectron(nn.Module):
     ) -> Output:
         """Teacher forcing. tokens: int [B, L] starting with sos; steps: [B, T/r, r·F], what is fed back (go first)."""
         prefix = self.prefix(prompt, deterministic)
-        text = Sequence(self.lm.embed(tokens.values), tokens.mask).masked()
-        fed = Sequence(self.prenet(steps.masked().values, keep), steps.mask).masked()
+        words, sounds = self.lm.embed(tokens.values), self.prenet(steps.masked().values, keep)
+        text = Sequence(self.place(words, count_positions(tokens.mask)), tokens.mask).masked()
+        places = self.frame_places(prompt.lengths, count_positions(steps.mask))
+        fed = Sequence(self.place(sounds, places), steps.mask).masked()
         x = jnp.concatenate([prefix.values, text.values, fed.values], axis=1)
         mask = jnp.concatenate([prefix.mask, text.mask, fed.mask], axis=1)
         size, length = prefix.mask.shape[1], tokens.mask.shape[1]
@@ -122,17 +134,31 @@ class Spectron(nn.Module):
         is_text: Bool[Array, " B"],
         keep: Float[Array, "B N"] | None,
         positions: Int[Array, " B"],
+        turn: Int[Array, " B"],
+        prompt_frames: Int[Array, " B"],
         visible: Bool[Array, "B S"],
         cache: KVCache,
         index: Array,
     ) -> tuple[Float[Array, "B V"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
-        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames."""
+        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames.
+
+        turn: which token or frame step of its row this is, from 0.
+        """
         word = self.lm.embed(tokens[:, None])
         sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
-        x = jnp.where(is_text[:, None, None], word, sound)
+        turn = turn[:, None]
+        places = jnp.where(is_text[:, None], turn, self.frame_places(prompt_frames, turn))
+        x = self.place(jnp.where(is_text[:, None, None], word, sound), places)
         hidden, cache = self.lm(x, positions[:, None], visible[:, None], cache, index)
         frames, stop = self.speak(hidden)
         return self.lm.logits(hidden)[:, 0], frames, stop, cache
+
+
+def sinusoids(places: Real[Array, "B N"], dim: int) -> Float[Array, "B N D"]:
+    """Sines and cosines of a place, wavelengths from 2π to 200π tokens."""
+    rates = 100.0 ** (-jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
+    angles = places[..., None] * rates
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def count_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:

@@ -86,7 +86,8 @@ class Joint:
 def make_model(experiment: Experiment) -> Spectron:
     """The joint model of an experiment."""
     vocabulary = make_vocabulary(experiment.data.vocabulary)
-    return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels)
+    features = experiment.features
+    return Spectron(experiment.model, vocabulary.size, features.num_mels, features.hop / features.sample_rate)
 
 
 def window(sequence: Sequence, start: Array, size: int) -> Sequence:

@@ -48,7 +48,7 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: fl
                 specaugment=SpecAugmentConfig(1, 2, 0.3, 0.1),
             ),
             lm=LM,
-            frames=FramesConfig(frames_per_step=frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout),
+            frames=FramesConfig(frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout, tokens_per_second=20.0),
         ),
         loss=LossConfig(**loss),
     )
