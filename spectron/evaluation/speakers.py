@@ -19,8 +19,6 @@ FEATURES = FeatureConfig(
     num_mels=60, window_seconds=0.025, hop_seconds=0.01, low_hz=60.0, high_hz=4_000.0, log_floor=1e-6
 )
 LOUD_NATS = 2.5 * np.log(10)  # ours: frames within 25 dB of the loudest are the voice, the others the room
-NOISE_NATS = (2.5 * np.log(10), 5.5 * np.log(10))  # ours: noise 25 to 55 dB below the loudest band, in training
-GRAIN_NATS = 0.7  # ours: its deviation from band to band and frame to frame
 PENALTY = 0.1  # ours: inverse of the ridge on the weights
 JOINED = 2000  # ours: without joined clips, 93 % instead of 100 % of three synthesised digits
 
@@ -64,14 +62,6 @@ def statistics(frames: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " D"] | No
     return np.concatenate([loud.mean(axis=0), loud.std(axis=0), *np.quantile(loud, (0.1, 0.9), axis=0)])
 
 
-def raise_floor(frames: Float[np.ndarray, "T F"], rng: np.random.Generator) -> Float[np.ndarray, "T F"]:
-    """The same voice above noise of a random level: the room must not give the speaker away."""
-    if not len(frames):
-        return frames
-    noise = rng.normal(frames.max() - rng.uniform(*NOISE_NATS), GRAIN_NATS, frames.shape)
-    return np.logaddexp(frames, noise).astype(frames.dtype)
-
-
 def train_speaker_judge(clips: Clips, seed: int = 1) -> SpeakerJudge:
     """Fit the judge on single clips at their own speed and on twos and threes of one speaker. Takes seconds."""
     from sklearn.linear_model import LogisticRegression  # librosa brings it along
@@ -83,10 +73,7 @@ def train_speaker_judge(clips: Clips, seed: int = 1) -> SpeakerJudge:
         picks = rng.choice(np.flatnonzero(clips.speaker_of == speaker), size=int(rng.integers(2, 4)))
         recordings.append(np.concatenate([clips.get(c) for c in picks]))
         speakers.append(speaker)
-    heard = list(log_mels(recordings, FEATURES))
-    heard += [raise_floor(frames, rng) for frames in heard]
-    speakers += speakers
-    stats = [statistics(frames) for frames in heard]
+    stats = [statistics(frames) for frames in log_mels(recordings, FEATURES)]
     usable = [i for i, s in enumerate(stats) if s is not None]
     inputs = np.stack([s for s in stats if s is not None])
     mean, std = inputs.mean(axis=0), inputs.std(axis=0) + 1e-3

@@ -47,7 +47,7 @@ class Joint:
     def inputs(self, batch: Batch) -> tuple[Sequence, Sequence, Sequence]:
         """What the model reads under teacher forcing: prompt, tokens from sos on, frame steps from go on."""
         prompt, continuation = self.features(batch)
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), jnp.asarray(batch.text_mask))
         frames = self.experiment.model.frames
         return prompt, tokens, feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
 
@@ -55,7 +55,7 @@ class Joint:
         """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", and the metric "text_accuracy"."""
         prompt, continuation = self.features(batch)
         frames = self.experiment.model.frames
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), jnp.asarray(batch.text_mask))
         steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
         dropout_key, keep_key, noise_key = jax.random.split(key, 3)
         keep = None
