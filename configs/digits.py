@@ -104,7 +104,7 @@ def experiment() -> Experiment:
         "digits",
         data(),
         (ctc, text, pairs, short, joint),
-        # The floor lies some 40 dB below loud speech: what is quieter is noise, and would be most of the loss.
+        # The floor lies some 40 dB below loud speech: what is quieter is noise, which the loss should not count.
         features=FeatureConfig(per_band=False, log_floor=2.5e-3),
         model=ModelConfig(
             encoder=EncoderConfig(specaugment=SpecAugmentConfig(max_freq_fraction=0.15)),

@@ -59,7 +59,7 @@ def speech(learning_rate: float) -> OptimizerConfig:
 
 
 def experiment() -> Experiment:
-    """A million parameters, eight frames (0.1 s) a decoder step."""
+    """A small model, eight frames (0.1 s) a decoder step."""
     quick = OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=20)
     ctc = StageConfig("ctc", (StreamConfig("ctc", "random", 8),), 300, quick, save_every=300)
     text = StageConfig(

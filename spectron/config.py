@@ -244,7 +244,7 @@ class Experiment:
         raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
 
     def during(self, stage: StageConfig) -> Experiment:
-        """The experiment while `stage` runs: its settings apply, and the stages themselves cannot be set by them."""
+        """The experiment while `stage` runs: its settings apply, but never to the stages or the mesh."""
         return dataclasses.replace(override(self, stage.settings), stages=self.stages, mesh=self.mesh)
 
 

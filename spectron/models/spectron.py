@@ -62,7 +62,7 @@ class Spectron(nn.Module):
     config: ModelConfig
     vocab_size: int
     num_mels: int
-    hop_seconds: float = 0.0  # of a frame; needed for tokens_per_second
+    hop_seconds: float  # of a frame
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
