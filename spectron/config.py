@@ -102,9 +102,6 @@ class FramesConfig:
     go: str = "prompt"  # "prompt": the prompt's last frames start the stream; "zeros" (ours)
     noise: float = 0.0  # ours: deviation of Gaussian noise added to the fed-back frames in training (normalised units)
     frame_dropout: float = 0.0  # ours: up to this share of an utterance's fed-back steps are zeros in training
-    # Ours, after Deep Voice 3 (arXiv 1710.07654): above 0, tokens and frame steps are told their place in the text by
-    # sinusoids, a step's place being its time in the recording times this rate: attention need not discover time.
-    tokens_per_second: float = 0.0
     stop_threshold: float = 0.5
 
 
@@ -127,6 +124,11 @@ class LossConfig:
     reconstruction_weight: float = 0.1  # λ, PAPER §1 [mem]
     time_deltas: int = 3  # K, PAPER §1 [sum]
     stop_weight: float = 1.0  # ours
+    # Ours: at every frame step the text head must name the token being spoken, where the data say when each one ends.
+    alignment_weight: float = 0.0
+    # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy should be guessed with the recording as the LM
+    # guesses them from the text alone, so that what it knows from text survives.
+    agreement_weight: float = 0.0
     stop_positive_weight: float = 5.0  # ours: last frames are rare
 
 
@@ -209,8 +211,7 @@ class StreamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint;
-    `settings`: "key=value" for this stage alone, such as "data.max_seconds=2" for short utterances."""
+    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint."""
 
     name: str
     streams: tuple[StreamConfig, ...]
@@ -220,7 +221,6 @@ class StageConfig:
     save_every: int = 500
     log_every: int = 50
     keep: int = 2
-    settings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,10 +242,6 @@ class Experiment:
             if stage.name == name:
                 return stage
         raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
-
-    def during(self, stage: StageConfig) -> Experiment:
-        """The experiment while `stage` runs: its settings apply, but never to the stages or the mesh."""
-        return dataclasses.replace(override(self, stage.settings), stages=self.stages, mesh=self.mesh)
 
 
 def to_json(config: Any) -> str:

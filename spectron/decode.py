@@ -95,10 +95,7 @@ def decode(
     sos = make_vocabulary(experiment.data.vocabulary).sos_id
     state = _start(prompt, prefix_mask, go, cache, limit, total, sos)
     advance = functools.partial(
-        _advance,
-        *(model, params, keys, prefix_mask, prompt.lengths, go.reshape(go.shape[0], -1)),
-        experiment=experiment,
-        limit=limit,
+        _advance, model, params, keys, prefix_mask, go.reshape(go.shape[0], -1), experiment=experiment, limit=limit
     )
     last = limit.tokens + limit.steps
     state = jax.lax.while_loop(lambda s: (s.index < last) & ~s.done.all(), advance, state)
@@ -132,7 +129,6 @@ def _advance(
     params: Params,
     keys: Array,
     prefix_mask: Array,
-    prompt_frames: Array,
     go: Array,
     row: _Row,
     *,
@@ -150,9 +146,9 @@ def _advance(
     slot = prefix_mask.shape[1] + row.index
     visible = row.visible.at[:, slot].set(~row.done)
     positions = prefix_mask.sum(axis=1) + row.index
-    turn = jnp.where(row.is_text, row.index, row.steps)
-    now = (row.token, row.fed, row.is_text, keep, positions, turn, prompt_frames, visible)
-    logits, frames, stop, cache = model.apply({"params": params}, *now, row.cache, slot, method="advance")
+    logits, frames, stop, cache = model.apply(
+        {"params": params}, row.token, row.fed, row.is_text, keep, positions, visible, row.cache, slot, method="advance"
+    )
     writes, speaks = row.is_text & ~row.done, ~row.is_text & ~row.done
 
     token = logits.argmax(axis=-1).astype(jnp.int32)

@@ -49,6 +49,31 @@ def stop(logits: Float[Array, "B T"], lengths: Int[Array, " B"], mask: Bool[Arra
     return Term(jnp.sum(losses * weights), jnp.sum(weights))
 
 
+def alignment(
+    logits: Float[Array, "B N V"], text: Int[Array, "B L"], ends: Int[Array, "B L"], middles: Int[Array, "B N"], mask: Array
+) -> dict[str, Term]:
+    """Cross-entropy of "this step says this token", and its accuracy, over the steps of rows that know their `ends`.
+
+    middles: the sample in the middle of each step. A token is said until its end, the gap before it included; eos follows.
+    """
+    last = jnp.max(ends, axis=1, keepdims=True)
+    finite = jnp.where(ends > 0, ends, jnp.iinfo(jnp.int32).max)
+    said = jnp.sum(middles[:, :, None] >= finite[:, None, :], axis=-1)
+    labels = jnp.take_along_axis(jnp.asarray(text), said, axis=1)
+    known = mask & (last > 0)
+    return {
+        "alignment": cross_entropy(logits, labels, known),
+        "alignment_accuracy": accuracy(logits, labels, known),
+    }
+
+
+def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mask: Bool[Array, "B L"]) -> Term:
+    """Σ KL(teacher ‖ model) over the masked tokens; the teacher learns nothing from it."""
+    believed = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32))
+    divergence = optax.kl_divergence_with_log_targets(jax.nn.log_softmax(logits.astype(jnp.float32)), believed)
+    return _total(divergence, mask)
+
+
 def ctc(logits: Float[Array, "B T V"], mask: Bool[Array, "B T"], labels: Int[Array, "B L"], label_mask: Array) -> Term:
     """Connectionist temporal classification (Graves 2006), blank 0; sum over rows, weight = number of labels."""
     losses = optax.ctc_loss(

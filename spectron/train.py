@@ -193,12 +193,11 @@ def train(
     Raises UserError for anything the user can mend.
     """
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
-    workdir = Path(workdir).absolute()
     use_compilation_cache()
     try:
         with leaving_on_sigterm() as asked:
             for stage in chosen:
-                if not train_stage(experiment.during(stage), stage, workdir, stopper(asked, stop_after)):
+                if not train_stage(experiment, stage, Path(workdir).absolute(), stopper(asked, stop_after)):
                     print("Stopped early; the same command goes on from here.", flush=True)
                     return False
     except Exception as error:

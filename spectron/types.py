@@ -28,6 +28,7 @@ class Example(NamedTuple):
     prompt_samples: how many of them are the prompt.
     text: the transcript of the whole utterance.
     scored_words: how many first words of `text` carry cross-entropy (and eos only with all of them); -1 means all.
+    word_ends: the sample behind each word of `text`; () where nobody knows.
     id, speaker: names, for logs and evaluation.
     """
 
@@ -37,6 +38,7 @@ class Example(NamedTuple):
     id: str
     speaker: str = ""
     scored_words: int = -1
+    word_ends: tuple[int, ...] = ()
 
 
 def _register(cls: type) -> type:
@@ -55,6 +57,7 @@ class Batch:
     text: Array  # int32 [B, L]: y_p y_c then eos, padded with 0
     text_mask: Array  # bool [B, L]
     text_loss_mask: Array  # bool [B, L]: the tokens that carry cross-entropy, a subset of text_mask
+    token_ends: Array  # int32 [B, L]: the sample behind each token; 0 for eos, and in rows where nobody knows
 
     @property
     def size(self) -> int:

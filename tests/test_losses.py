@@ -51,6 +51,29 @@ def test_stop_by_hand():
     assert float(term.sum) == pytest.approx(11 * np.log(2), abs=1e-5)
 
 
+def test_alignment_by_hand():
+    """Tokens 4 and 5 end at samples 100 and 200, then eos; the last step is padding, the second row knows nothing."""
+    text, ends = jnp.asarray([[4, 5, 1], [4, 5, 1]]), jnp.asarray([[100, 200, 0], [0, 0, 0]])
+    middles = jnp.asarray([[99, 100, 199, 200, 999]] * 2)
+    mask = jnp.asarray([[True] * 4 + [False]] * 2)
+    right = 50.0 * jax.nn.one_hot(jnp.asarray([[4, 5, 5, 1, 0], [0] * 5]), 6)
+    found = losses.alignment(right, text, ends, middles, mask)
+    assert (float(found["alignment_accuracy"].sum), float(found["alignment_accuracy"].weight)) == (4, 4)
+    assert float(found["alignment"].sum) == pytest.approx(0, abs=1e-4)
+    unsure = losses.alignment(jnp.zeros((2, 5, 6)), text, ends, middles, mask)
+    assert float(unsure["alignment"].mean()) == pytest.approx(np.log(6), rel=1e-5)
+
+
+def test_agreement_by_hand():
+    even, sure = jnp.log(jnp.asarray([[[0.5, 0.5]] * 2])), jnp.log(jnp.asarray([[[0.75, 0.25]] * 2]))
+    term = losses.agreement(sure, even, jnp.asarray([[True, False]]))
+    expected = 0.5 * np.log(0.5 / 0.75) + 0.5 * np.log(0.5 / 0.25)
+    assert (float(term.sum), float(term.weight)) == (pytest.approx(expected, rel=1e-5), 1)
+    assert float(losses.agreement(even, even, jnp.ones((1, 2), bool)).sum) == pytest.approx(0, abs=1e-6)
+    gradient = jax.grad(lambda teacher: losses.agreement(sure, teacher, jnp.ones((1, 2), bool)).sum)(even)
+    assert not np.any(gradient)
+
+
 def test_ctc_of_certain_frames_is_nothing():
     """Frames that spell a, blank, b with certainty cost nothing; a row without frames is left out."""
     best = jnp.asarray([[1, 0, 2], [0, 0, 0]])

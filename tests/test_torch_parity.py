@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes 
 from benchmarks import torch_decoding, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
-EXPERIMENT = tiny.experiment()
+EXPERIMENT = tiny.experiment(alignment_weight=0.5, agreement_weight=0.5)
 STATISTICS = tiny.statistics()
 
 

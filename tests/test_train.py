@@ -161,18 +161,6 @@ def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
     assert jax.tree.structure(state.ema) == jax.tree.structure(state.params)
 
 
-def test_a_stage_has_settings_of_its_own(tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(train, "train_stage", lambda experiment, stage, *_: seen.append((experiment, stage)) or True)
-    config = experiment('stages.speech.settings=["data.max_seconds=0.25", "loss.stop_weight=0"]')
-    assert train.train(config, tmp_path)
-    (plain, _), (special, _), _ = seen
-    assert plain == config
-    assert (special.data.max_seconds, special.loss.stop_weight) == (0.25, 0.0)
-    with pytest.raises(UserError, match="did you mean 'max_seconds'"):
-        train.train(experiment('stages.text.settings=["data.max_second=1"]'), tmp_path)
-
-
 @pytest.mark.slow
 def test_the_real_model_trains_without_corpus_libraries_and_restarts(tmp_path, real, run_python):
     change = ("stages.joint.start_from=[]", "stages.joint.save_every=2", "stages.joint.steps=4")

@@ -78,6 +78,7 @@ def test_structs_travel_through_jit_as_pytrees():
         text=np.zeros((rows, 4), np.int32),
         text_mask=np.ones((rows, 4), bool),
         text_loss_mask=np.ones((rows, 4), bool),
+        token_ends=np.zeros((rows, 4), np.int32),
     )
     doubled = jax.jit(lambda b: dataclasses.replace(b, num_samples=b.num_samples * 2))(batch)
     assert doubled.num_samples.tolist() == [14, 6]

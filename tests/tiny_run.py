@@ -82,6 +82,7 @@ def noise_batch(config: Experiment, mixture: str, rows: int, seed: int, step: in
         text=np.where(mask, text, 0).astype(np.int32),
         text_mask=mask,
         text_loss_mask=mask,
+        token_ends=np.zeros_like(text, np.int32),
     )
 
 

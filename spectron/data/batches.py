@@ -18,7 +18,7 @@ import numpy as np
 from spectron.config import DataConfig, Experiment, FeatureConfig
 from spectron.data.order import Rows
 from spectron.data.sources import Source, make_source
-from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
+from spectron.data.vocabulary import Vocabulary, encode_ends, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
 PREFETCH = 2  # ours: batches made ahead
@@ -44,7 +44,7 @@ def to_batch(
     rows, length = len(examples), data.max_tokens
     size = 0 if text_only else samples_per_row(data, features)
     samples = np.zeros((rows, size), np.int16)
-    text = np.zeros((rows, length), np.int32)
+    text, ends = np.zeros((2, rows, length), np.int32)
     tokens, scored = np.zeros((rows, 1), np.int32), np.zeros((rows, 1), np.int32)
     for row, example in enumerate(examples):
         ids, scored[row] = encode_target(vocabulary, example.text, example.scored_words)
@@ -55,6 +55,8 @@ def to_batch(
             raise UserError(f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds.")
         text[row, : len(ids)] = ids
         samples[row, : len(example.samples)] = example.samples
+        if example.word_ends:
+            ends[row, : len(ids) - 1] = encode_ends(vocabulary, example.text, example.word_ends)
     positions = np.arange(length)[None, :]
     return Batch(
         samples=samples,
@@ -63,6 +65,7 @@ def to_batch(
         text=text,
         text_mask=positions < tokens,
         text_loss_mask=positions < scored,
+        token_ends=ends,
     )
 
 

@@ -27,6 +27,7 @@ def feature_lengths(data: DataConfig, features: FeatureConfig, text_only: bool =
         "text": data.max_tokens,
         "prompt_samples": None,
         "scored": None,
+        "token_ends": data.max_tokens,
     }
 
 
@@ -38,6 +39,7 @@ class SpectronConverter(seqio.FeatureConverter):
         "text": Spec(dtype=tf.int32),  # with eos
         "prompt_samples": Spec(dtype=tf.int32, rank=0),
         "scored": Spec(dtype=tf.int32, rank=0),  # how many first tokens carry cross-entropy
+        "token_ends": Spec(dtype=tf.int32),  # one per token without eos, or none
     }
     MODEL_FEATURES: ClassVar = {
         "samples": Spec(dtype=tf.int16),
@@ -46,6 +48,7 @@ class SpectronConverter(seqio.FeatureConverter):
         "text": Spec(dtype=tf.int32),
         "text_mask": Spec(dtype=tf.bool),
         "text_loss_mask": Spec(dtype=tf.bool),
+        "token_ends": Spec(dtype=tf.int32),
     }
     PACKING_FEATURE_DTYPES = None
 
@@ -57,11 +60,7 @@ class SpectronConverter(seqio.FeatureConverter):
         size, length = task_feature_lengths["samples"], task_feature_lengths["text"]
 
         def convert(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            samples, text, positions = (
-                example["samples"],
-                example["text"],
-                tf.range(length),
-            )
+            samples, text, ends, positions = example["samples"], example["text"], example["token_ends"], tf.range(length)
             row = {
                 "samples": tf.ensure_shape(tf.pad(samples, [[0, size - tf.size(samples)]]), [size]),
                 "num_samples": tf.size(samples),
@@ -69,6 +68,7 @@ class SpectronConverter(seqio.FeatureConverter):
                 "text": tf.ensure_shape(tf.pad(text, [[0, length - tf.size(text)]]), [length]),
                 "text_mask": positions < tf.size(text),
                 "text_loss_mask": positions < example["scored"],
+                "token_ends": tf.ensure_shape(tf.pad(ends, [[0, length - tf.size(ends)]]), [length]),
             }
             return row | {name: example[name] for name in self._passthrough_features}
 
@@ -82,5 +82,6 @@ class SpectronConverter(seqio.FeatureConverter):
             "text": length,
             "text_mask": length,
             "text_loss_mask": length,
+            "token_ends": length,
         }
         return {name: lengths.get(name) for name in (*self.MODEL_FEATURES, *self._passthrough_features)}

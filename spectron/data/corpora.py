@@ -26,7 +26,10 @@ class BadExample(Exception):
 
 
 class Record(NamedTuple):
-    """One utterance before reading. seconds 0: not known yet. prompt_seconds 0: data.prompt_seconds."""
+    """One utterance before reading. seconds 0: not known yet. prompt_seconds 0: data.prompt_seconds.
+
+    word_ends: when each word of the text is over, in seconds; () where nobody knows.
+    """
 
     id: str
     audio: str
@@ -34,6 +37,7 @@ class Record(NamedTuple):
     speaker: str = ""
     seconds: float = 0.0
     prompt_seconds: float = 0.0
+    word_ends: tuple[float, ...] = ()  # seconds
 
 
 class Fitting:
@@ -116,6 +120,7 @@ class RecordingSource:
             record.text,
             record.id,
             record.speaker,
+            word_ends=tuple(round(end * self._rate) for end in record.word_ends),
         )
 
 
@@ -209,6 +214,10 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
     audio, text = row["audio"], row["text"]
     if not (isinstance(audio, str) and audio and isinstance(text, str)):
         raise ValueError("audio and text must be strings")
+    stated = row.get("word_ends") or ()
+    word_ends = tuple(float(end) for end in (stated.split() if isinstance(stated, str) else stated))
+    if word_ends and (len(word_ends) != len(text.split()) or list(word_ends) != sorted(word_ends) or word_ends[0] <= 0):
+        raise ValueError("word_ends must be one time per word, rising from above 0")
     return Record(
         id=str(row.get("id") or f"{path.name}:{number}"),
         audio=str(path.parent / audio),
@@ -216,6 +225,7 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
         speaker=str(row.get("speaker") or ""),
         seconds=float(row.get("duration") or 0),
         prompt_seconds=float(row.get("prompt_seconds") or 0),
+        word_ends=word_ends,
     )
 
 

@@ -31,7 +31,6 @@ GAP_SECONDS = (0.05, 0.15)  # quiet between clips (the issue's)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
-RANDOM_SIZES = {"random_digits": (6, 6), "short_digits": (2, 3), "digit_pairs": (2, 2)}  # fewest and most digits (ours)
 ENDLESS_SIZE = 20_000  # ours: examples an endless source declares unless the task says otherwise
 TEST_REPEATS = 2  # ours: takes of every sequence by every speaker in a test task (360 items with six speakers)
 ATTEMPTS = 100  # ours: draws before the limits of a batch are said to be too tight
@@ -78,8 +77,8 @@ class Speaking:
         speaker: int,
         rng: np.random.Generator,
         prompt_digits: int,
-    ) -> tuple[np.ndarray, int]:
-        """(samples int16 [S], prompt_samples): one utterance that fits the batch. Raises UserError if none does."""
+    ) -> tuple[np.ndarray, int, tuple[int, ...]]:
+        """(samples int16 [S], prompt_samples, word_ends): one utterance that fits the batch. UserError if none does."""
         table, lengths = self._table[speaker], self.clips.lengths
         for _ in range(ATTEMPTS):
             speed = int(rng.integers(len(SPEEDS))) if self._train else 0
@@ -92,7 +91,8 @@ class Speaking:
                 prompt = int(lengths[speed, picks[:prompt_digits]].sum() + gaps[: prompt_digits - 1].sum())
                 prompt = (prompt + int(gaps[prompt_digits - 1]) // 2) // self._hop * self._hop
             if total <= self._limits[0] and prompt <= self._limits[1] and total - prompt <= self._limits[2]:
-                return self._join(picks, speed, gaps, total, rng), prompt
+                ends = np.cumsum(lengths[speed, picks]) + np.concatenate([[0], np.cumsum(gaps)])
+                return self._join(picks, speed, gaps, total, rng), prompt, tuple(ends.tolist())
         raise UserError(
             f"No spoken {to_text(digits)!r} fits data.max_seconds, max_prompt_seconds and max_continuation_seconds; "
             "raise them."
@@ -126,8 +126,6 @@ class DigitSource:
 
     kind "counting": train holds the 24 seen sequences, test all thirty by every speaker in a fixed order.
     kind "random_digits": six digits in random order without a held-out triple; only the prompt's words are scored.
-    kind "short_digits": likewise two or three digits, the prompt one or two of them.
-    kind "digit_pairs": one digit, then another: what a word sounds like is learnt soonest where no other is said.
     kind "spoken_digits": one to six random digits without restriction, for judges only.
     """
 
@@ -161,17 +159,12 @@ class DigitSource:
                 int(rng.integers(len(self._speakers))),
                 self._digits(rng),
             )
-        prompt_digits = self._prompt_digits(len(digits), rng)
-        samples, prompt = self._speaking.say(digits, speaker, rng, prompt_digits)
+        prompt_digits = PROMPT_DIGITS if self._kind != "spoken_digits" else len(digits)
+        samples, prompt, ends = self._speaking.say(digits, speaker, rng, prompt_digits)
         name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
         # What follows a random prompt cannot be predicted, so it is no target.
-        scored = prompt_digits if self._kind in RANDOM_SIZES else -1
-        return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored)
-
-    def _prompt_digits(self, count: int, rng: np.random.Generator) -> int:
-        if self._kind == "spoken_digits":
-            return count
-        return int(rng.integers(1, count)) if self._kind in ("short_digits", "digit_pairs") else PROMPT_DIGITS
+        scored = PROMPT_DIGITS if self._kind == "random_digits" else -1
+        return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored, ends)
 
     def _digits(self, rng: np.random.Generator) -> tuple[int, ...]:
         if self._kind == "counting":
@@ -179,8 +172,7 @@ class DigitSource:
         if self._kind == "spoken_digits":
             return tuple(map(int, rng.integers(10, size=int(rng.integers(1, 7)))))
         while True:
-            least, most = RANDOM_SIZES[self._kind]
-            digits = tuple(map(int, rng.integers(10, size=int(rng.integers(least, most + 1)))))
+            digits = tuple(map(int, rng.integers(10, size=6)))
             if is_clean(digits):
                 return digits
 

@@ -6,7 +6,7 @@ DIR/TASK/ holds samples.bin (int16, one utterance after the other), index.npz an
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +18,7 @@ from spectron.data.folders import write_folder
 from spectron.data.sources import Source
 from spectron.types import Example, UserError
 
-VERSION = 1
+VERSION = 2
 
 
 class PackReport(NamedTuple):
@@ -37,12 +37,14 @@ class _Index:
         self.lengths: list[int] = []
         self.prompt_samples: list[int] = []
         self.scored_words: list[int] = []
+        self.word_ends: list[tuple[int, ...]] = []
         self.strings: dict[str, list[bytes]] = {"text": [], "id": [], "speaker": []}
 
     def add(self, example: Example) -> None:
         self.lengths.append(len(example.samples))
         self.prompt_samples.append(example.prompt_samples)
         self.scored_words.append(example.scored_words)
+        self.word_ends.append(example.word_ends)
         for name, values in self.strings.items():
             values.append(getattr(example, name).encode())
 
@@ -51,11 +53,18 @@ class _Index:
             "starts": np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)]),
             "prompt_samples": np.asarray(self.prompt_samples, np.int32),
             "scored_words": np.asarray(self.scored_words, np.int32),
+            "word_ends": np.asarray([end for ends in self.word_ends for end in ends], np.int32),
+            "word_ends_starts": _starts(self.word_ends),
         }
         for name, values in self.strings.items():
             arrays[name] = np.frombuffer(b"".join(values), np.uint8)
-            arrays[f"{name}_starts"] = np.concatenate([[0], np.cumsum([len(v) for v in values], dtype=np.int64)])
+            arrays[f"{name}_starts"] = _starts(values)
         return arrays
+
+
+def _starts(values: Sequence[Sized]) -> np.ndarray:
+    """Where each of the values starts when they are laid end to end, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum([len(v) for v in values], dtype=np.int64)])
 
 
 def pack(experiment: Experiment, task_name: str, out: str | Path) -> PackReport:
@@ -165,8 +174,11 @@ class PackedSource:
         return np.flatnonzero(usable)
 
     def _string(self, name: str, i: int) -> str:
+        return self._cut(name, i).tobytes().decode()
+
+    def _cut(self, name: str, i: int) -> np.ndarray:
         starts = self._index[f"{name}_starts"]
-        return self._index[name][starts[i] : starts[i + 1]].tobytes().decode()
+        return self._index[name][starts[i] : starts[i + 1]]
 
     def __len__(self) -> int:
         return len(self._usable)
@@ -180,4 +192,5 @@ class PackedSource:
             id=self._string("id", i),
             speaker=self._string("speaker", i),
             scored_words=int(self._index["scored_words"][i]),
+            word_ends=tuple(self._cut("word_ends", i).tolist()),
         )

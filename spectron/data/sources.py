@@ -16,8 +16,6 @@ KINDS = (
     "librispeech",
     "counting",
     "random_digits",
-    "short_digits",
-    "digit_pairs",
     "spoken_digits",
     "counting_text",
     "text",
@@ -38,7 +36,7 @@ class Source(Protocol):
 
 def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
     """The source a task names. Raises UserError for an unknown kind or data that is not there."""
-    if task.source in ("counting", "random_digits", "short_digits", "digit_pairs", "spoken_digits"):
+    if task.source in ("counting", "random_digits", "spoken_digits"):
         return DigitSource(task, data, features, seed)
     if task.source == "counting_text":
         return CountingText()

@@ -15,7 +15,7 @@ from spectron.data.batches import source_of
 from spectron.data.converter import Spec, SpectronConverter, feature_lengths, seqio, tf
 from spectron.data.corpora import BadExample
 from spectron.data.order import Rows
-from spectron.data.vocabulary import Vocabulary, encode_target, make_vocabulary
+from spectron.data.vocabulary import Vocabulary, encode_ends, encode_target, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ RAW = {  # what Python hands to TensorFlow: N examples side by side
     "prompt_samples": tf.TensorSpec([None], tf.int32),
     "text": tf.TensorSpec([None], tf.string),
     "scored_words": tf.TensorSpec([None], tf.int32),
+    "word_ends": tf.TensorSpec([None, None], tf.int32),
     "row": tf.TensorSpec([None], tf.int64),
 }
 
@@ -82,23 +83,26 @@ def output_features(data: DataConfig) -> dict[str, seqio.Feature]:
         "text": seqio.Feature(SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True),
         "prompt_samples": seqio.Feature(**scalar),
         "scored": seqio.Feature(**scalar),
+        "token_ends": seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int32),
     }
 
 
 def tokenise(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: text and scored_words → ids with eos, and how many of them carry cross-entropy."""
+    """A preprocessor: words → ids with eos, how many of them carry cross-entropy, and where they end."""
 
-    def encode(text: bytes, scored_words: np.int32) -> tuple[np.ndarray, np.int32]:
+    def encode(text: bytes, scored_words: np.int32, word_ends: np.ndarray) -> tuple[np.ndarray, np.int32, np.ndarray]:
         ids, scored = encode_target(vocabulary, text.decode(), int(scored_words))
-        return np.asarray(ids, np.int32), np.int32(scored)
+        ends = encode_ends(vocabulary, text.decode(), word_ends[word_ends > 0].tolist())
+        return np.asarray(ids, np.int32), np.int32(scored), np.asarray(ends, np.int32)
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = [example["text"], example["scored_words"]]
-        ids, scored = tf.numpy_function(encode, inputs, [tf.int32, tf.int32], stateful=False)
-        kept = {name: value for name, value in example.items() if name != "scored_words"}
+        inputs = [example["text"], example["scored_words"], example["word_ends"]]
+        ids, scored, ends = tf.numpy_function(encode, inputs, [tf.int32] * 3, stateful=False)
+        kept = {name: value for name, value in example.items() if name not in ("scored_words", "word_ends")}
         return kept | {
             "text": tf.ensure_shape(ids, [None]),
             "scored": tf.ensure_shape(scored, []),
+            "token_ends": tf.ensure_shape(ends, [None]),
         }
 
     return lambda dataset: dataset.map(one)
@@ -145,12 +149,16 @@ def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]
     samples = np.zeros((len(examples), max(1, *lengths)), np.int16)
     for row, e in enumerate(examples):
         samples[row, : lengths[row]] = e.samples
+    word_ends = np.zeros((len(examples), max(1, *(len(e.word_ends) for e in examples))), np.int32)
+    for row, e in enumerate(examples):
+        word_ends[row, : len(e.word_ends)] = e.word_ends
     return {
         "samples": samples,
         "num_samples": lengths,
         "prompt_samples": [e.prompt_samples for e in examples],
         "text": [e.text for e in examples],
         "scored_words": [e.scored_words for e in examples],
+        "word_ends": word_ends,
         "row": numbers,
     }
 

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from spectron.config import VocabularyConfig
 from spectron.types import UserError
 
@@ -114,3 +116,13 @@ def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> 
     if scored_words < 0 or scored_words >= len(words):
         return [*ids, EOS], len(ids) + 1
     return [*ids, EOS], len(vocabulary.encode(" ".join(words[:scored_words])))
+
+
+def encode_ends(vocabulary: Vocabulary, text: str, word_ends: Sequence[int]) -> list[int]:
+    """The sample behind each token of a text, one per id without eos, from those behind its words."""
+    words, ends = text.split(), [0]
+    for i, end in enumerate(word_ends):
+        new = len(vocabulary.encode(" ".join(words[: i + 1]))) - (len(ends) - 1)
+        # Ours: the tokens of one word take equal shares of its time.
+        ends += np.linspace(ends[-1], end, new + 1).round().astype(int)[1:].tolist()
+    return ends[1:]

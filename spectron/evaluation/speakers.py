@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from jaxtyping import Float, Int
 
 from spectron.config import FeatureConfig
@@ -18,6 +19,10 @@ from spectron.evaluation.spectra import log_mels
 FEATURES = FeatureConfig(
     num_mels=60, window_seconds=0.025, hop_seconds=0.01, low_hz=60.0, high_hz=4_000.0, log_floor=1e-6
 )
+# Ours: what lies further below the loudest band is not listened to. Rooms give speakers away, and a model's log floor
+# hides them: of copies of real continuations above a floor of 2.5e-3 a judge without this named 27 % right.
+HEARD_NATS = 3.5 * np.log(10)
+CEPSTRA = 24  # ours: whose covariances tell voices apart; without them 97.3 % instead of 99.3 % of single clips
 LOUD_NATS = 2.5 * np.log(10)  # ours: frames within 25 dB of the loudest are the voice, the others the room
 PENALTY = 0.1  # ours: inverse of the ridge on the weights
 JOINED = 2000  # ours: without joined clips, 93 % instead of 100 % of three synthesised digits
@@ -53,13 +58,19 @@ class SpeakerJudge:
 
 
 def statistics(frames: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " D"] | None:
-    """Mean, deviation and outer deciles per band of the loud frames, level taken out: [4 F]; None without frames."""
+    """Of the loud frames, level taken out: mean, deviation and outer deciles per band and covariances of cepstra.
+
+    None without frames.
+    """
     if not len(frames):
         return None
+    frames = np.maximum(frames, frames.max() - HEARD_NATS)
     energy = frames.mean(axis=1)
     loud = frames[energy >= energy.max() - LOUD_NATS]
     loud = loud - loud.mean()
-    return np.concatenate([loud.mean(axis=0), loud.std(axis=0), *np.quantile(loud, (0.1, 0.9), axis=0)])
+    cepstra = scipy.fft.dct(loud, axis=1, norm="ortho")[:, 1 : 1 + CEPSTRA]
+    spread = np.cov(cepstra.T, bias=True)[np.triu_indices(CEPSTRA)]
+    return np.concatenate([loud.mean(axis=0), loud.std(axis=0), *np.quantile(loud, (0.1, 0.9), axis=0), spread])
 
 
 def train_speaker_judge(clips: Clips, seed: int = 1) -> SpeakerJudge:

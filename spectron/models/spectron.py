@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Real
+from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import ModelConfig
 from spectron.models.conformer import Conformer
@@ -49,11 +49,15 @@ class PostNet(nn.Module):
 
 
 class Output(NamedTuple):
-    """logits float32 [B, L, V]; frames float32 [B, T, F] normalised; stop logits float32 [B, T]."""
+    """logits float32 [B, L, V]; frames float32 [B, T, F] normalised; stop logits float32 [B, T].
+
+    spoken: float32 [B, T / r, V], which token a frame step says. Only alignment reads it; unread it costs nothing in jit.
+    """
 
     logits: Array
     frames: Array
     stop: Array
+    spoken: Array
 
 
 class Spectron(nn.Module):
@@ -62,7 +66,6 @@ class Spectron(nn.Module):
     config: ModelConfig
     vocab_size: int
     num_mels: int
-    hop_seconds: float  # of a frame
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
@@ -80,15 +83,6 @@ class Spectron(nn.Module):
         encoded = self.encoder(prompt, deterministic)
         return Sequence(self.connector(encoded.values), encoded.mask).masked()
 
-    def place(self, x: Float[Array, "B N D"], places: Real[Array, "B N"]) -> Float[Array, "B N D"]:
-        """Add to tokens and frame steps the sinusoids of their place in the text, counted in tokens."""
-        return x + sinusoids(places, x.shape[-1]).astype(x.dtype) if self.config.frames.tokens_per_second else x
-
-    def frame_places(self, prompt_frames: Int[Array, " B"], steps: Int[Array, "B N"]) -> Float[Array, "B N"]:
-        """Where in the text a frame step is: its time in the recording at the speaking rate of the config."""
-        frames = prompt_frames[:, None] + steps * self.config.frames.frames_per_step
-        return frames * (self.hop_seconds * self.config.frames.tokens_per_second)
-
     def __call__(
         self,
         prompt: Sequence,
@@ -99,17 +93,19 @@ class Spectron(nn.Module):
     ) -> Output:
         """Teacher forcing. tokens: int [B, L] starting with sos; steps: [B, T/r, r·F], what is fed back (go first)."""
         prefix = self.prefix(prompt, deterministic)
-        words, sounds = self.lm.embed(tokens.values), self.prenet(steps.masked().values, keep)
-        text = Sequence(self.place(words, count_positions(tokens.mask)), tokens.mask).masked()
-        places = self.frame_places(prompt.lengths, count_positions(steps.mask))
-        fed = Sequence(self.place(sounds, places), steps.mask).masked()
+        text = Sequence(self.lm.embed(tokens.values), tokens.mask).masked()
+        fed = Sequence(self.prenet(steps.masked().values, keep), steps.mask).masked()
         x = jnp.concatenate([prefix.values, text.values, fed.values], axis=1)
         mask = jnp.concatenate([prefix.mask, text.mask, fed.mask], axis=1)
         size, length = prefix.mask.shape[1], tokens.mask.shape[1]
         inside = jnp.broadcast_to(jnp.arange(mask.shape[1]) < size, mask.shape)
         hidden, _ = self.lm(x, count_positions(mask), prefix_visible(mask, inside), deterministic=deterministic)
-        frames, stop = self.speak(hidden[:, size + length :])
-        return Output(self.lm.logits(hidden[:, size : size + length]), frames, stop)
+        written, spoken = hidden[:, size : size + length], hidden[:, size + length :]
+        return Output(self.lm.logits(written), *self.speak(spoken), self.lm.logits(spoken))
+
+    def score(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L V"]:
+        """Logits of the LM that has heard nothing."""
+        return self.lm.score(tokens, mask, jnp.zeros(tokens.shape[0], jnp.int32))
 
     def speak(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
         """Hidden states of frame steps → their frames (normalised) and stop logits, one per frame."""
@@ -134,31 +130,17 @@ class Spectron(nn.Module):
         is_text: Bool[Array, " B"],
         keep: Float[Array, "B N"] | None,
         positions: Int[Array, " B"],
-        turn: Int[Array, " B"],
-        prompt_frames: Int[Array, " B"],
         visible: Bool[Array, "B S"],
         cache: KVCache,
         index: Array,
     ) -> tuple[Float[Array, "B V"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
-        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames.
-
-        turn: which token or frame step of its row this is, from 0.
-        """
+        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames."""
         word = self.lm.embed(tokens[:, None])
         sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
-        turn = turn[:, None]
-        places = jnp.where(is_text[:, None], turn, self.frame_places(prompt_frames, turn))
-        x = self.place(jnp.where(is_text[:, None, None], word, sound), places)
+        x = jnp.where(is_text[:, None, None], word, sound)
         hidden, cache = self.lm(x, positions[:, None], visible[:, None], cache, index)
         frames, stop = self.speak(hidden)
         return self.lm.logits(hidden)[:, 0], frames, stop, cache
-
-
-def sinusoids(places: Real[Array, "B N"], dim: int) -> Float[Array, "B N D"]:
-    """Sines and cosines of a place, wavelengths from 2π to 200π tokens."""
-    rates = 100.0 ** (-jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2))
-    angles = places[..., None] * rates
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def count_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from spectron import losses
 from spectron.audio.features import log_mel, normalise
@@ -47,15 +47,16 @@ class Joint:
     def inputs(self, batch: Batch) -> tuple[Sequence, Sequence, Sequence]:
         """What the model reads under teacher forcing: prompt, tokens from sos on, frame steps from go on."""
         prompt, continuation = self.features(batch)
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), jnp.asarray(batch.text_mask))
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         frames = self.experiment.model.frames
         return prompt, tokens, feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
 
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
-        """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", and the metric "text_accuracy"."""
+        """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", the metric "text_accuracy"; if their
+        weights ask for them "agreement", "alignment" and the metric "alignment_accuracy"."""
         prompt, continuation = self.features(batch)
         frames = self.experiment.model.frames
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), jnp.asarray(batch.text_mask))
+        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
         dropout_key, keep_key, noise_key = jax.random.split(key, 3)
         keep = None
@@ -65,7 +66,15 @@ class Joint:
         out = self.model.apply(
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
         )
-        return self.terms(out, batch, continuation, steps)
+        found = self.terms(out, batch, continuation, steps)
+        return found + self.agreement(params, out, batch) if self.experiment.loss.agreement_weight else found
+
+    def agreement(self, params: Params, out: Output, batch: Batch) -> Losses:
+        """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
+        tokens = shift_right(batch.text, self.vocabulary.sos_id)
+        teacher = self.model.apply({"params": params}, tokens, batch.text_mask, method="score")
+        term = losses.agreement(out.logits, teacher, batch.text_mask & ~batch.text_loss_mask)
+        return Losses({"agreement": term}, {"agreement": jnp.float32(self.experiment.loss.agreement_weight)})
 
     def terms(self, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
         """Compare what came out with what should have."""
@@ -80,14 +89,23 @@ class Joint:
         }
         coefficients = {"text": 1.0, "stop": config.stop_weight}
         coefficients |= dict.fromkeys(spectral, config.reconstruction_weight)
+        if config.alignment_weight:
+            middles = self.middles(batch, steps.mask.shape[1])
+            terms |= losses.alignment(out.spoken, batch.text, batch.token_ends, middles, steps.mask)
+            coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
+
+    def middles(self, batch: Batch, steps: int) -> Int[Array, "B N"]:
+        """The sample in the middle of each frame step."""
+        features, size = self.experiment.features, self.experiment.model.frames.frames_per_step
+        start = features.num_frames(jnp.asarray(batch.prompt_samples)) * features.hop
+        return start[:, None] + features.hop * (size * jnp.arange(steps)[None, :] + size // 2)
 
 
 def make_model(experiment: Experiment) -> Spectron:
     """The joint model of an experiment."""
     vocabulary = make_vocabulary(experiment.data.vocabulary)
-    features = experiment.features
-    return Spectron(experiment.model, vocabulary.size, features.num_mels, features.hop / features.sample_rate)
+    return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels)
 
 
 def window(sequence: Sequence, start: Array, size: int) -> Sequence:

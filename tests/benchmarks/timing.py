@@ -32,13 +32,16 @@ def noise_batch(experiment: Experiment, rows: int, seed: int, speech: bool = Tru
     text = rng.integers(4, 4 + len(data.vocabulary.words), (rows, length))
     text[np.arange(rows), tokens - 1] = 1  # eos
     prompt = rng.integers(longest * 3 // 4, longest + 1, rows)
+    num_samples = np.minimum(prompt * 2, size)
+    shares = np.arange(1, length + 1) / tokens[:, None]
     return Batch(
         samples=rng.integers(-3000, 3000, (rows, size)).astype(np.int16),
-        num_samples=np.minimum(prompt * 2, size).astype(np.int32),
+        num_samples=num_samples.astype(np.int32),
         prompt_samples=prompt.astype(np.int32),
         text=np.where(mask, text, 0).astype(np.int32),
         text_mask=mask,
         text_loss_mask=mask,
+        token_ends=np.where(shares < 1, num_samples[:, None] * shares, 0).astype(np.int32),
     )
 
 

@@ -72,8 +72,7 @@ def speak(
     token, done = torch.full((batch,), SOS), torch.zeros(batch, dtype=torch.bool)
     for i in range(tokens):
         live = ~done
-        word = twin.place(twin.lm.embedding(token), torch.full((batch,), i))
-        token = twin.lm.head(read(word, live)).argmax(dim=-1)
+        token = twin.lm.head(read(twin.lm.embedding(token), live)).argmax(dim=-1)
         text[:, i] = token.masked_fill(done, 0)
         done = done | (token == EOS)
         if done.all():
@@ -84,8 +83,7 @@ def speak(
     num_frames = torch.zeros(batch, dtype=torch.long)
     for i in range(steps):
         live = ~done
-        places = twin.frame_places(prompt[1].sum(dim=1), torch.full((batch, 1), i))[:, 0]
-        hidden = read(twin.place(twin.prenet(fed), places), live)
+        hidden = read(twin.prenet(fed), live)
         fed = twin.postnet(hidden)
         fires = twin.stop(hidden).sigmoid() > c.stop_threshold
         stops = live & fires.any(dim=1)

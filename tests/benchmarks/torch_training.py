@@ -114,7 +114,7 @@ def joint_terms(twin: Twin, batch: Batch) -> dict[str, Tensor]:
     step, c = twin.experiment.model.frames.frames_per_step, twin.experiment.loss
     prompt, continuation = features(twin, batch)
     steps = feedback(continuation, go_frames(prompt, step), step)
-    logits, frames, stop = twin(prompt, (shift_right(batch.text), batch.text_mask), steps)
+    logits, frames, stop, spoken = twin(prompt, (shift_right(batch.text), batch.text_mask), steps)
     mask = continuation[1]
     d = masked(continuation[0] - frames, mask)
     ended = torch.arange(stop.shape[1]) >= mask.sum(dim=1)[:, None] - 1
@@ -131,6 +131,31 @@ def joint_terms(twin: Twin, batch: Batch) -> dict[str, Tensor]:
         },
         "stop": mean(bce, weights),
         "text_accuracy": mean(right, batch.text_loss_mask),
+        **(alignment_terms(twin, batch, spoken, steps[1]) if c.alignment_weight else {}),
+        **({"agreement": agreement(twin, batch, logits)} if c.agreement_weight else {}),
+    }
+
+
+def agreement(twin: Twin, batch: Batch, logits: Tensor) -> Tensor:
+    """KL of the guesses at unscored tokens from those of the LM that reads the text alone."""
+    with torch.no_grad():
+        nothing = torch.zeros(len(logits), dtype=torch.long)
+        teacher = twin.lm.score(shift_right(batch.text), batch.text_mask, nothing).log_softmax(dim=-1)
+    divergence = F.kl_div(logits.log_softmax(dim=-1), teacher, reduction="none", log_target=True).sum(dim=-1)
+    return mean(divergence, batch.text_mask & ~batch.text_loss_mask)
+
+
+def alignment_terms(twin: Twin, batch: Batch, spoken: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Which token each frame step says, in the rows that know when their tokens end."""
+    hop, step = twin.experiment.features.hop, twin.experiment.model.frames.frames_per_step
+    middles = (batch.prompt_samples // hop * hop)[:, None] + (torch.arange(mask.shape[1]) * step + step // 2) * hop
+    ends = batch.token_ends
+    over = (middles[:, :, None] >= ends[:, None, :]) & (ends[:, None, :] > 0)
+    labels = batch.text.gather(1, over.sum(dim=-1).long())
+    known = mask & (ends > 0).any(dim=1, keepdim=True)
+    return {
+        "alignment": cross_entropy(spoken, labels, known),
+        "alignment_accuracy": mean((spoken.argmax(dim=-1) == labels).float(), known),
     }
 
 
@@ -148,7 +173,9 @@ def total(twin: Twin, terms: dict[str, Tensor]) -> Tensor:
     """The weighted sum of the joint terms."""
     c = twin.experiment.loss
     spectral = sum(value for name, value in terms.items() if name.startswith(("frames", "delta")))
-    return terms["text"] + c.reconstruction_weight * spectral + c.stop_weight * terms["stop"]
+    ours = {"alignment": c.alignment_weight, "agreement": c.agreement_weight}
+    extra = sum(weight * terms[name] for name, weight in ours.items() if weight)
+    return terms["text"] + c.reconstruction_weight * spectral + c.stop_weight * terms["stop"] + extra
 
 
 # Optimizers.

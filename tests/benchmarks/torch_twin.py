@@ -318,26 +318,11 @@ class Twin(nn.Module):
         encoded, mask = self.encoder(prompt, mask)
         return masked(self.connector(encoded), mask), mask
 
-    def place(self, x: Tensor, places: Tensor) -> Tensor:
-        """Plus the sinusoids of places in the text, if the config wants them."""
-        if not self.experiment.model.frames.tokens_per_second:
-            return x
-        half = x.shape[-1] // 2
-        angles = places[..., None] * 100.0 ** (-torch.arange(half) / half)
-        return x + torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-    def frame_places(self, prompt_frames: Tensor, steps: Tensor) -> Tensor:
-        """Places of frame steps [B, N]: the time in the recording at the config's speaking rate."""
-        c, features = self.experiment.model.frames, self.experiment.features
-        seconds = (prompt_frames[:, None] + steps * c.frames_per_step) * features.hop / features.sample_rate
-        return seconds * c.tokens_per_second
-
-    def forward(self, prompt: Masked, tokens: Masked, steps: Masked) -> tuple[Tensor, Tensor, Tensor]:
-        """Teacher forcing: text logits [B, L, V], frames [B, T, F], stop logits [B, T]."""
+    def forward(self, prompt: Masked, tokens: Masked, steps: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Teacher forcing: text logits [B, L, V], frames [B, T, F], stop logits [B, T], spoken-token logits [B, N, V]."""
         prefix, prefix_mask = self.prefix(*prompt)
-        text = masked(self.place(self.lm.embedding(tokens[0]), count_positions(tokens[1])), tokens[1])
-        places = self.frame_places(prompt[1].sum(dim=1), count_positions(steps[1]))
-        fed = masked(self.place(self.prenet(steps[0]), places), steps[1])
+        text = masked(self.lm.embedding(tokens[0]), tokens[1])
+        fed = masked(self.prenet(steps[0]), steps[1])
         mask = torch.cat([prefix_mask, tokens[1], steps[1]], dim=1)
         size, length = prefix.shape[1], text.shape[1]
         inside = (torch.arange(mask.shape[1]) < size).expand(mask.shape)
@@ -345,4 +330,5 @@ class Twin(nn.Module):
         hidden = self.lm(x, count_positions(mask), prefix_visible(mask, inside))
         spoken = hidden[:, size + length :]
         frames = self.postnet(spoken).unflatten(-1, (-1, self.experiment.features.num_mels)).flatten(1, 2)
-        return self.lm.head(hidden[:, size : size + length]), frames, self.stop(spoken).flatten(1)
+        written = self.lm.head(hidden[:, size : size + length])
+        return written, frames, self.stop(spoken).flatten(1), self.lm.head(spoken)

@@ -108,7 +108,7 @@ def test_fields_of_a_batch(experiment):
     vocabulary = make_vocabulary(data.vocabulary)
     long, short = np.arange(1, 1001, dtype=np.int16), np.arange(1, 11, dtype=np.int16)
     batch = to_batch(
-        [Example(long, 400, "two five eight", "a"), Example(short, 10, "zero one two", "b", scored_words=2)],
+        [Example(long, 400, "two five eight", "a", word_ends=(300, 700, 1000)), Example(short, 10, "zero one two", "b", scored_words=2)],
         data, features, vocabulary,
     )  # fmt: skip
     size = samples_per_row(data, features)
@@ -121,6 +121,7 @@ def test_fields_of_a_batch(experiment):
     assert batch.prompt_samples.tolist() == [400, 10]
     assert batch.text.tolist() == [[6, 9, 12, 1, 0, 0, 0, 0], [4, 5, 6, 1, 0, 0, 0, 0]]
     assert batch.text_mask.sum(1).tolist() == [4, 4]
+    assert batch.token_ends.tolist() == [[300, 700, 1000, 0, 0, 0, 0, 0], [0] * 8]
     assert batch.text_loss_mask.tolist() == [[True] * 4 + [False] * 4, [True] * 2 + [False] * 6]
     with pytest.raises(UserError, match=r"'c' has 10 tokens; raise data.max_tokens"):
         to_batch([Example(short, 1, "one " * 9, "c")], data, features, vocabulary)

@@ -34,7 +34,7 @@ def folder(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "film.wav").write_bytes(b"\0\0\0 ftypisom" * 50)
     rows = [
-        {"id": "good", "audio": "good.wav", "text": "hello  there", "speaker": "s1"},
+        {"id": "good", "audio": "good.wav", "text": "hello  there", "speaker": "s1", "word_ends": [0.5, 1.75]},
         {"id": "other", "audio": "other.flac", "text": "hi", "duration": 2.5, "prompt_seconds": 1.25, "split": "train"},
         {"id": "test-only", "audio": "good.wav", "text": "hi", "split": "test"},
         {"id": "short", "audio": "short.wav", "text": "hi"},
@@ -46,6 +46,8 @@ def folder(tmp_path):
         {"id": "no-bytes", "audio": "empty.wav", "text": "hi"},
         {"id": "a-film", "audio": "film.wav", "text": "hi"},
         {"id": "no-text", "audio": "good.wav"},
+        {"id": "half-timed", "audio": "good.wav", "text": "hi there", "word_ends": [0.5]},
+        {"id": "backwards", "audio": "good.wav", "text": "hi there", "word_ends": [0.5, 0.25]},
         {"id": "silent", "audio": "silent.wav", "text": "hi"},
     ]
     lines = [json.dumps(row) for row in rows]
@@ -61,11 +63,13 @@ def test_a_manifest_keeps_the_good_and_counts_the_rest(folder, caplog):
     assert source[0].text == "hello there"
     assert source[0].speaker == "s1"
     assert source[0].prompt_samples == 16_000
+    assert source[0].word_ends == (8_000, 28_000)
+    assert source[1].word_ends == ()
     assert source[1].prompt_samples == 20_000
     assert len(source[1].samples) == 40_000
     counts = {reason: len(ids) for reason, ids in source.rejected.items()}
     assert counts == {
-        "lines that are broken": 2,
+        "lines that are broken": 4,
         "shorter than the prompt plus min_continuation_seconds": 1,
         "longer than max_seconds": 1,
         "prompt longer than max_prompt_seconds": 1,
@@ -124,9 +128,10 @@ def test_nothing_usable_is_an_error(tmp_path):
 
 def test_tsv(tmp_path):
     wav.write(tmp_path / "a.wav", speech(2), 16_000)
-    (tmp_path / "list.tsv").write_text('id\taudio\ttext\n1\ta.wav\tsay "hi"\n2\ta.wav\n3\ta.wav\tbye\n')
+    (tmp_path / "list.tsv").write_text('id\taudio\ttext\tword_ends\n1\ta.wav\tsay "hi"\t0.5 1\n2\ta.wav\n3\ta.wav\tbye\t\n')
     source = make(tmp_path / "list.tsv")
     assert [source[i].text for i in range(len(source))] == ['say "hi"', "bye"]
+    assert [source[i].word_ends for i in range(len(source))] == [(8000, 16_000), ()]
     assert len(source.rejected["lines that are broken"]) == 1
     (tmp_path / "bare.tsv").write_text("a.wav\thello\n")
     with pytest.raises(UserError, match="no columns 'audio' and 'text'"):

@@ -39,22 +39,6 @@ def test_training_speech_never_holds_a_held_out_sequence(experiment):
         assert example.scored_words == 3
 
 
-def test_short_utterances_are_split_anywhere_and_hold_nothing_held_out(experiment):
-    splits = set()
-    for example in source(experiment, "short_digits"):
-        digits = digits_of(example)
-        assert not {digits[i : i + 3] for i in range(len(digits) - 2)} & counting.HELD_OUT_TRIPLES
-        assert 0 < example.prompt_samples < len(example.samples)
-        splits.add((len(digits), example.scored_words))
-    assert splits == {(2, 1), (3, 1), (3, 2)}
-
-
-def test_pairs_are_one_digit_and_another(experiment):
-    for example in source(experiment, "digit_pairs"):
-        assert (len(digits_of(example)), example.scored_words) == (2, 1)
-        assert 0 < example.prompt_samples < len(example.samples)
-
-
 def test_is_clean_looks_everywhere():
     prompt, continuation = counting.SEQUENCES[counting.HELD_OUT[0]][:3], counting.SEQUENCES[counting.HELD_OUT[0]][3:]
     assert not counting.is_clean((0, *prompt, 0, 0))
@@ -101,6 +85,10 @@ def test_prompt_ends_in_the_quiet_after_the_third_digit(experiment):
         level = np.sqrt(np.convolve(example.samples.astype(float) ** 2, np.ones(400) / 400, "same"))
         gaps = np.flatnonzero(np.diff((level > 200).astype(int)) == -1)
         assert (gaps < example.prompt_samples).sum() == 3
+        ends = np.asarray(example.word_ends)
+        assert ends[2] < example.prompt_samples < ends[3]
+        assert ends[-1] == len(example.samples)
+        assert np.abs(gaps - ends[:5]).max() < 400  # half the window of the level
 
 
 def test_test_speech_is_official_test_recordings_only(experiment):

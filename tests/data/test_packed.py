@@ -31,6 +31,9 @@ def test_names_survive(experiment, packs):
     assert source[3].id.startswith("random_digits/")
     assert source[3].speaker in ("anna", "bert")
     assert source[3].scored_words == 3
+    assert len(source[3].word_ends) == 6
+    assert source[3].word_ends[-1] == len(source[3].samples)
+    assert packed.PackedSource(str(packs), "texts", experiment.data, experiment.features)[0].word_ends == ()
 
 
 def test_smaller_limits_leave_out_and_count(experiment, packs):

@@ -1,7 +1,7 @@
 import pytest
 
 from spectron.config import VocabularyConfig
-from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.data.vocabulary import encode_ends, encode_target, make_vocabulary
 from spectron.types import UserError
 
 WORDS = make_vocabulary(VocabularyConfig("words", ("one", "two", "three")))
@@ -29,6 +29,12 @@ def test_target_scores_all_or_the_first_words():
     assert encode_target(WORDS, "one two three", 3) == ([4, 5, 6, 1], 4)
     ids, scored = encode_target(BYTES, "ab c", 1)
     assert BYTES.decode(ids[:scored]) == "ab"
+
+
+def test_tokens_share_the_time_of_their_word():
+    assert encode_ends(WORDS, "one  two", [10, 30]) == [10, 30]
+    assert encode_ends(BYTES, "ab c", [10, 30]) == [5, 10, 20, 30]
+    assert encode_ends(BYTES, "ab c", []) == []
 
 
 @pytest.mark.parametrize(

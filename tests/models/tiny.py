@@ -48,7 +48,7 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: fl
                 specaugment=SpecAugmentConfig(1, 2, 0.3, 0.1),
             ),
             lm=LM,
-            frames=FramesConfig(frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout, tokens_per_second=20.0),
+            frames=FramesConfig(frames_per_step=frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout),
         ),
         loss=LossConfig(**loss),
     )
@@ -69,7 +69,9 @@ def batch(rows: int = 3, seed: int = 0) -> Batch:
     text = np.where(mask, rng.integers(4, 8, (rows, 5)), 0).astype(np.int32)
     samples = rng.integers(-4000, 4000, (rows, size)).astype(np.int16)
     samples[np.arange(size)[None, :] >= num_samples[:, None]] = 0
-    return jax.tree.map(jnp.asarray, Batch(samples, num_samples, prompt, text, mask, mask))
+    # Every other row knows when its tokens end.
+    ends = np.linspace(prompt, num_samples, text.shape[1], dtype=np.int32).T * mask * (np.arange(rows) % 2 == 0)[:, None]
+    return jax.tree.map(jnp.asarray, Batch(samples, num_samples, prompt, text, mask, mask, ends))
 
 
 def sequence(lengths: list[int], width: int, seed: int = 0) -> Sequence:

@@ -56,6 +56,22 @@ def test_the_joint_loss_is_the_papers_sum():
     found = loss(objective, params, tiny.batch()).means()
     spectral = sum(found[k] for k in ("frames", "delta_freq", "delta_time_1", "delta_time_2", "delta_time_3"))
     assert float(found["loss"]) == pytest.approx(float(found["text"] + 0.1 * spectral + 0.5 * found["stop"]), rel=1e-6)
+    assert "alignment" not in found
+
+
+def test_alignment_asks_each_step_for_the_token_of_its_middle():
+    experiment = tiny.experiment(alignment_weight=0.5)
+    objective, params = made("spectron", experiment)
+    batch = tiny.batch(2)
+    hop = experiment.features.hop
+    prompt = np.asarray(batch.prompt_samples) // hop * hop
+    np.testing.assert_array_equal(objective.middles(batch, 3), prompt[:, None] + np.asarray([[1, 3, 5]]) * hop)
+    plain = loss(made("spectron")[0], params, batch).means()
+    found = loss(objective, params, batch).means()
+    assert float(found["alignment"]) > 0
+    assert float(found["loss"]) == pytest.approx(float(plain["loss"] + 0.5 * found["alignment"]), rel=1e-5)
+    nobody_knows = dataclasses.replace(batch, token_ends=batch.token_ends * 0)
+    assert float(loss(objective, params, nobody_knows).means()["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
 
 
 def test_prompt_hears_nothing_behind_its_end_and_the_continuation_follows_it():
