@@ -28,7 +28,6 @@ from spectron.config import (
     VocabularyConfig,
 )
 
-PARTS = ("encoder", "connector", "lm", "prenet", "postnet", "stop")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -40,22 +39,15 @@ def data() -> DataConfig:
         tasks=(
             TaskConfig("counting", "counting", size=1_000_000),
             TaskConfig("random", "random_digits", size=1_000_000),
-            TaskConfig("pairs", "digit_pairs", size=1_000_000),
-            TaskConfig("short", "short_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
-        mixtures=(MixtureConfig("speech", (("counting", 0.35), ("random", 0.4), ("short", 0.25))),),
+        mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
         vocabulary=VocabularyConfig("words", WORDS),
         max_seconds=4.0,
         max_prompt_seconds=2.0,
         max_continuation_seconds=2.0,
         max_tokens=8,
     )
-
-
-def speech(learning_rate: float) -> OptimizerConfig:
-    """Of every stage that speaks."""
-    return OptimizerConfig("muon", learning_rate, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995)
 
 
 def experiment() -> Experiment:
@@ -65,38 +57,18 @@ def experiment() -> Experiment:
     text = StageConfig(
         "text", (StreamConfig("text_lm", "counting_text", 32, prefix_tokens=3),), 200, quick, save_every=200
     )
-    # Speech follows the text only if it first learns how one word sounds, then which word is due (see README).
-    counting_text = StreamConfig("text_lm", "counting_text", 8, weight=0.5)
-    pairs = StageConfig(
-        "pairs",
-        (StreamConfig("spectron", "pairs", 16), counting_text),
-        600,
-        speech(0.012),
-        start_from=(("encoder", "ctc"), ("lm", "text")),
-        save_every=600,
-        settings=("data.max_seconds=1.8", "data.max_prompt_seconds=1.0", "data.max_continuation_seconds=1.0"),
-    )
-    short = StageConfig(
-        "short",
-        (StreamConfig("spectron", "short", 16), counting_text),
-        500,
-        speech(0.01),
-        start_from=tuple((part, "pairs") for part in PARTS),
-        save_every=500,
-        settings=("data.max_seconds=2.4", "data.max_prompt_seconds=1.8", "data.max_continuation_seconds=1.8"),
-    )
     joint = StageConfig(
         "joint",
-        (StreamConfig("spectron", "speech", 8), counting_text),
-        1600,
-        speech(0.01),
-        start_from=tuple((part, "short") for part in PARTS),
-        save_every=800,
+        (StreamConfig("spectron", "speech", 8), StreamConfig("text_lm", "counting_text", 16, weight=0.3)),
+        2000,
+        OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
+        start_from=(("encoder", "ctc"), ("lm", "text")),
+        save_every=500,
     )
     return Experiment(
         "quickstart",
         data(),
-        (ctc, text, pairs, short, joint),
+        (ctc, text, joint),
         features=FeatureConfig(num_mels=80, per_band=False, log_floor=2.5e-3),
         model=ModelConfig(
             encoder=EncoderConfig(
@@ -107,7 +79,7 @@ def experiment() -> Experiment:
                 specaugment=SpecAugmentConfig(max_freq_fraction=0.15),
             ),
             lm=LMConfig(dim=128, num_layers=3, ff_dim=256),
-            frames=FramesConfig(frames_per_step=8, frame_dropout=0.2, tokens_per_second=2.0),
+            frames=FramesConfig(frames_per_step=8),
         ),
-        loss=LossConfig(reconstruction_weight=1.0),
+        loss=LossConfig(reconstruction_weight=1.0, alignment_weight=0.5, agreement_weight=1.0),
     )

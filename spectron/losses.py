@@ -70,7 +70,7 @@ def alignment(
 def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mask: Bool[Array, "B L"]) -> Term:
     """Σ KL(teacher ‖ model) over the masked tokens; the teacher learns nothing from it."""
     believed = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32))
-    divergence = optax.kl_divergence_with_log_targets(jax.nn.log_softmax(logits.astype(jnp.float32)), believed)
+    divergence = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits.astype(jnp.float32)), believed)
     return _total(divergence, mask)
 
 

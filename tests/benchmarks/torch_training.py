@@ -151,7 +151,7 @@ def alignment_terms(twin: Twin, batch: Batch, spoken: Tensor, mask: Tensor) -> d
     middles = (batch.prompt_samples // hop * hop)[:, None] + (torch.arange(mask.shape[1]) * step + step // 2) * hop
     ends = batch.token_ends
     over = (middles[:, :, None] >= ends[:, None, :]) & (ends[:, None, :] > 0)
-    labels = batch.text.gather(1, over.sum(dim=-1).long())
+    labels = batch.text.gather(1, over.sum(dim=-1))
     known = mask & (ends > 0).any(dim=1, keepdim=True)
     return {
         "alignment": cross_entropy(spoken, labels, known),

@@ -69,8 +69,9 @@ def batch(rows: int = 3, seed: int = 0) -> Batch:
     text = np.where(mask, rng.integers(4, 8, (rows, 5)), 0).astype(np.int32)
     samples = rng.integers(-4000, 4000, (rows, size)).astype(np.int16)
     samples[np.arange(size)[None, :] >= num_samples[:, None]] = 0
-    # Every other row knows when its tokens end.
-    ends = np.linspace(prompt, num_samples, text.shape[1], dtype=np.int32).T * mask * (np.arange(rows) % 2 == 0)[:, None]
+    # Every other row knows when its tokens end, the last of which is eos.
+    known = np.pad(mask[:, 1:], ((0, 0), (0, 1))) & (np.arange(rows) % 2 == 0)[:, None]
+    ends = np.where(known, np.linspace(prompt, num_samples, text.shape[1]).T, 0).astype(np.int32)
     return jax.tree.map(jnp.asarray, Batch(samples, num_samples, prompt, text, mask, mask, ends))
 
 
