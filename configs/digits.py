@@ -68,9 +68,7 @@ def experiment() -> Experiment:
         "joint",
         (StreamConfig("spectron", "speech", 16), StreamConfig("text_lm", "counting_text", 16, weight=0.3)),
         steps=5000,
-        optimizer=OptimizerConfig(
-            "muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.998
-        ),
+        optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.998),
         start_from=(("encoder", "ctc"), ("lm", "text")),
         save_every=1000,
     )

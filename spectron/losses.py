@@ -50,11 +50,15 @@ def stop(logits: Float[Array, "B T"], lengths: Int[Array, " B"], mask: Bool[Arra
 
 
 def alignment(
-    logits: Float[Array, "B N V"], text: Int[Array, "B L"], ends: Int[Array, "B L"], middles: Int[Array, "B N"], mask: Array
+    logits: Float[Array, "B N V"],
+    text: Int[Array, "B L"],
+    ends: Int[Array, "B L"],
+    middles: Int[Array, "B N"],
+    mask: Array,
 ) -> dict[str, Term]:
     """Cross-entropy of "this step says this token", and its accuracy, over the steps of rows that know their `ends`.
 
-    middles: the sample in the middle of each step. A token is said until its end, the gap before it included; eos follows.
+    middles: the sample in the middle of each step. A token is said until its end, with the gap before it; eos follows.
     """
     last = jnp.max(ends, axis=1, keepdims=True)
     finite = jnp.where(ends > 0, ends, jnp.iinfo(jnp.int32).max)

@@ -60,7 +60,12 @@ class SpectronConverter(seqio.FeatureConverter):
         size, length = task_feature_lengths["samples"], task_feature_lengths["text"]
 
         def convert(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            samples, text, ends, positions = example["samples"], example["text"], example["token_ends"], tf.range(length)
+            samples, text, ends, positions = (
+                example["samples"],
+                example["text"],
+                example["token_ends"],
+                tf.range(length),
+            )
             row = {
                 "samples": tf.ensure_shape(tf.pad(samples, [[0, size - tf.size(samples)]]), [size]),
                 "num_samples": tf.size(samples),

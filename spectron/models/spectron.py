@@ -51,7 +51,7 @@ class PostNet(nn.Module):
 class Output(NamedTuple):
     """logits float32 [B, L, V]; frames float32 [B, T, F] normalised; stop logits float32 [B, T].
 
-    spoken: float32 [B, T / r, V], which token a frame step says. Only alignment reads it; unread it costs nothing in jit.
+    spoken: float32 [B, T / r, V], which token a frame step says. Only alignment reads it; in jit it is free unread.
     """
 
     logits: Array

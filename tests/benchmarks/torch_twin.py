@@ -319,7 +319,7 @@ class Twin(nn.Module):
         return masked(self.connector(encoded), mask), mask
 
     def forward(self, prompt: Masked, tokens: Masked, steps: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Teacher forcing: text logits [B, L, V], frames [B, T, F], stop logits [B, T], spoken-token logits [B, N, V]."""
+        """Teacher forcing: logits of text [B, L, V], frames [B, T, F], stop logits [B, T], spoken logits [B, N, V]."""
         prefix, prefix_mask = self.prefix(*prompt)
         text = masked(self.lm.embedding(tokens[0]), tokens[1])
         fed = masked(self.prenet(steps[0]), steps[1])

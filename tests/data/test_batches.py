@@ -108,7 +108,10 @@ def test_fields_of_a_batch(experiment):
     vocabulary = make_vocabulary(data.vocabulary)
     long, short = np.arange(1, 1001, dtype=np.int16), np.arange(1, 11, dtype=np.int16)
     batch = to_batch(
-        [Example(long, 400, "two five eight", "a", word_ends=(300, 700, 1000)), Example(short, 10, "zero one two", "b", scored_words=2)],
+        [
+            Example(long, 400, "two five eight", "a", word_ends=(300, 700, 1000)),
+            Example(short, 10, "zero one two", "b", scored_words=2),
+        ],
         data, features, vocabulary,
     )  # fmt: skip
     size = samples_per_row(data, features)

@@ -128,7 +128,9 @@ def test_nothing_usable_is_an_error(tmp_path):
 
 def test_tsv(tmp_path):
     wav.write(tmp_path / "a.wav", speech(2), 16_000)
-    (tmp_path / "list.tsv").write_text('id\taudio\ttext\tword_ends\n1\ta.wav\tsay "hi"\t0.5 1\n2\ta.wav\n3\ta.wav\tbye\t\n')
+    (tmp_path / "list.tsv").write_text(
+        'id\taudio\ttext\tword_ends\n1\ta.wav\tsay "hi"\t0.5 1\n2\ta.wav\n3\ta.wav\tbye\t\n'
+    )
     source = make(tmp_path / "list.tsv")
     assert [source[i].text for i in range(len(source))] == ['say "hi"', "bye"]
     assert [source[i].word_ends for i in range(len(source))] == [(8000, 16_000), ()]
