@@ -126,8 +126,8 @@ class LossConfig:
     stop_weight: float = 1.0  # ours
     # Ours: at every frame step the text head must name the token being spoken, where the data say when each one ends.
     alignment_weight: float = 0.0
-    # Ours, after BLSP-KD (arXiv 2405.19041): with the recording, tokens without cross-entropy should be guessed as the LM
-    # guesses them from the text alone, so that what it knows from text survives.
+    # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy should be guessed with the recording as the
+    # LM guesses them from the text alone, so that what it knows from text survives.
     agreement_weight: float = 0.0
     stop_positive_weight: float = 5.0  # ours: last frames are rare
 
