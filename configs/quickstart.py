@@ -81,5 +81,5 @@ def experiment() -> Experiment:
             lm=LMConfig(dim=128, num_layers=3, ff_dim=256),
             frames=FramesConfig(frames_per_step=8),
         ),
-        loss=LossConfig(reconstruction_weight=1.0, alignment_weight=0.5, agreement_weight=1.0),
+        loss=LossConfig(reconstruction_weight=1.0, alignment_weight=1.0, agreement_weight=0.25),
     )

@@ -100,8 +100,6 @@ class FramesConfig:
     prenet_dropout: float = 0.5  # ours, Tacotron 2's
     dropout_in_decoding: bool = True  # ours: the cure for copying the last frame
     go: str = "prompt"  # "prompt": the prompt's last frames start the stream; "zeros" (ours)
-    noise: float = 0.0  # ours: deviation of Gaussian noise added to the fed-back frames in training (normalised units)
-    frame_dropout: float = 0.0  # ours: up to this share of an utterance's fed-back steps are zeros in training
     stop_threshold: float = 0.5
 
 

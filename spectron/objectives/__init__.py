@@ -27,7 +27,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
-        """Named losses of one batch; `train` turns dropout, noise and SpecAugment on."""
+        """Named losses of one batch; `train` turns dropout and SpecAugment on."""
         ...
 
 

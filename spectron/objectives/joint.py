@@ -58,10 +58,9 @@ class Joint:
         frames = self.experiment.model.frames
         tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
-        dropout_key, keep_key, noise_key = jax.random.split(key, 3)
+        dropout_key, keep_key = jax.random.split(key)
         keep = None
         if train:
-            steps = corrupt(noise_key, steps, frames)
             keep = dropout_keep(keep_key, (*steps.mask.shape, frames.bottleneck), frames.prenet_dropout)
         out = self.model.apply(
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
@@ -141,19 +140,3 @@ def dropout_keep(key: Array, shape: tuple[int, ...], rate: float) -> Float[Array
     if rate == 0.0:
         return None
     return jax.random.bernoulli(key, 1.0 - rate, shape).astype(jnp.float32) / (1.0 - rate)
-
-
-def corrupt(key: Array, steps: Sequence, config: FramesConfig) -> Sequence:
-    """Noise on the fed-back frames and steps replaced by zeros, so that decoding survives its own mistakes (ours).
-
-    Every utterance draws its own rate of dropping: where little history is left, the text must tell what is said.
-    """
-    noise_key, drop_key, rate_key = jax.random.split(key, 3)
-    values = steps.values
-    if config.noise:
-        values = values + config.noise * jax.random.normal(noise_key, values.shape, values.dtype)
-    if config.frame_dropout:
-        rates = config.frame_dropout * jax.random.uniform(rate_key, (steps.mask.shape[0], 1))
-        kept = jax.random.uniform(drop_key, steps.mask.shape) >= rates
-        values = jnp.where(kept[..., None], values, 0.0)
-    return Sequence(values, steps.mask).masked()

@@ -10,9 +10,9 @@ from models import tiny
 
 from spectron import losses
 from spectron.audio.features import log_mel, normalise
-from spectron.config import StreamConfig, override
+from spectron.config import StreamConfig
 from spectron.objectives import make_objective
-from spectron.objectives.joint import corrupt, feedback, go_frames, window
+from spectron.objectives.joint import feedback, go_frames, window
 from spectron.types import Sequence, UserError, length_mask
 
 STATISTICS = tiny.statistics()
@@ -136,17 +136,6 @@ def test_ctc_does_not_ask_for_eos():
     batch = tiny.batch()
     weight = loss(objective, params, batch, train=True).terms["ctc"].weight
     assert float(weight) == (batch.text_mask & (batch.text != 1)).sum()
-
-
-def test_corruption_is_off_by_default_and_keeps_the_padding():
-    config = tiny.experiment().model.frames
-    steps = tiny.sequence([5, 3], 16)
-    np.testing.assert_array_equal(corrupt(jax.random.key(0), steps, config).values, steps.values)
-    noisy = override(tiny.experiment(), ["model.frames.noise=0.5", "model.frames.frame_dropout=0.5"]).model.frames
-    out = corrupt(jax.random.key(0), steps, noisy)
-    assert (np.asarray(out.values)[np.asarray(out.mask)] != np.asarray(steps.values)[np.asarray(out.mask)]).mean() > 0.9
-    gone = (np.asarray(out.values) == 0).all(axis=-1) & np.asarray(out.mask)
-    assert gone.any() and (np.asarray(out.values)[~np.asarray(out.mask)] == 0).all()
 
 
 def test_an_unknown_objective_is_named():
