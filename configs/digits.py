@@ -83,5 +83,5 @@ def experiment() -> Experiment:
             lm=LMConfig(),
             frames=FramesConfig(frames_per_step=4),
         ),
-        loss=LossConfig(reconstruction_weight=1.0, alignment_weight=1.0, agreement_weight=0.25),
+        loss=LossConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25),
     )
