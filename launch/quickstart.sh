@@ -31,5 +31,5 @@ if [[ -f "$REPORT" ]]; then
   run rm -rf "$WORKDIR"
 fi
 run "$BIN/spectron" train configs/quickstart.py --workdir "$WORKDIR" ${TRAIN[@]+"${TRAIN[@]}"}
-run "$BIN/spectron" evaluate counting --checkpoint "$WORKDIR" --out "$WORKDIR" --seeds 1
+run "$BIN/spectron" evaluate counting --checkpoint "$WORKDIR" --out "$WORKDIR" --seeds 1 --limit 300
 say "Report: $ROOT/$REPORT"
