@@ -60,11 +60,10 @@ def alignment(
 
     middles: the sample in the middle of each step. A token is said until its end, with the gap before it; eos follows.
     """
-    last = jnp.max(ends, axis=1, keepdims=True)
     finite = jnp.where(ends > 0, ends, jnp.iinfo(jnp.int32).max)
     said = jnp.sum(middles[:, :, None] >= finite[:, None, :], axis=-1)
     labels = jnp.take_along_axis(jnp.asarray(text), said, axis=1)
-    known = mask & (last > 0)
+    known = mask & (ends > 0).any(axis=1, keepdims=True)
     return {
         "alignment": cross_entropy(logits, labels, known),
         "alignment_accuracy": accuracy(logits, labels, known),

@@ -74,6 +74,7 @@ def noise_batch(config: Experiment, mixture: str, rows: int, seed: int, step: in
     tokens = rng.integers(3, length + 1, rows)
     text = rng.integers(4, 4 + len(WORDS), (rows, length)).astype(np.int32)
     mask = np.arange(length)[None, :] < tokens[:, None]
+    known = np.pad(mask[:, 1:], ((0, 0), (0, 1)))  # all but the last token, which is eos
     num_samples = rng.integers(size * 2 // 3, size + 1, rows).astype(np.int32)
     return Batch(
         samples=rng.integers(-3000, 3000, (rows, size)).astype(np.int16),
@@ -82,7 +83,7 @@ def noise_batch(config: Experiment, mixture: str, rows: int, seed: int, step: in
         text=np.where(mask, text, 0).astype(np.int32),
         text_mask=mask,
         text_loss_mask=mask,
-        token_ends=np.zeros_like(text, np.int32),
+        token_ends=np.where(known, num_samples[:, None] * np.arange(1, length + 1) // length, 0).astype(np.int32),
     )
 
 

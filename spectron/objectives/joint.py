@@ -66,12 +66,11 @@ class Joint:
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
         )
         found = self.terms(out, batch, continuation, steps)
-        return found + self.agreement(params, out, batch) if self.experiment.loss.agreement_weight else found
+        return found + self.agreement(params, out, tokens, batch) if self.experiment.loss.agreement_weight else found
 
-    def agreement(self, params: Params, out: Output, batch: Batch) -> Losses:
+    def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
-        tokens = shift_right(batch.text, self.vocabulary.sos_id)
-        teacher = self.model.apply({"params": params}, tokens, batch.text_mask, method="score")
+        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="score")
         term = losses.agreement(out.logits, teacher, batch.text_mask & ~batch.text_loss_mask)
         return Losses({"agreement": term}, {"agreement": jnp.float32(self.experiment.loss.agreement_weight)})
 
