@@ -60,10 +60,10 @@ def experiment() -> Experiment:
     joint = StageConfig(
         "joint",
         (StreamConfig("spectron", "speech", 8), StreamConfig("text_lm", "counting_text", 16, weight=0.3)),
-        1400,
+        1200,
         OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
         start_from=(("encoder", "ctc"), ("lm", "text")),
-        save_every=700,
+        save_every=600,
     )
     return Experiment(
         "quickstart",
