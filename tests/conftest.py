@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("XLA_FLAGS", None)  # a test that wants more devices asks run_python for them
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Compiling is most of what the tests do, once on every fresh clone: a quarter less of it. Set it to 0 for XLA at its best.
+# Compiling is most of what the tests do, and this takes a quarter off. Set it to 0 for XLA at its best.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".cache" / "jax-tests")
 os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(4 << 30)  # a limit also makes jax lock it: tests run side by side

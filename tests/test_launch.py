@@ -73,8 +73,10 @@ def test_quickstart_installs_trains_and_evaluates_in_that_order(checkout):
     assert "[data,eval,synth]" in lines[2]
     assert lines[3:] == [
         "spectron train configs/quickstart.py --workdir runs/quickstart",
-        "spectron evaluate counting --checkpoint runs/quickstart --out runs/quickstart --judges runs/judges "
-        "--seeds 1 --limit 300",
+        (
+            "spectron evaluate counting --checkpoint runs/quickstart --out runs/quickstart --judges runs/judges "
+            "--seeds 1 --limit 300"
+        ),
     ]
     assert checkout.stderr.strip().endswith(f"{checkout.repository}/runs/quickstart/report.html")
 
