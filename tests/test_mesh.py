@@ -13,7 +13,9 @@ from spectron import sharding, step
 from spectron.types import Statistics
 from tiny_run import experiment, noise_batch
 
-config = experiment("model.lm.dropout=0", "model.encoder.dropout=0", "loss.alignment_weight=1", "loss.agreement_weight=1")
+config = experiment(
+    "model.lm.dropout=0", "model.encoder.dropout=0", "loss.alignment_weight=1", "loss.agreement_weight=1"
+)
 statistics = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
 
 
