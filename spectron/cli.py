@@ -1,4 +1,4 @@
-"""The command line: `spectron train | generate | evaluate | data`.
+"""The command line: `spectron train | compile | generate | evaluate | data`.
 
 Exit codes: 0 done, 2 the user can mend it (one sentence on stderr), 3 some inputs of several were bad and the others
 are done (ours), 130 interrupted. Everything heavy is imported by the command that needs it, so --help is instant.
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="spectron", description="A language model that listens and speaks.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_compile(commands)
     _add_generate(commands)
     _add_evaluate(commands)
     _add_data(commands)
@@ -57,9 +58,29 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a config's stages; goes on by itself from the newest checkpoint")
     train.add_argument("config", metavar="CONFIG.py")
     train.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints and logs, one folder per stage")
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="look for the job's other processes even where the environment names none (TPU VMs)",
+    )
     train.add_argument("--stage", action="append", metavar="NAME", help="only this stage (repeatable)")
     _add_set(train)
     train.set_defaults(run=_train)
+
+
+def _add_compile(commands: Any) -> None:
+    compiler = commands.add_parser(
+        "compile", help="compile a training step for a TPU that is not there: fit, FLOPs, collectives"
+    )
+    compiler.add_argument("config", metavar="CONFIG.py")
+    compiler.add_argument("--topology", required=True, metavar="NAME", help="v5e:4x4, v5p:4x4x8, v4:4x4x4, v6e:8x8, …")
+    compiler.add_argument("--slices", type=_positive, default=1, metavar="N", help="of that topology (default 1)")
+    compiler.add_argument("--mesh", default="", metavar="AXIS=N,…", help="replica, data, fsdp, tensor (default: config)")
+    compiler.add_argument("--stage", metavar="NAME", help="default: the last")
+    compiler.add_argument("--find-batch", action="store_true", help="the largest batch that fits")
+    compiler.add_argument("--json", metavar="FILE", help="write the report there too")
+    _add_set(compiler)
+    compiler.set_defaults(run=_compile)
 
 
 def _add_generate(commands: Any) -> None:
@@ -129,9 +150,30 @@ def _train(arguments: argparse.Namespace) -> int:
     experiment = _experiment(arguments, arguments.config)
     for name in arguments.stage or ():
         experiment.stage(name)
+    from spectron.distributed import connect
     from spectron.train import train
 
+    connect(arguments.distributed)
     train(experiment, arguments.workdir, arguments.stage)
+    return 0
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from spectron import compile as ahead
+
+    ahead.prepare()  # before anything looks for devices
+    experiment = _experiment(arguments, arguments.config)
+    print(
+        ahead.command(
+            experiment,
+            arguments.stage or experiment.stages[-1].name,
+            arguments.topology,
+            arguments.slices,
+            arguments.mesh,
+            find_batch=arguments.find_batch,
+            json_file=arguments.json,
+        )
+    )
     return 0
 
 

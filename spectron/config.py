@@ -113,6 +113,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"  # "none" | "full" | "dots"
+    logits_chunk: int = 0  # training: positions a row whose vocabulary logits exist at once; 0: all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,11 +133,16 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyConfig:
-    """Text tokens. kind: "words" (a closed list), "bytes", or "sentencepiece" (path of the model)."""
+    """Text tokens. kind: "words" (a closed list), "bytes", or "sentencepiece" (path of the model).
+
+    size: of "sentencepiece" how many ids there are, our four special ones included; 0 asks the model. Given, the model
+    is read only where text is, and must agree.
+    """
 
     kind: str = "bytes"
     words: tuple[str, ...] = ()
     path: str = ""
+    size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -10,15 +12,58 @@ from jaxtyping import Array, Bool, Float, Int
 from spectron.types import Sequence, Term
 
 
+def by_chunks(terms: Callable[..., dict[str, Term]], size: int, *arrays: Array) -> dict[str, Term]:
+    """terms(*arrays), computed `size` positions (axis 1 of every array) at a time and added; 0: all at once.
+
+    What `terms` makes per position, such as [B, L, V] logits, never exists whole: the backward pass makes it again.
+    Positions added to fill the last chunk are zeros, and False in masks.
+    """
+    length = arrays[0].shape[1]
+    if not size or length <= size:
+        return terms(*arrays)
+    count = -(-length // size)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2)))
+        return padded.reshape(x.shape[0], count, size, *x.shape[2:]).swapaxes(0, 1)
+
+    def add(total: dict[str, Term], chunk: tuple[Array, ...]) -> tuple[dict[str, Term], None]:
+        return jax.tree.map(jnp.add, total, terms(*chunk)), None
+
+    chunks = tuple(split(jnp.asarray(x)) for x in arrays)
+    shapes = jax.eval_shape(terms, *(x[0] for x in chunks))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(jax.checkpoint(add), zeros, chunks)[0]
+
+
+def classification(
+    name: str, logits: Callable[[Array], Array], size: int, hidden: Array, targets: Array, mask: Array
+) -> dict[str, Term]:
+    """Cross-entropy `name` and the metric `name`_accuracy of hidden states [B, L, D], `size` positions at a time."""
+
+    def compare(hidden: Array, targets: Array, mask: Array) -> dict[str, Term]:
+        scores = logits(hidden)
+        return {name: cross_entropy(scores, targets, mask), f"{name}_accuracy": accuracy(scores, targets, mask)}
+
+    return by_chunks(compare, size, hidden, targets, mask)
+
+
 def cross_entropy(logits: Float[Array, "B L V"], targets: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Term:
     """Σ −log p(target) over the masked tokens, in float32."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
-    return _total(losses, mask)
+    logits = logits.astype(jnp.float32)
+    return _total(jax.nn.logsumexp(logits, axis=-1) - at(logits, targets), mask)
+
+
+def at(logits: Float[Array, "B L V"], targets: Int[Array, "B L"]) -> Float[Array, "B L"]:
+    """Each position's logit of its target: a masked sum, because a gather would collect a vocabulary that is split
+    over devices."""
+    own = jnp.arange(logits.shape[-1]) == jnp.asarray(targets)[..., None]
+    return jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
 
 
 def accuracy(logits: Float[Array, "B L V"], targets: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Term:
     """Share of masked tokens whose best label is the target: a metric, not a loss."""
-    return _total((logits.argmax(axis=-1) == targets).astype(jnp.float32), mask)
+    return _total((at(logits, targets) >= logits.max(axis=-1)).astype(jnp.float32), mask)
 
 
 def l12(difference: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Term:
@@ -49,25 +94,16 @@ def stop(logits: Float[Array, "B T"], lengths: Int[Array, " B"], mask: Bool[Arra
     return Term(jnp.sum(losses * weights), jnp.sum(weights))
 
 
-def alignment(
-    logits: Float[Array, "B N V"],
-    text: Int[Array, "B L"],
-    ends: Int[Array, "B L"],
-    middles: Int[Array, "B N"],
-    mask: Array,
-) -> dict[str, Term]:
-    """Cross-entropy of "this step says this token", and its accuracy, over the steps of rows that know their `ends`.
+def tokens_said(
+    text: Int[Array, "B L"], ends: Int[Array, "B L"], middles: Int[Array, "B N"]
+) -> tuple[Int[Array, "B N"], Bool[Array, "B 1"]]:
+    """The token that each frame step says, and which rows know it (those with any of `ends`).
 
     middles: the sample in the middle of each step. A token is said until its end, with the gap before it; eos follows.
     """
     finite = jnp.where(ends > 0, ends, jnp.iinfo(jnp.int32).max)
     said = jnp.sum(middles[:, :, None] >= finite[:, None, :], axis=-1)
-    labels = jnp.take_along_axis(jnp.asarray(text), said, axis=1)
-    known = mask & (ends > 0).any(axis=1, keepdims=True)
-    return {
-        "alignment": cross_entropy(logits, labels, known),
-        "alignment_accuracy": accuracy(logits, labels, known),
-    }
+    return jnp.take_along_axis(jnp.asarray(text), said, axis=1), (ends > 0).any(axis=1, keepdims=True)
 
 
 def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mask: Bool[Array, "B L"]) -> Term:

@@ -14,13 +14,29 @@ import numpy as np
 from tqdm import tqdm
 
 LATEST = ("learning_rate",)  # the last value says more than a mean
-RATES = ("steps_per_second", "examples_per_second", "speech_seconds_per_second")
+RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "teraflops_per_chip", "mfu")
+UNITS = ("s/step", "examples/s", "s of speech/s", "model TFLOP/s a chip", "MFU")
 
 
 class MetricsLog:
-    """Collects every step's metrics, writes their means every `every` steps. `write` is False on all hosts but one."""
+    """Collects every step's metrics, writes their means every `every` steps. `write` is False on all hosts but one.
 
-    def __init__(self, folder: Path, stage: str, first: int, last: int, every: int, write: bool = True) -> None:
+    flops: model FLOPs of a step on one chip (accounting.py has the formula); peak: what a chip could do in a second, 0
+    where nobody knows.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        first: int,
+        last: int,
+        every: int,
+        write: bool = True,
+        flops: float = 0.0,
+        peak: float = 0.0,
+    ) -> None:
+        self.flops, self.peak = flops, peak
         self.path, self.stage, self.last, self.every, self.write = folder / "metrics.jsonl", stage, last, every, write
         self.window: dict[str, float] = {}  # sums since the last line
         self.count = 0
@@ -51,7 +67,7 @@ class MetricsLog:
         means = {name: value if name in LATEST else value / self.count for name, value in self.window.items()}
         now = time.monotonic()
         elapsed = max(now - (self._clock or now), 1e-9)
-        rates = dict(zip(RATES, (self._work / elapsed).round(3).tolist(), strict=True)) if self._work[0] else {}
+        rates = self._rates(elapsed) if self._work[0] else {}
         self.window, self.count, self._clock, self._work = {}, 0, now, np.zeros(3)
         if not self.write:
             return
@@ -61,6 +77,14 @@ class MetricsLog:
             for name, value in {**means, **rates}.items():
                 self._board.add_scalar(name, value, step)
         self.say(f"{self.stage} {step}/{self.last}  {_readable(means, rates)}")
+
+    def _rates(self, elapsed: float) -> dict[str, float]:
+        steps, examples, speech = self._work.tolist()
+        step = elapsed / steps
+        values = [step, examples / elapsed, speech / elapsed, self.flops / step / 1e12]
+        if self.peak:
+            values.append(self.flops / step / self.peak)
+        return {name: float(f"{value:.4g}") for name, value in zip(RATES, values, strict=False)}
 
     def say(self, line: str) -> None:
         """A line for a person, above the progress bar if there is one."""
@@ -110,5 +134,5 @@ def _tensorboard(folder: Path, first: int) -> Any:
 
 def _readable(means: Mapping[str, float], rates: Mapping[str, float]) -> str:
     shown = [f"{name} {value:.4g}" for name, value in means.items()]
-    units = zip(rates.values(), ("steps/s", "examples/s", "s of speech/s"), strict=False)
+    units = zip(rates.values(), UNITS, strict=False)
     return "  ".join([*shown, *(f"{value:.3g} {unit}" for value, unit in units)])

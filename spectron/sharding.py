@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spectron.types import Array, Params, UserError
@@ -20,7 +21,10 @@ AXES = ("replica", "data", "fsdp", "tensor")  # slowest network first: slices, t
 # In order of precedence; a mesh axis is used once per array: where "batch" took "fsdp", the width stays whole.
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batch", ("replica", "data", "fsdp")),
-    ("vocab", ("tensor",)),
+    # Vectors of tokens are fewer bytes than the vocabulary's table: where the two meet, rows are gathered over the axes
+    # that split the table, and the table is never gathered.
+    ("rows", ("replica", "data")),
+    ("vocab", ("tensor", "fsdp")),
     ("mlp", ("tensor",)),  # hidden width of a feed-forward or a convolution module
     ("heads", ("tensor",)),  # query heads or key-value heads
     ("embed", ("fsdp",)),  # model width D
@@ -53,7 +57,18 @@ def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | No
             f"mesh: {given} does not use exactly the {len(devices)} devices that are here; change `mesh` in the config."
         )
     shape = tuple(wanted.get(name, 1) for name in AXES)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arranged(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
+    """Devices in the order in which neighbours of an axis are neighbours on the wire; slices lie along "replica"."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if shape[0] % slices:
+            raise UserError(f"mesh: {slices} slices need a replica axis that is a multiple of {slices}; set replica=.")
+        within, across = (shape[0] // slices, *shape[1:]), (slices, *(1 for _ in shape[1:]))
+        return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
@@ -144,6 +159,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts a batch is split: a global batch size must be a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in dict(RULES)["batch"]]))
+
+
+def is_split(name: str) -> bool:
+    """Whether the mesh that is set splits a logical axis."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return any(mesh.shape.get(axis, 1) > 1 for axis in dict(RULES)[name])
+
+
+def batch_shapes(batch: Any, rows: int, mesh: Any) -> Any:
+    """Abstract global arrays of `rows` rows, split as put_batch splits them, from a batch of any number of rows."""
+
+    def one(x: Any) -> jax.ShapeDtypeStruct:
+        shape = (rows, *x.shape[1:])
+        spec = partition_spec(("batch", *[None] * (x.ndim - 1)), shape, mesh)
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(one, batch)
 
 
 def put_batch(batch: Any, mesh: Mesh, process_count: int | None = None) -> Any:

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from spectron import checkpoints, sharding, start
+from spectron import accounting, checkpoints, sharding, start
 from spectron.checkpoints import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
 from spectron.data.batches import Feed, make_feed
@@ -123,7 +123,17 @@ def train_stage(
             mesh,
         )
         state = saver.restore(plan.abstract) if first else start.fresh_state(experiment, plan, workdir)
-        log = MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, jax.process_index() == 0)
+        chips = mesh.size
+        log = MetricsLog(
+            folder,
+            stage.name,
+            first,
+            stage.steps,
+            stage.log_every,
+            write=jax.process_index() == 0,
+            flops=accounting.step_flops(experiment, stage).step / chips,
+            peak=accounting.peak(jax.devices()) / chips,
+        )
         stack.callback(log.close)
         if meta is not None:
             log.restore(meta["window"])
@@ -164,9 +174,12 @@ def count(params: Params) -> int:
 
 @contextlib.contextmanager
 def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM (what cluster managers send before they take the machine) into a flag."""
+    """Turn SIGTERM (what cluster managers send before they take the machine) into a flag.
+
+    Of several processes one may be told alone: there JAX listens for it, and makes all agree on a step to stop at.
+    """
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())

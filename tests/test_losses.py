@@ -1,5 +1,7 @@
 """The losses against numbers worked by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,13 +57,43 @@ def test_alignment_by_hand():
     """Tokens 4 and 5 end at samples 100 and 200, then eos; the last step is padding, the second row knows nothing."""
     text, ends = jnp.asarray([[4, 5, 1], [4, 5, 1]]), jnp.asarray([[100, 200, 0], [0, 0, 0]])
     middles = jnp.asarray([[99, 100, 199, 200, 999]] * 2)
-    mask = jnp.asarray([[True] * 4 + [False]] * 2)
-    right = 50.0 * jax.nn.one_hot(jnp.asarray([[4, 5, 5, 1, 0], [0] * 5]), 6)
-    found = losses.alignment(right, text, ends, middles, mask)
-    assert (float(found["alignment_accuracy"].sum), float(found["alignment_accuracy"].weight)) == (4, 4)
-    assert float(found["alignment"].sum) == pytest.approx(0, abs=1e-4)
-    unsure = losses.alignment(jnp.zeros((2, 5, 6)), text, ends, middles, mask)
-    assert float(unsure["alignment"].mean()) == pytest.approx(np.log(6), rel=1e-5)
+    said, known = losses.tokens_said(text, ends, middles)
+    np.testing.assert_array_equal(said[0], [4, 5, 5, 1, 1])
+    np.testing.assert_array_equal(known, [[True], [False]])
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_chunks_add_up_to_the_whole(size):
+    """Values and gradients, of a length that the chunk divides and of others."""
+    rng = np.random.default_rng(0)
+    hidden, head = rng.normal(size=(2, 6, 4)).astype(np.float32), rng.normal(size=(4, 7)).astype(np.float32)
+    targets, mask = rng.integers(0, 7, (2, 6)), rng.random((2, 6)) < 0.7
+
+    def loss(hidden, head, size):
+        terms = losses.classification("a", lambda x: x @ head, size, hidden, targets, mask)
+        return terms["a"].mean(), terms
+
+    (whole, terms), expected = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head, 0)
+    (found, chunked), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head, size)
+    assert float(found) == pytest.approx(float(whole), rel=1e-6)
+    assert float(chunked["a_accuracy"].sum) == float(terms["a_accuracy"].sum)
+    for a, b in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_logits_never_exist_whole():
+    """The compiled gradient holds no array of every position and every label."""
+    length, vocabulary = 64, 1000
+    hidden, targets = jnp.ones((2, length, 4)), jnp.zeros((2, length), jnp.int32)
+
+    def loss(head, size):
+        return losses.classification("a", lambda x: x @ head, size, hidden, targets, targets == 0)["a"].mean()
+
+    def text(size):
+        return jax.jit(jax.grad(lambda head: loss(head, size))).lower(jnp.ones((4, vocabulary))).compile().as_text()
+
+    logits = rf"f32\[(?:2,{length}|{2 * length}),{vocabulary}\]"
+    assert re.search(logits, text(0)) and not re.search(logits, text(8))
 
 
 def test_agreement_by_hand():

@@ -22,7 +22,7 @@ from spectron import sharding, step, train
 from spectron import start as start_of
 from spectron.checkpoints import FOLDER, load_params, steps_in
 from spectron.config import OptimizerConfig, StageConfig, StreamConfig, TaskConfig
-from spectron.metrics import MetricsLog, forget_after
+from spectron.metrics import RATES, MetricsLog, forget_after
 from spectron.types import Losses, Term, UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,7 +66,7 @@ def lines(workdir, stage="speech"):
     if not path.exists():
         return []
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.endswith("_per_second")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in RATES} for row in rows]
 
 
 def wait_for_line(process, workdir, number):

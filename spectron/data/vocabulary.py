@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,19 +75,28 @@ class ByteVocabulary(Vocabulary):
 
 
 class SentencePieceVocabulary(Vocabulary):
-    """A SentencePiece model: its piece p is our id p + 4, its unknown piece is our unk."""
+    """A SentencePiece model: its piece p is our id p + 4, its unknown piece is our unk. Read at first use if its size
+    is given: a machine that trains on packed tokens, or compiles, has none."""
 
-    def __init__(self, path: str):
-        if not Path(path).is_file():
-            raise UserError(f"data.vocabulary.path {path!r} is no file; give the path of a SentencePiece model.")
+    def __init__(self, path: str, size: int = 0):
+        self._path = path
+        self.size = size or SPECIALS + self._model.GetPieceSize()
+
+    @functools.cached_property
+    def _model(self) -> Any:
+        if not Path(self._path).is_file():
+            raise UserError(f"data.vocabulary.path {self._path!r} is no file; give the path of a SentencePiece model.")
         import sentencepiece
 
-        self._model = sentencepiece.SentencePieceProcessor()
+        model = sentencepiece.SentencePieceProcessor()
         try:
-            self._model.Load(path)
+            model.Load(self._path)
         except RuntimeError as error:
-            raise UserError(f"data.vocabulary.path {path!r} is not a SentencePiece model.") from error
-        self.size = SPECIALS + self._model.GetPieceSize()
+            raise UserError(f"data.vocabulary.path {self._path!r} is not a SentencePiece model.") from error
+        found = SPECIALS + model.GetPieceSize()
+        if getattr(self, "size", found) != found:
+            raise UserError(f"data.vocabulary.size is {self.size}, but {self._path!r} makes it {found}; correct it.")
+        return model
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
@@ -105,7 +115,7 @@ def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
     if config.kind == "bytes":
         return ByteVocabulary()
     if config.kind == "sentencepiece":
-        return SentencePieceVocabulary(config.path)
+        return SentencePieceVocabulary(config.path, config.size)
     raise UserError(f"data.vocabulary.kind {config.kind!r} is unknown; use 'words', 'bytes' or 'sentencepiece'.")
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from spectron.config import EncoderConfig
 from spectron.models.layers import Attention, Dense, LayerNorm, stack
 from spectron.models.specaugment import specaugment
+from spectron.sharding import constrain
 from spectron.types import Sequence
 
 
@@ -115,7 +116,8 @@ class ConformerBlock(nn.Module):
         x = x + nn.Dropout(self.config.dropout, deterministic=self.deterministic)(y)
         x = x + ConvModule(**arguments, name="conv")(x, mask)
         x = x + 0.5 * FeedForward(**arguments, name="ff_out")(x)
-        return Sequence(LayerNorm(name="norm")(x), mask).masked().values, None
+        x = Sequence(LayerNorm(name="norm")(x), mask).masked().values
+        return constrain(x, "batch", "length", "embed"), None
 
 
 class Conformer(nn.Module):

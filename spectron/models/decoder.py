@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import LMConfig
 from spectron.models.layers import Attention, Dense, GatedFeedForward, KVCache, RMSNorm, stack
+from spectron.sharding import constrain
 
 
 class DecoderBlock(nn.Module):
@@ -34,7 +35,7 @@ class DecoderBlock(nn.Module):
         y, cache = attention(RMSNorm(name="attention_norm")(x), positions, visible, cache, index)
         x = x + drop(y)
         y = GatedFeedForward(c.ff_dim, self.dtype, name="ff")(RMSNorm(name="ff_norm")(x))
-        return x + drop(y), cache
+        return constrain(x + drop(y), "batch", "length", "embed"), cache
 
 
 class Decoder(nn.Module):
@@ -55,14 +56,18 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Token ids → vectors."""
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+        found = jnp.take(self.embedding, constrain(tokens, "rows", "length"), axis=0)
+        return constrain(found, "batch", "length", "embed").astype(self.dtype)
 
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Vocabulary logits, float32."""
+        hidden = constrain(hidden, "rows", "length", None)
         if self.config.tie_embeddings:
             scale = self.config.dim**-0.5  # the embedding has unit deviation
-            return (jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale).astype(jnp.float32)
-        return self.head(hidden).astype(jnp.float32)
+            scores = jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale
+        else:
+            scores = self.head(hidden)
+        return constrain(scores.astype(jnp.float32), "rows", "length", "vocab")
 
     @nn.compact
     def __call__(
@@ -82,12 +87,15 @@ class Decoder(nn.Module):
         return self.final_norm(x), cache
 
     def score(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], prefix: Int[Array, " B"]) -> Array:
-        """Text alone: logits float32 [B, L, V] with the first `prefix` tokens of a row seeing each other both ways."""
+        """Text alone: logits float32 [B, L, V], see `read`."""
+        return self.logits(self.read(tokens, mask, prefix))
+
+    def read(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], prefix: Int[Array, " B"]) -> Array:
+        """Text alone: hidden states [B, L, D] with the first `prefix` tokens of a row seeing each other both ways."""
         x = jnp.where(mask[..., None], self.embed(tokens), 0.0)
         inside = jnp.arange(tokens.shape[1])[None, :] < prefix[:, None]
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        hidden, _ = self(x, positions, prefix_visible(mask, inside))
-        return self.logits(hidden)
+        return self(x, positions, prefix_visible(mask, inside))[0]
 
 
 def prefix_visible(mask: Bool[Array, "B T"], prefix: Bool[Array, "B T"]) -> Bool[Array, "B T T"]:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from spectron.sharding import is_split
+
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
@@ -131,18 +133,30 @@ def attend(
     batch, length, heads, width = query.shape
     groups, past = key.shape[2], key.shape[1]
     share = heads // groups
+    if is_split("heads"):  # the product below would join the split heads with the split rows, and so gather both
+        scores = jnp.einsum(
+            "btgnk,bsgk->bgnts",
+            query.reshape(batch, length, groups, share, width),
+            key,
+            preferred_element_type=jnp.float32,
+        )
+        weights = _softmax(scores * width**-0.5, visible).astype(value.dtype)
+        return jnp.einsum("bgnts,bsgk->btgnk", weights, value).reshape(batch, length, heads, width)
     # [B·G, share·T, K] × [B·G, K, S]: one batch axis and plain matrices, which every backend multiplies fastest.
     query = query.reshape(batch, length, groups, share, width).transpose(0, 2, 3, 1, 4)
     query = query.reshape(batch * groups, share * length, width)
     key = key.transpose(0, 2, 3, 1).reshape(batch * groups, width, past)
     value = value.transpose(0, 2, 1, 3).reshape(batch * groups, past, width)
     scores = jnp.matmul(query, key, preferred_element_type=jnp.float32) * width**-0.5
-    mask = visible[:, None, None]
-    scores = jnp.where(mask, scores.reshape(batch, groups, share, length, past), -1e30)
-    weights = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0)
+    weights = _softmax(scores.reshape(batch, groups, share, length, past), visible)
     weights = weights.reshape(batch * groups, share * length, past).astype(value.dtype)
     mixed = jnp.matmul(weights, value).reshape(batch, groups, share, length, width)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
+
+
+def _softmax(scores: Float[Array, "B G N T S"], visible: Bool[Array, "B T S"]) -> Float[Array, "B G N T S"]:
+    mask = visible[:, None, None]
+    return jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1), 0.0)
 
 
 class GatedFeedForward(nn.Module):

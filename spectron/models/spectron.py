@@ -49,15 +49,13 @@ class PostNet(nn.Module):
 
 
 class Output(NamedTuple):
-    """logits float32 [B, L, V]; frames float32 [B, T, F] normalised; stop logits float32 [B, T].
+    """written [B, L, D] and spoken [B, T / r, D]: the LM's hidden states at text and at frame steps, for `logits`;
+    frames float32 [B, T, F] normalised; stop logits float32 [B, T]."""
 
-    spoken: float32 [B, T / r, V], which token a frame step says. Only alignment reads it; in jit it is free unread.
-    """
-
-    logits: Array
+    written: Array
+    spoken: Array
     frames: Array
     stop: Array
-    spoken: Array
 
 
 class Spectron(nn.Module):
@@ -101,11 +99,17 @@ class Spectron(nn.Module):
         inside = jnp.broadcast_to(jnp.arange(mask.shape[1]) < size, mask.shape)
         hidden, _ = self.lm(x, count_positions(mask), prefix_visible(mask, inside), deterministic=deterministic)
         written, spoken = hidden[:, size : size + length], hidden[:, size + length :]
-        return Output(self.lm.logits(written), *self.speak(spoken), self.lm.logits(spoken))
+        if self.is_initializing():
+            self.logits(written[:, :1])  # so that the text head has parameters
+        return Output(written, spoken, *self.speak(spoken))
 
-    def score(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L V"]:
-        """Logits of the LM that has heard nothing."""
-        return self.lm.score(tokens, mask, jnp.zeros(tokens.shape[0], jnp.int32))
+    def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Vocabulary logits, float32."""
+        return self.lm.logits(hidden)
+
+    def read(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Hidden states of the LM that has heard nothing."""
+        return self.lm.read(tokens, mask, jnp.zeros(tokens.shape[0], jnp.int32))
 
     def speak(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
         """Hidden states of frame steps → their frames (normalised) and stop logits, one per frame."""

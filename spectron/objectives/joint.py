@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,7 +14,7 @@ from spectron.config import Experiment, FramesConfig, StreamConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.spectron import Output, Spectron
 from spectron.objectives.text_lm import shift_right
-from spectron.types import Batch, Losses, Params, Sequence, Statistics, length_mask
+from spectron.types import Batch, Losses, Params, Sequence, Statistics, Term, length_mask
 
 
 class Joint:
@@ -25,6 +27,7 @@ class Joint:
         self.experiment, self.statistics = experiment, statistics
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
         self.model = make_model(experiment)
+        self.chunk = experiment.model.logits_chunk
         rate, step = experiment.features.sample_rate, experiment.model.frames.frames_per_step
         self.prompt_size = round(experiment.data.max_prompt_seconds * rate)
         frames = experiment.features.num_frames(round(experiment.data.max_continuation_seconds * rate))
@@ -65,31 +68,41 @@ class Joint:
         out = self.model.apply(
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
         )
-        found = self.terms(out, batch, continuation, steps)
+        found = self.terms(params, out, batch, continuation, steps)
         return found + self.agreement(params, out, tokens, batch) if self.experiment.loss.agreement_weight else found
 
     def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
-        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="score")
-        term = losses.agreement(out.logits, teacher, batch.text_mask & ~batch.text_loss_mask)
-        return Losses({"agreement": term}, {"agreement": jnp.float32(self.experiment.loss.agreement_weight)})
+        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="read")
 
-    def terms(self, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
+        def compare(hidden: Array, teacher: Array, mask: Array) -> dict[str, Term]:
+            return {"agreement": losses.agreement(self.logits(params, hidden), self.logits(params, teacher), mask)}
+
+        unscored = batch.text_mask & ~batch.text_loss_mask
+        terms = losses.by_chunks(compare, self.chunk, out.written, jax.lax.stop_gradient(teacher), unscored)
+        return Losses(terms, {"agreement": jnp.float32(self.experiment.loss.agreement_weight)})
+
+    def logits(self, params: Params, hidden: Array) -> Array:
+        """Vocabulary logits of hidden states."""
+        return self.model.apply({"params": params}, hidden, method="logits")
+
+    def terms(self, params: Params, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
         """Compare what came out with what should have."""
         config = self.experiment.loss
         real = jnp.repeat(steps.mask, self.experiment.model.frames.frames_per_step, axis=1)
+        logits = functools.partial(self.logits, params)
         spectral = losses.reconstruction(continuation, out.frames, config.time_deltas)
         terms = {
-            "text": losses.cross_entropy(out.logits, batch.text, batch.text_loss_mask),
+            **losses.classification("text", logits, self.chunk, out.written, batch.text, batch.text_loss_mask),
             **spectral,
             "stop": losses.stop(out.stop, continuation.lengths, real, config.stop_positive_weight),
-            "text_accuracy": losses.accuracy(out.logits, batch.text, batch.text_loss_mask),
         }
         coefficients = {"text": 1.0, "stop": config.stop_weight}
         coefficients |= dict.fromkeys(spectral, config.reconstruction_weight)
         if config.alignment_weight:
             middles = self.middles(batch, steps.mask.shape[1])
-            terms |= losses.alignment(out.spoken, batch.text, batch.token_ends, middles, steps.mask)
+            said, known = losses.tokens_said(batch.text, batch.token_ends, middles)
+            terms |= losses.classification("alignment", logits, self.chunk, out.spoken, said, steps.mask & known)
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
 

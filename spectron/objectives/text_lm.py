@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -23,7 +25,7 @@ class TextLM:
         model = experiment.model
         vocabulary = make_vocabulary(experiment.data.vocabulary)
         self.sos = vocabulary.sos_id
-        self.stream = stream
+        self.stream, self.chunk = stream, model.logits_chunk
         self.lm = Decoder(
             model.lm, vocabulary.size, model.scan_layers, model.remat, dtype=jnp.dtype(model.compute_dtype)
         )
@@ -40,17 +42,14 @@ class TextLM:
         lengths = batch.text_mask.sum(axis=1)
         most = jnp.minimum(self.stream.prefix_tokens, lengths - 1)
         prefix = jnp.floor(jax.random.uniform(key, lengths.shape) * (most + 1)).astype(jnp.int32)
-        logits = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="score")
+        variables = {"params": params["lm"]}
+        hidden = self.lm.apply(variables, tokens, batch.text_mask, prefix, method="read")
         # Inside the prefix the next token can be seen; its last position still predicts the first unseen one.
         unseen = jnp.arange(tokens.shape[1])[None, :] >= prefix[:, None] - 1
         mask = batch.text_loss_mask & unseen
-        return Losses(
-            {
-                "text_lm": losses.cross_entropy(logits, batch.text, mask),
-                "text_lm_accuracy": losses.accuracy(logits, batch.text, mask),
-            },
-            {"text_lm": jnp.float32(1.0)},
-        )
+        logits = functools.partial(self.lm.apply, variables, method="logits")
+        terms = losses.classification("text_lm", logits, self.chunk, hidden, batch.text, mask)
+        return Losses(terms, {"text_lm": jnp.float32(1.0)})
 
 
 def shift_right(text: Array, sos: int) -> Array:

@@ -1,0 +1,52 @@
+"""Joining the other processes of a job: which there are, from the environment of Slurm, GKE, TPU VMs or a script."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from spectron.types import UserError
+
+HEARTBEAT_SECONDS = 20  # ours: a dead peer is noticed after one to two of them (JAX waits 100 s)
+# A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def wanted(environment: Mapping[str, str]) -> str:
+    """What the environment says of other processes: "explicit", "slurm", "tpu", or "" for none."""
+    if EXPLICIT[0] in environment and EXPLICIT[1] in environment:
+        return "explicit"
+    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        return "slurm"
+    if "MEGASCALE_COORDINATOR_ADDRESS" in environment or "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return "tpu"
+    return ""
+
+
+def connect(always: bool = False, environment: Mapping[str, str] | None = None) -> bool:
+    """Join the job's other processes, if the environment names any; before anything else touches a device.
+
+    always: ask JAX to find them even where the environment is silent (a TPU VM asks its metadata server). Returns
+    whether there are others. Raises UserError where they should be and cannot be found.
+    """
+    environment = os.environ if environment is None else environment
+    kind = wanted(environment)
+    if not kind and not always:
+        return False
+    given: dict[str, str | int] = {}
+    if kind == "explicit":
+        address, count, index = (environment.get(name, "") for name in EXPLICIT)
+        if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+            raise UserError(
+                f"{EXPLICIT[1]}={count!r} and {EXPLICIT[2]}={index!r} do not number a process; "
+                f"give how many there are, and which this is from 0."
+            )
+        given = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+    try:
+        jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (RuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"The other processes of this job were not found ({kind or 'asked for'}): {first}") from error
+    return jax.process_count() > 1
