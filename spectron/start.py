@@ -101,6 +101,11 @@ def check_stage(stage: StageConfig, mesh: Any) -> None:
         raise UserError(f"stages.{stage.name}.streams is empty; name at least one objective and mixture.")
     if stage.optimizer.accumulate < 1:
         raise UserError(f"stages.{stage.name}.optimizer.accumulate is {stage.optimizer.accumulate}; give 1 or more.")
+    if sharding.batch_shards(mesh) % jax.process_count():
+        raise UserError(
+            f"mesh: {jax.process_count()} processes would share rows, which only the axes replica, data and fsdp split "
+            f"({sharding.batch_shards(mesh)} parts); keep tensor within a process."
+        )
     parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
     for stream in stage.streams:
         if stream.batch_size % parts:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spectron import distributed
 from spectron import step as step_module
 from spectron import train as training
 from spectron.audio.features import log_mel, normalise
@@ -94,11 +95,14 @@ class NoiseFeed:
 
     def __init__(self, config, mixture, batch_size, process_index=0, process_count=1, seed=0):
         self.config, self.mixture, self.rows, self.seed = config, mixture, batch_size, seed
+        part = batch_size // process_count
+        self.mine = slice(process_index * part, (process_index + 1) * part)
 
     def batches(self, start_step=0):
         for step in itertools.count(start_step):
             time.sleep(self.pause)
-            yield noise_batch(self.config, self.mixture, self.rows, self.seed, step)
+            whole = noise_batch(self.config, self.mixture, self.rows, self.seed, step)
+            yield jax.tree.map(lambda x: x[self.mine], whole)
 
 
 class Stand:
@@ -158,6 +162,7 @@ def main() -> int:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
     try:
+        distributed.connect()
         print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
