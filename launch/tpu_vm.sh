@@ -67,10 +67,11 @@ case "$STEP" in
       say "Name a config and a --workdir, as for spectron train."
       exit 2
     fi
-    run git archive --format=tar.gz --output=/tmp/spectron.tar.gz HEAD
+    ARCHIVE="${TMPDIR:-/tmp}/spectron.tar.gz"
+    run git archive --format=tar.gz --output="$ARCHIVE" HEAD
     printf -v COMMAND '%q ' .venv/bin/spectron train --distributed "${TRAIN[@]}"
     for node in "${NODES[@]}"; do
-      run gcloud compute tpus tpu-vm scp /tmp/spectron.tar.gz "$node:spectron.tar.gz" --zone "$ZONE" --worker=all
+      run gcloud compute tpus tpu-vm scp "$ARCHIVE" "$node:spectron.tar.gz" --zone "$ZONE" --worker=all
       on_every_host "$node" "mkdir -p spectron && tar -xzf spectron.tar.gz -C spectron && cd spectron && python3 -m venv .venv && .venv/bin/pip install --quiet -c launch/constraints.txt '.[tpu,data]'"
     done
     # All slices at once: each waits for the others.

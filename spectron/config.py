@@ -89,6 +89,7 @@ class LMConfig:
     rope_base: float = 10_000.0
     dropout: float = 0.0
     tie_embeddings: bool = False
+    attention: str = "plain"  # training; "cudnn" on NVIDIA GPUs, "splash" on TPUs: kernels that store no scores
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ The only file that knows mesh axis names. Models speak logical names ("batch", "
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -106,6 +106,22 @@ def constrain(x: Array, *names: str | None) -> Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def split_map(function: Callable[..., Array], *names: tuple[str | None, ...]) -> Callable[..., Array]:
+    """function(*arrays) run by each device on its part of them, for kernels that XLA cannot split by itself.
+
+    names: the logical names of each array; the result is laid out as the first. Outside of a mesh the function itself.
+    """
+
+    def run(*arrays: Array) -> Array:
+        mesh = jax.sharding.get_abstract_mesh()
+        specs = tuple(partition_spec(each, x.shape, mesh) for each, x in zip(names, arrays, strict=True))
+        if mesh.empty or mesh.size == 1:
+            return function(*arrays)
+        return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
+
+    return run
 
 
 def unbox(params: Params) -> Params:

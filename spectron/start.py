@@ -88,7 +88,7 @@ def find_statistics(
                 seen += len(lengths)
 
     measured = measure(log_mels(), experiment.features)
-    if jax.process_count() > 1:  # every host read its own rows
+    if jax.process_count() > 1:  # the same rows, but hosts may round differently
         from jax.experimental import multihost_utils
 
         measured = multihost_utils.broadcast_one_to_all(measured)
@@ -119,6 +119,7 @@ def check_stage(stage: StageConfig, mesh: Any) -> None:
 # A run may go on with these changed: none of them changes what a step computes.
 FREE = {
     *("name", "mesh", "data.root", "data.packed", "data.reader", "features.dft", "model.remat"),
+    *("model.logits_chunk", "model.lm.attention"),
     *("stage.save_every", "stage.log_every", "stage.keep"),
 }
 

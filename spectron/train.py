@@ -27,9 +27,9 @@ from spectron.step import Plan, make_plan
 from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
 
 
-def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Feed]:
-    """One feed per stream; streams and stages draw independently."""
-    index, count = jax.process_index(), jax.process_count()
+def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) -> list[Feed]:
+    """One feed of this process's rows (whole: of all rows) per stream; streams and stages draw independently."""
+    index, count = (0, 1) if whole else (jax.process_index(), jax.process_count())
     seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
     return [
         make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed)
@@ -110,7 +110,9 @@ def train_stage(
         streams = [stack.enter_context(start.reading(feed, first)) for feed in feeds]
         sample, streams = peek(streams)
         if meta is None:
-            speech = next((f for f, batch in zip(feeds, sample, strict=True) if batch.samples.shape[1]), None)
+            # Of all rows: how many processes share them must change nothing.
+            everything = feeds if jax.process_count() == 1 else open_feeds(experiment, stage, whole=True)
+            speech = next((f for f, batch in zip(everything, sample, strict=True) if batch.samples.shape[1]), None)
             measured = start.find_statistics(experiment, stage, workdir, speech)
         else:
             measured = checkpoints.statistics_of(meta)
@@ -123,17 +125,7 @@ def train_stage(
             mesh,
         )
         state = saver.restore(plan.abstract) if first else start.fresh_state(experiment, plan, workdir)
-        chips = mesh.size
-        log = MetricsLog(
-            folder,
-            stage.name,
-            first,
-            stage.steps,
-            stage.log_every,
-            write=jax.process_index() == 0,
-            flops=accounting.step_flops(experiment, stage).step / chips,
-            peak=accounting.peak(jax.devices()) / chips,
-        )
+        log = open_log(experiment, stage, folder, first)
         stack.callback(log.close)
         if meta is not None:
             log.restore(meta["window"])
@@ -151,6 +143,14 @@ def train_stage(
         saver.close()
         log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
     return reached >= stage.steps
+
+
+def open_log(experiment: Experiment, stage: StageConfig, folder: Path, first: int) -> MetricsLog:
+    """The stage's metrics, written by one process, with what a step costs a chip."""
+    chips = jax.device_count()
+    flops, peak = accounting.step_flops(experiment, stage).step / chips, accounting.peak(jax.devices()) / chips
+    main = jax.process_index() == 0
+    return MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, main, flops, peak)
 
 
 def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator[Batch]]]:

@@ -136,6 +136,73 @@ def test_dry_run_prints_commands_and_does_nothing(checkout, script):
         assert "spectron train configs/quickstart.py --workdir runs/quickstart\n" in checkout.stdout
 
 
+# What a launcher is asked, and lines that its dry run prints.
+TRAINING = ("configs/spectron_350m.py", "--workdir", "shared/a run")
+QUOTED = "train {} --workdir {}".format(TRAINING[0], TRAINING[2].replace(" ", r"\ "))
+PODS = {
+    "simulated_pod.sh": (
+        ("--processes", "3", "--devices", "2", *TRAINING),
+        (
+            "JAX_NUM_PROCESSES=3 JAX_PROCESS_ID=2 XLA_FLAGS=--xla_force_host_platform_device_count=2",
+            f"-m spectron train {TRAINING[0]} --workdir '{TRAINING[2]}'",
+        ),
+    ),
+    "slurm_gpu.sh": (
+        ("--nodes", "2", "--gpus", "4", "--sbatch", "--account=a --qos=b", *TRAINING),
+        ("--nodes=2 --ntasks-per-node=4", "--signal=TERM@300 --requeue", "--account=a --qos=b", QUOTED),
+    ),
+    "tpu_vm.sh": (
+        ("--name", "run", "--zone", "z", "--type", "v5litepod-256", "--slices", "2", "train", *TRAINING),
+        ("spectron.tar.gz run-0:spectron.tar.gz --zone z --worker=all", "ssh run-1 --zone z --worker=all", QUOTED),
+    ),
+    "gke.sh": (
+        ("--cluster", "c", "--zone", "z", "--type", "v5litepod-256", "--image", "i", "--slices", "2", *TRAINING),
+        ("xpk workload create --workload spectron --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2", QUOTED),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pod_launchers_print_what_they_would_run(checkout, name):
+    arguments, wanted = PODS[name]
+    before = sorted(checkout.repository.rglob("*"))
+    assert checkout(f"launch/{name}", "--dry-run", *arguments) == []
+    assert sorted(checkout.repository.rglob("*")) == before
+    for words in wanted:
+        assert words in checkout.stdout, checkout.stdout
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pod_launchers_say_what_is_missing(checkout, name):
+    checkout(f"launch/{name}", "--dry-run", code=2)
+    assert checkout.stderr.strip().splitlines()[-1].endswith((".", "train."))
+    checkout(f"launch/{name}", "--help")
+    assert f"bash launch/{name}" in checkout.stdout
+
+
+def test_a_queued_resource_is_asked_for_and_deleted(checkout):
+    where = ("--dry-run", "--name", "run", "--zone", "z")
+    checkout("launch/tpu_vm.sh", *where, "--type", "v5litepod-16", "--spot", "create")
+    assert "queued-resources create run --zone z --accelerator-type v5litepod-16" in checkout.stdout
+    assert "--node-id run --spot" in checkout.stdout
+    checkout("launch/tpu_vm.sh", *where, "delete")
+    assert "queued-resources delete run --zone z --force" in checkout.stdout
+
+
+def test_the_simulated_pod_ends_with_the_code_of_the_process_that_failed(checkout):
+    assert checkout("launch/simulated_pod.sh", "--devices", "1", "train-a.py", "--workdir", "w") == [
+        "python-stand-in -m spectron train train-a.py --workdir w"
+    ] * 2
+    checkout("launch/simulated_pod.sh", "b.py", code=3, FAIL_ON="b.py")
+
+
+def test_the_image_installs_as_continuous_integration_does():
+    text = (ROOT / "launch/Dockerfile").read_text(encoding="utf-8")
+    common = (ROOT / "launch/common.sh").read_text(encoding="utf-8")
+    for flag in ("--no-compile", "--prefer-binary", "--constraint launch/constraints.txt"):
+        assert flag in text and flag in common
+
+
 def test_a_python_that_does_not_suit_is_refused(checkout):
     checkout("launch/test.sh", code=2, PYTHON="/bin/false")
     assert "PYTHON=/bin/false" in checkout.stderr

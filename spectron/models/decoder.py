@@ -19,6 +19,7 @@ class DecoderBlock(nn.Module):
     config: LMConfig
     deterministic: bool
     dtype: Any = jnp.float32
+    prefix: int | None = None
 
     @nn.compact
     def __call__(
@@ -31,7 +32,8 @@ class DecoderBlock(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         c = self.config
         drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
-        attention = Attention(c.num_heads, c.num_kv_heads, c.rope_base, self.dtype, name="attention")
+        kernel = {"kernel": c.attention, "prefix": self.prefix}
+        attention = Attention(c.num_heads, c.num_kv_heads, c.rope_base, self.dtype, **kernel, name="attention")
         y, cache = attention(RMSNorm(name="attention_norm")(x), positions, visible, cache, index)
         x = x + drop(y)
         y = GatedFeedForward(c.ff_dim, self.dtype, name="ff")(RMSNorm(name="ff_norm")(x))
@@ -78,10 +80,14 @@ class Decoder(nn.Module):
         cache: KVCache | None = None,
         index: Array | int = 0,
         deterministic: bool = True,
+        prefix: int | None = None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """Vectors → hidden states after the last norm. With a cache, positions [index, index + T) of it are written."""
+        """Vectors → hidden states after the last norm. With a cache, positions [index, index + T) of it are written.
+
+        prefix: how many first positions see each other both ways, where all rows agree; fused attention needs it said.
+        """
         layers = stack(DecoderBlock, self.config.num_layers, self.scan_layers, self.remat)(
-            config=self.config, deterministic=deterministic, dtype=self.dtype
+            config=self.config, deterministic=deterministic, dtype=self.dtype, prefix=prefix
         )
         x, cache = layers(x.astype(self.dtype), cache, positions, visible, index)
         return self.final_norm(x), cache

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from spectron.models.fused import fused
 from spectron.sharding import is_split
 
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -93,6 +94,8 @@ class Attention(nn.Module):
     num_kv_heads: int
     rope_base: float = 10_000.0
     dtype: Any = jnp.float32
+    kernel: str = "plain"  # or one of fused.py's, which wants to know the prefix
+    prefix: int | None = None
 
     @nn.compact
     def __call__(
@@ -118,7 +121,10 @@ class Attention(nn.Module):
             key = jax.lax.dynamic_update_slice(cache.keys, key.astype(cache.keys.dtype), (0, index, 0, 0))
             value = jax.lax.dynamic_update_slice(cache.values, value.astype(cache.values.dtype), (0, index, 0, 0))
             cache = KVCache(key, value)
-        mixed = attend(query, key, value, visible)
+        if self.kernel == "plain" or self.prefix is None or cache is not None:
+            mixed = attend(query, key, value, visible)
+        else:
+            mixed = fused(self.kernel, query, key, value, visible, self.prefix)
         out = Dense(dim, ("heads", "embed"), dtype=self.dtype, name="out")(mixed.reshape(*x.shape[:2], dim))
         return out, cache
 

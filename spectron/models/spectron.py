@@ -97,7 +97,8 @@ class Spectron(nn.Module):
         mask = jnp.concatenate([prefix.mask, text.mask, fed.mask], axis=1)
         size, length = prefix.mask.shape[1], tokens.mask.shape[1]
         inside = jnp.broadcast_to(jnp.arange(mask.shape[1]) < size, mask.shape)
-        hidden, _ = self.lm(x, count_positions(mask), prefix_visible(mask, inside), deterministic=deterministic)
+        visible = prefix_visible(mask, inside)
+        hidden, _ = self.lm(x, count_positions(mask), visible, deterministic=deterministic, prefix=size)
         written, spoken = hidden[:, size : size + length], hidden[:, size + length :]
         if self.is_initializing():
             self.logits(written[:, :1])  # so that the text head has parameters
