@@ -138,7 +138,7 @@ def test_dry_run_prints_commands_and_does_nothing(checkout, script):
 
 # What a launcher is asked, and lines that its dry run prints.
 TRAINING = ("configs/spectron_350m.py", "--workdir", "shared/a run")
-QUOTED = "train {} --workdir {}".format(TRAINING[0], TRAINING[2].replace(" ", r"\ "))
+QUOTED = "{} --workdir {}".format(TRAINING[0], TRAINING[2].replace(" ", r"\ "))
 PODS = {
     "simulated_pod.sh": (
         ("--processes", "3", "--devices", "2", *TRAINING),

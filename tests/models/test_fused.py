@@ -1,16 +1,12 @@
 """Fused attention against the plain one. cuDNN's kernel needs a GPU: tests/benchmarks/gpu.py compares it there."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import tiny
 
 from spectron.models.fused import fused
 from spectron.models.layers import attend
-from spectron.objectives import make_objective
 from spectron.types import UserError
 
 BATCH, LENGTH, HEADS, GROUPS, WIDTH, PREFIX = 2, 150, 4, 2, 64, 20
@@ -42,20 +38,6 @@ def test_splash_is_plain_attention():
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     for slope, other in zip(slopes, expected, strict=True):
         np.testing.assert_allclose(slope, other, atol=5e-5)
-
-
-def test_the_joint_loss_is_that_of_plain_attention():
-    found = {}
-    for kind in ("plain", "splash"):
-        experiment = tiny.experiment()
-        lm = dataclasses.replace(experiment.model.lm, attention=kind)
-        experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, lm=lm))
-        objective = make_objective("spectron", experiment, tiny.statistics())
-        params = tiny.unbox(jax.jit(objective.init)(jax.random.key(0), tiny.batch()))
-        terms = jax.jit(objective.loss)(params, tiny.batch(), jax.random.key(1))
-        found[kind] = terms.means()
-    for name, value in found["plain"].items():
-        assert float(found["splash"][name]) == pytest.approx(float(value), rel=1e-5), name
 
 
 def test_an_unknown_kernel_is_refused():

@@ -1,5 +1,7 @@
 """The joint model: who may influence whom, and cached decoding against the uncached pass."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,18 @@ def test_text_sees_the_whole_prompt_and_no_frame(params):
     seen = reach(params, lambda out: logits(params, out)[0, 0].sum(), 0)
     assert (seen[0, :12] > 0).all() and (seen[0, 12:] == 0).all() and (seen[1] == 0).all()
     assert (reach(params, lambda out: logits(params, out)[0].sum(), 1) == 0).all()
+
+
+def test_a_fused_kernel_is_told_the_prefix(params):
+    """Splash attention, interpreted, gives what plain attention gives wherever something is."""
+    lm = dataclasses.replace(EXPERIMENT.model.lm, attention="splash")
+    experiment = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, lm=lm))
+    prompt, tokens, steps = inputs()
+    found = jax.jit(make_model(experiment).apply)({"params": params}, prompt, tokens, steps)
+    wanted = run(params, prompt, tokens, steps)
+    for name, mask in (("written", tokens.mask), ("spoken", steps.mask)):
+        here, there = (np.asarray(getattr(out, name))[np.asarray(mask)] for out in (found, wanted))
+        np.testing.assert_allclose(here, there, atol=1e-4)
 
 
 def test_text_is_causal(params):
