@@ -1,7 +1,8 @@
 """The command line: `spectron train | compile | generate | evaluate | data`.
 
 Exit codes: 0 done, 2 the user can mend it (one sentence on stderr), 3 some inputs of several were bad and the others
-are done (ours), 130 interrupted. Everything heavy is imported by the command that needs it, so --help is instant.
+are done (ours), 4 other processes of the job are gone (ours), 130 interrupted. Everything heavy is imported by the
+command that needs it, so --help is instant.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
 
 MIN_PROMPT_SECONDS = 0.3  # ours: less holds no word
 SOME_BAD = 3
+LOST = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    from spectron.types import UserError
+    from spectron.types import LostProcessError, UserError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "matplotlib", "numba"):
@@ -37,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
         return 2
+    except LostProcessError as error:
+        print(f"spectron: {error}", file=sys.stderr, flush=True)
+        os._exit(LOST)  # an orderly end would wait for those that are gone
     except KeyboardInterrupt:
         print("spectron: interrupted.", file=sys.stderr)
         return 130

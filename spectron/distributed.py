@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 
 import jax
 
-from spectron.types import UserError
+from spectron.types import LostProcessError, UserError
 
 HEARTBEAT_SECONDS = 20  # ours: a dead peer is noticed after one to two of them (JAX waits 100 s)
+# What gloo, NCCL and JAX's coordination service say of a peer that is gone.
+PEER_WORDS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "barrier", "Connection", "Socket")
 # A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -50,3 +53,40 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
         first = str(error).splitlines()[0]
         raise UserError(f"The other processes of this job were not found ({kind or 'asked for'}): {first}") from error
     return jax.process_count() > 1
+
+
+def of_a_peer(error: Exception) -> bool:
+    """Whether an error says that another process did not answer."""
+    return any(word in str(error) for word in PEER_WORDS)
+
+
+def lost(error: Exception) -> Exception:
+    """What to raise for a step that failed in a job of several processes: the sentence naming those that are gone, or
+    the error itself when all are there.
+
+    Survivors sign in with the coordinator (process 0); who does not, is gone.
+    """
+    from jax._src import distributed  # the key-value store has no public door
+
+    client, me, count = distributed.global_state.client, jax.process_index(), jax.process_count()
+    here: set[int] = set()
+    deadline = time.monotonic() + HEARTBEAT_SECONDS
+    try:
+        client.key_value_set(f"spectron/here/{me}", "")
+        while len(here) < count - 1 and time.monotonic() < deadline:
+            time.sleep(0.2)
+            here = {int(key.rsplit("/", 1)[-1]) for key, _ in client.key_value_dir_get("spectron/here/")}
+        time.sleep(2.0)  # a last one may sign in, and the coordinator must not leave before all have asked
+        here = {int(key.rsplit("/", 1)[-1]) for key, _ in client.key_value_dir_get("spectron/here/")}
+    except jax.errors.JaxRuntimeError:
+        here = set(range(1, count))  # nobody answers
+    gone = sorted(set(range(count)) - here)
+    if not gone:
+        return error
+    if me == 0:
+        time.sleep(2.0)
+    names = f"process {gone[0]}" if len(gone) == 1 else f"processes {', '.join(map(str, gone))}"
+    first = (str(error).strip() or repr(error)).splitlines()[0]
+    return LostProcessError(
+        f"Lost {names} of {count} ({first}); the last checkpoint is whole: run the same command on what is left."
+    )

@@ -7,6 +7,7 @@ second, unless --real is given.
 import argparse
 import dataclasses
 import itertools
+import os
 import sys
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ from spectron.config import (
     VocabularyConfig,
     override,
 )
-from spectron.types import Batch, Losses, Term, UserError
+from spectron.types import Batch, Losses, LostProcessError, Term, UserError
 
 WORDS = ("zero", "one", "two", "three")
 
@@ -167,6 +168,9 @@ def main() -> int:
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
         return 2
+    except LostProcessError as error:
+        print(f"spectron: {error}", file=sys.stderr, flush=True)
+        os._exit(4)
     return 0
 
 
