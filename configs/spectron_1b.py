@@ -1,7 +1,8 @@
 """The paper's Spectron for spoken question answering: the 600 M Conformer of spectron_350m.py with a 1 B LM.
 
-    spectron compile configs/spectron_1b.py --topology v5e:16x16 --mesh fsdp=256
-    spectron train configs/spectron_1b.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE mesh='[["fsdp",256]]'
+    spectron compile configs/spectron_1b.py --topology v5e:16x16 --mesh data=16,fsdp=16
+    spectron train configs/spectron_1b.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE \\
+        mesh='[["data",16],["fsdp",16]]'
 
 Everything else is as in spectron_350m.py. Never run, there was no pod.
 """
@@ -13,7 +14,7 @@ from spectron.config import Experiment, LMConfig
 
 BASE = runpy.run_path(str(Path(__file__).with_name("spectron_350m.py")))
 
-# PAPER: 1 B parameters, vocabulary 256 k. Ours: tied embedding, counted (393 M), and the rest of the shape: heads of 128.
+# PAPER: 1 B parameters, vocabulary 256 k. Ours: tied embedding, counted (393 M), and the rest: heads of 128.
 LM = LMConfig(dim=1536, num_layers=24, num_heads=12, num_kv_heads=12, ff_dim=3456, tie_embeddings=True)
 
 

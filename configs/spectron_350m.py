@@ -1,10 +1,11 @@
 """The paper's Spectron for continuation: a 600 M Conformer, a 350 M prefix LM, 128 utterances a step.
 
     spectron compile configs/spectron_350m.py --topology v5e:4x4 --mesh fsdp=16      # what it needs, no TPU needed
-    spectron train configs/spectron_350m.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE mesh='[["fsdp",16]]'
+    spectron train configs/spectron_350m.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE \\
+        mesh='[["fsdp",16]]'
 
-data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces less the four special
-ones. Time and result: never run, there was no pod; README.md says what was proved without one.
+data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces less the four
+special ones. Time and result: never run, there was no pod; README.md says what was proved without one.
 
 Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project's choice where it is silent.
 """
@@ -24,12 +25,12 @@ from spectron.config import (
     VocabularyConfig,
 )
 
-# PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in the
-# subsampling, and rotary positions, which have no parameters where that Conformer's relative ones have 25 M.
+# PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in
+# the subsampling, and rotary positions, which have no parameters where that Conformer's relative ones have 25 M.
 ENCODER = EncoderConfig(dim=1024, num_layers=24, num_heads=8, kernel_size=5, ff_multiple=4, conv_channels=2048)
 
-# PAPER: 350 M parameters, vocabulary 256 k. Ours: the embedding is tied and counted (197 M of them), and the rest of the
-# shape. Heads of 64, feed-forward of 3 widths.
+# PAPER: 350 M parameters, vocabulary 256 k. Ours: the embedding is tied and counted (197 M of them), and the rest of
+# the shape. Heads of 64, feed-forward of 3 widths.
 LM = LMConfig(dim=768, num_layers=20, num_heads=12, num_kv_heads=12, ff_dim=2304, dropout=0.0, tie_embeddings=True)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything a change must pass: format, lint, types, shell scripts, tests. Runs them all, then fails if one did.
 #
-#     bash launch/check.sh [--dry-run] [--extras a,b] [arguments of pytest]
+#     bash launch/check.sh [--dry-run] [--all] [--extras a,b] [arguments of pytest]
 set -euo pipefail
 DRY_RUN=""
 

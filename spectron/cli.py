@@ -81,7 +81,9 @@ def _add_compile(commands: Any) -> None:
     compiler.add_argument("config", metavar="CONFIG.py")
     compiler.add_argument("--topology", required=True, metavar="NAME", help="v5e:4x4, v5p:4x4x8, v4:4x4x4, v6e:8x8, …")
     compiler.add_argument("--slices", type=_positive, default=1, metavar="N", help="of that topology (default 1)")
-    compiler.add_argument("--mesh", default="", metavar="AXIS=N,…", help="replica, data, fsdp, tensor (default: config)")
+    compiler.add_argument(
+        "--mesh", default="", metavar="AXIS=N,…", help="replica, data, fsdp, tensor (default: config)"
+    )
     compiler.add_argument("--stage", metavar="NAME", help="default: the last")
     compiler.add_argument("--find-batch", action="store_true", help="the largest batch that fits")
     compiler.add_argument("--json", metavar="FILE", help="write the report there too")

@@ -18,7 +18,9 @@ _WIDE = {"f64": 8, "s64": 8, "u64": 8, "c64": 8}
 _ARRAY = re.compile(r"\b(" + "|".join([*_BYTES, *_WIDE]) + r")\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
-_CALLS = re.compile(r"(?:body|condition|to_apply|calls|called_computations|branch_computations)=\{?([^,}]*(?:, ?%[^,}]*)*)")
+_CALLS = re.compile(
+    r"(?:body|condition|to_apply|calls|called_computations|branch_computations)=\{?([^,}]*(?:, ?%[^,}]*)*)"
+)
 _SUB_AXIS = re.compile(r"'([^']*)'(?::\((\d+)\)(\d+))?")
 _BOUND = re.compile(r"[su]\d+\[\]\S* constant\((\d+)\)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -153,7 +155,7 @@ def _groups(line: str, devices: int) -> np.ndarray:
 
 
 def _named_groups(mesh: str, chosen: str) -> np.ndarray:
-    """"'a'=2,'b'=4" and "'b'" or "'b':(1)2" (two of b's four, after one) → device numbers [groups, members]."""
+    """ "'a'=2,'b'=4" and "'b'" or "'b':(1)2" (two of b's four, after one) → device numbers [groups, members]."""
     sizes = {name: int(size) for name, size in re.findall(r"'([^']*)'=(\d+)", mesh)}
     parts: list[int] = []
     members: list[int] = []

@@ -74,7 +74,9 @@ def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
     """Device descriptions of "v5e:4x4" and the like. Raises UserError for a topology that there is none of."""
     generation, _, shape = topology.partition(":")
     if generation not in GENERATIONS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
-        raise UserError(f"--topology {topology!r} is unknown; give one such as v4:4x4x4, v5e:16x16, v5p:8x8x8, v6e:8x8.")
+        raise UserError(
+            f"--topology {topology!r} is unknown; give one such as v4:4x4x4, v5e:16x16, v5p:8x8x8, v6e:8x8."
+        )
     if slices < 1:
         raise UserError(f"--slices {slices} makes no machine; give 1 or more.")
     prepare()
@@ -135,7 +137,9 @@ def _needed(told: str) -> float:
 def shard_bytes(tree: Any) -> float:
     """Bytes of a tree of abstract arrays on one device."""
     return float(
-        sum(np.prod(x.sharding.shard_shape(x.shape), dtype=np.float64) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+        sum(
+            np.prod(x.sharding.shard_shape(x.shape), dtype=np.float64) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+        )
     )
 
 
@@ -252,7 +256,10 @@ def table(report: Report) -> str:
         *((f"{name}, a chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
         ("activations and scratch, a chip", f"{size['activations'] / giga:.2f} GiB"),
         ("peak, a chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
-        *((f"forward FLOPs, {part}", f"{report.flops[part]:.3g}") for part in ("encoder", "lm", "vocabulary", "frames")),
+        *(
+            (f"forward FLOPs, {part}", f"{report.flops[part]:.3g}")
+            for part in ("encoder", "lm", "vocabulary", "frames")
+        ),
         ("FLOPs a step", f"{report.flops['step']:.4g}"),
         *(
             (

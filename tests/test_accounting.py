@@ -43,9 +43,7 @@ def test_the_lms_formula_is_what_xla_counts():
     def run(params, x):
         return model.apply(params, x, jnp.arange(160)[None], prefix_visible(mask, mask))[0]
 
-    params = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_visible(mask, mask))
-    )
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_visible(mask, mask)))
     found = counted(run, params, x)
     assert accounting.lm_flops(config, 160, 160) == pytest.approx(found, rel=0.06)
     causal, both = accounting.lm_flops(config, 0, 160), accounting.lm_flops(config, 160, 160)

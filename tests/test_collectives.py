@@ -32,10 +32,10 @@ ENTRY %main.1 (p: f32[8,16]) -> f32[8,16] {
   %while.1 = (s32[], f32[8,16]) while(%t), condition=%condition.1, body=%body.1
   %while.2 = (s32[], bf16[4,16]) while(%t), condition=%c, body=%looped.1, backend_config={"known_trip_count":{"n":"3"}}
   %all-gather.8 = bf16[4,16] all-gather(%q), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}
-  %permute.1 = (f32[2,2]{1,0}, f32[2,2]{1,0}, u32[], u32[]) collective-permute-start(%a), channel_id=3, source_target_pairs={{0,2},{2,0},{4,6},{6,4}}
+  %permute.1 = (f32[2,2], f32[2,2], u32[]) collective-permute-start(%a), channel_id=3, source_target_pairs={PAIRS}
   %scatter.1 = f32[2,4]{1,0} reduce-scatter(%b), channel_id=4, replica_groups=mesh['a'=4,'b'=2] {'a'}, dimensions={0}
 }
-"""
+""".replace("PAIRS", "{0,2},{2,0},{4,6},{6,4}")
 
 
 def test_kinds_bytes_axes_and_repetitions():

@@ -36,7 +36,16 @@ def config(tmp_path):
 @pytest.mark.slow
 def test_a_step_is_accounted_for(config, tmp_path, run_python):
     """In a process of its own: a test must not change what other tests find."""
-    command = ["compile", config, "--topology", "v5e:2x2", "--mesh", "fsdp=2,tensor=2", "--json", str(tmp_path / "r.json")]
+    command = [
+        "compile",
+        config,
+        "--topology",
+        "v5e:2x2",
+        "--mesh",
+        "fsdp=2,tensor=2",
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
     code = "import sys; from spectron.cli import main; sys.exit(main(sys.argv[1:]))"
     shown = run_python(code, *command).stdout
     report = json.loads((tmp_path / "r.json").read_text())
@@ -44,7 +53,9 @@ def test_a_step_is_accounted_for(config, tmp_path, run_python):
     assert 0 < report["bytes"]["peak"] < report["bytes"]["memory"]
     whole = 4 * sum(report["parameters"].values())
     assert whole / 4 <= report["bytes"]["parameters"] < whole / 2
-    assert report["flops"]["step"] == pytest.approx(3 * sum(report["flops"][p] for p in ("encoder", "lm", "vocabulary", "frames")))
+    assert report["flops"]["step"] == pytest.approx(
+        3 * sum(report["flops"][p] for p in ("encoder", "lm", "vocabulary", "frames"))
+    )
     assert {axis for row in report["collectives"] for axis in row["axes"]} == {"fsdp", "tensor"}
     assert report["bound"] == max(report["seconds"], key=report["seconds"].get)
     assert "| bound by |" in shown and "GiB" in shown
@@ -53,10 +64,7 @@ def test_a_step_is_accounted_for(config, tmp_path, run_python):
 @needs_libtpu
 @pytest.mark.slow
 def test_what_does_not_fit_is_one_sentence(config, run_python):
-    code = (
-        "import sys; from spectron.cli import main\n"
-        "assert main(sys.argv[1:]) == 2; sys.exit(0)"
-    )
+    code = "import sys; from spectron.cli import main\nassert main(sys.argv[1:]) == 2; sys.exit(0)"
     done = run_python(
         code, "compile", config, "--topology", "v5e:2x2", "--set", "stages.joint.streams.spectron.batch_size=400000"
     )

@@ -121,8 +121,14 @@ def test_check_runs_everything_before_it_fails(checkout):
     assert "-m pytest" in checkout("launch/check.sh")[-1]
 
 
-def test_ci_leaves_no_package_out(checkout):
+def test_slow_tests_wait_to_be_asked_for(checkout):
+    assert checkout("launch/test.sh", "-x")[-1].endswith("worksteal -m not slow -x")
+    assert checkout("launch/test.sh", "-x", "--all")[-1].endswith("worksteal -x")
+
+
+def test_ci_leaves_nothing_out(checkout):
     lines = checkout(".ci/run")
+    assert lines[-1].endswith("worksteal")
     assert any(all(extra in line for extra in ("parity", "beam", "hf", "serve", "tpu")) for line in lines)
 
 
@@ -157,7 +163,10 @@ PODS = {
     ),
     "gke.sh": (
         ("--cluster", "c", "--zone", "z", "--type", "v5litepod-256", "--image", "i", "--slices", "2", *TRAINING),
-        ("xpk workload create --workload spectron --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2", QUOTED),
+        (
+            "xpk workload create --workload spectron --cluster c --zone z --tpu-type v5litepod-256 --num-slices 2",
+            QUOTED,
+        ),
     ),
 }
 
@@ -190,9 +199,10 @@ def test_a_queued_resource_is_asked_for_and_deleted(checkout):
 
 
 def test_the_simulated_pod_ends_with_the_code_of_the_process_that_failed(checkout):
-    assert checkout("launch/simulated_pod.sh", "--devices", "1", "train-a.py", "--workdir", "w") == [
-        "python-stand-in -m spectron train train-a.py --workdir w"
-    ] * 2
+    assert (
+        checkout("launch/simulated_pod.sh", "--devices", "1", "train-a.py", "--workdir", "w")
+        == ["python-stand-in -m spectron train train-a.py --workdir w"] * 2
+    )
     checkout("launch/simulated_pod.sh", "b.py", code=3, FAIL_ON="b.py")
 
 

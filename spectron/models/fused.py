@@ -34,9 +34,7 @@ def fused(
     """
     real = jnp.diagonal(visible, axis1=1, axis2=2)
     if kind == "cudnn":
-        # Kernels divide by the sum of what is seen: padding sees itself, and the result is dropped.
-        mask = visible | (~real[:, :, None] & jnp.eye(real.shape[1], dtype=bool))
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
+        mixed = _cudnn(query, key, value, visible, real)
     elif kind == "splash":
         share = query.shape[2] // key.shape[2]
         heads = ("batch", "length", "heads", None)
@@ -45,6 +43,18 @@ def fused(
     else:
         raise UserError(f"model.lm.attention {kind!r} is unknown; use {', '.join(KINDS)}.")
     return jnp.where(real[:, :, None, None], mixed, 0.0)
+
+
+def _cudnn(query: Array, key: Array, value: Array, visible: Array, real: Array) -> Array:
+    """With a mask the kernel's gradient takes even lengths only."""
+    length = query.shape[1]
+    # It divides by the sum of what is seen: padding sees itself, and the result is dropped.
+    mask = visible | (~real[:, :, None] & jnp.eye(length, dtype=bool))
+    if length % 2:
+        query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
+        mask = jnp.pad(mask, ((0, 0), (0, 1), (0, 1))).at[:, -1, -1].set(True)
+    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
+    return mixed[:, :length]
 
 
 def _splash(prefix: int, query: Array, key: Array, value: Array, real: Array) -> Array:

@@ -57,7 +57,7 @@ def to_torch(batch: Batch) -> Batch:
 
 def window(values: Tensor, mask: Tensor, start: Tensor, size: int) -> Masked:
     """`size` frames of each row from its own `start` on, padded at the end."""
-    index = start[:, None] + torch.arange(size)
+    index = start[:, None] + torch.arange(size, device=start.device)
     inside = index.clamp(max=values.shape[1] - 1)[..., None].expand(-1, -1, values.shape[2])
     real = index < mask.sum(dim=1)[:, None]
     return masked(values.gather(1, inside), real), real
@@ -117,7 +117,7 @@ def joint_terms(twin: Twin, batch: Batch) -> dict[str, Tensor]:
     logits, frames, stop, spoken = twin(prompt, (shift_right(batch.text), batch.text_mask), steps)
     mask = continuation[1]
     d = masked(continuation[0] - frames, mask)
-    ended = torch.arange(stop.shape[1]) >= mask.sum(dim=1)[:, None] - 1
+    ended = torch.arange(stop.shape[1], device=mask.device) >= mask.sum(dim=1)[:, None] - 1
     weights = torch.where(ended, c.stop_positive_weight, 1.0) * steps[1].repeat_interleave(step, dim=1)
     bce = F.binary_cross_entropy_with_logits(stop, ended.float(), reduction="none")
     right = (logits.argmax(dim=-1) == batch.text).float()

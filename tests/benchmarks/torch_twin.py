@@ -24,7 +24,7 @@ Cache = list[tuple[Tensor, Tensor]]  # per layer keys and values [B, kv heads, S
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
     """int [B] → bool [B, size], True for the first `lengths` places."""
-    return torch.arange(size) < lengths[:, None]
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def masked(values: Tensor, mask: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def masked(values: Tensor, mask: Tensor) -> Tensor:
 
 def rotation(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [B, 1, T, width / 2] of rotary positions."""
-    rates = base ** (-torch.arange(width // 2) / (width // 2))
+    rates = base ** (-torch.arange(width // 2, device=positions.device) / (width // 2))
     angles = positions[:, None, :, None] * rates
     return angles.cos(), angles.sin()
 
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
             x = specaugment(x, mask, self.config.specaugment)
         x, mask = self.subsampling(x, mask)
         c = self.config
-        turn = rotation(torch.arange(x.shape[1])[None], c.dim // c.num_heads, c.rope_base)
+        turn = rotation(torch.arange(x.shape[1], device=x.device)[None], c.dim // c.num_heads, c.rope_base)
         for layer in self.layers:
             x = layer(x, mask, turn, mask[:, None, None])
         return x, mask
@@ -178,12 +178,14 @@ def specaugment(x: Tensor, mask: Tensor, c: SpecAugmentConfig) -> Tensor:
     """Blocks of bands and of frames set to zero."""
 
     def blocks(lengths: Tensor, size: int, count: int, fraction: float) -> Tensor:
-        widths = (torch.rand(len(lengths), count) * (fraction * lengths[:, None] + 1)).floor()
-        starts = (torch.rand(len(lengths), count) * (lengths[:, None] - widths + 1)).floor()
-        place = torch.arange(size)
+        random = {"size": (len(lengths), count), "device": x.device}
+        widths = (torch.rand(**random) * (fraction * lengths[:, None] + 1)).floor()
+        starts = (torch.rand(**random) * (lengths[:, None] - widths + 1)).floor()
+        place = torch.arange(size, device=x.device)
         return ((place >= starts[..., None]) & (place < (starts + widths)[..., None])).any(dim=1)
 
-    bands = blocks(torch.full((len(x),), x.shape[2]), x.shape[2], c.num_freq_blocks, c.max_freq_fraction)
+    width = torch.full((len(x),), x.shape[2], device=x.device)
+    bands = blocks(width, x.shape[2], c.num_freq_blocks, c.max_freq_fraction)
     frames = blocks(mask.sum(dim=1), x.shape[1], c.num_time_blocks, c.max_time_fraction)
     return x.masked_fill(bands[:, None] | frames[..., None], 0.0)
 
@@ -217,6 +219,17 @@ class DecoderBlock(nn.Module):
         return x + self.drop(self.ff(self.ff_norm(x)))
 
 
+class TiedHead(nn.Module):
+    """Logits by the embedding itself, which has unit deviation; it stays the owner of its weight."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self.owner = (embedding,)  # a tuple hides it: one parameter has one name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x * x.shape[-1] ** -0.5, self.owner[0].weight)
+
+
 class Decoder(nn.Module):
     """Vectors → hidden states; a cache is written in place at `index`."""
 
@@ -226,7 +239,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(vocabulary, c.dim)
         self.layers = nn.ModuleList(DecoderBlock(c) for _ in range(c.num_layers))
         self.final_norm = nn.RMSNorm(c.dim, eps=1e-6)
-        self.head = nn.Linear(c.dim, vocabulary, bias=False)
+        tied = c.tie_embeddings
+        self.head = TiedHead(self.embedding) if tied else nn.Linear(c.dim, vocabulary, bias=False)
 
     def forward(
         self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache | None = None, index: int = 0
@@ -245,7 +259,7 @@ class Decoder(nn.Module):
 def prefix_visible(mask: Tensor, prefix: Tensor) -> Tensor:
     """bool [B, T, T]: causal, the prefix both ways, padding seen by nobody."""
     size = mask.shape[1]
-    causal = torch.ones(size, size, dtype=torch.bool).tril()
+    causal = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
     return (causal | (prefix[:, :, None] & prefix[:, None, :])) & mask[:, None, :]
 
 
@@ -318,17 +332,18 @@ class Twin(nn.Module):
         encoded, mask = self.encoder(prompt, mask)
         return masked(self.connector(encoded), mask), mask
 
-    def forward(self, prompt: Masked, tokens: Masked, steps: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Teacher forcing: logits of text [B, L, V], frames [B, T, F], stop logits [B, T], spoken logits [B, N, V]."""
+    def forward(self, prompt: Masked, tokens: Masked, steps: Masked) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Teacher forcing: text logits [B, L, V], frames [B, T, F], stop [B, T]; for alignment, logits of speech."""
         prefix, prefix_mask = self.prefix(*prompt)
         text = masked(self.lm.embedding(tokens[0]), tokens[1])
         fed = masked(self.prenet(steps[0]), steps[1])
         mask = torch.cat([prefix_mask, tokens[1], steps[1]], dim=1)
         size, length = prefix.shape[1], text.shape[1]
-        inside = (torch.arange(mask.shape[1]) < size).expand(mask.shape)
+        inside = (torch.arange(mask.shape[1], device=mask.device) < size).expand(mask.shape)
         x = torch.cat([prefix, text, fed], dim=1)
         hidden = self.lm(x, count_positions(mask), prefix_visible(mask, inside))
         spoken = hidden[:, size + length :]
         frames = self.postnet(spoken).unflatten(-1, (-1, self.experiment.features.num_mels)).flatten(1, 2)
         written = self.lm.head(hidden[:, size : size + length])
-        return written, frames, self.stop(spoken).flatten(1), self.lm.head(spoken)
+        said = self.lm.head(spoken) if self.experiment.loss.alignment_weight else None
+        return written, frames, self.stop(spoken).flatten(1), said

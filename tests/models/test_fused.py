@@ -40,6 +40,22 @@ def test_splash_is_plain_attention():
         np.testing.assert_allclose(slope, other, atol=5e-5)
 
 
+@pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
+def test_cudnn_is_given_an_even_length_and_a_mask_that_sees_something(monkeypatch, length):
+    """Its kernel needs a GPU; XLA's implementation of the same function takes the same arguments."""
+    arrays, visible = inputs()
+    arrays, visible = [x[:, :length] for x in arrays], visible[:, :length, :length]
+    plain = jax.nn.dot_product_attention
+
+    def stand_in(query, key, value, *, mask, implementation):
+        assert implementation == "cudnn" and query.shape[1] % 2 == 0 and bool(mask.any(axis=-1).all())
+        return plain(query, key, value, mask=mask, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    found = fused("cudnn", *arrays, visible, PREFIX)
+    np.testing.assert_allclose(found, attend(*arrays, visible), atol=1e-5)
+
+
 def test_an_unknown_kernel_is_refused():
     arrays, visible = inputs()
     with pytest.raises(UserError, match="'flesh' is unknown; use plain, cudnn, splash"):
