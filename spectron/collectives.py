@@ -71,7 +71,8 @@ def collectives(text: str, axes: Sequence[tuple[str, int]]) -> list[Collective]:
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
-    name, lines = "", []
+    name = ""
+    lines: list[str] = []
     for line in text.splitlines():
         begins = _COMPUTATION.match(line)
         if begins and " = " not in line.split("{")[0].split("(")[0]:

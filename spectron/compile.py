@@ -82,7 +82,7 @@ def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
     prepare()
     from jax.experimental import topologies
 
-    options = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if slices > 1:
         options["num_slices"] = slices
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -38,7 +39,7 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
     kind = wanted(environment)
     if not kind and not always:
         return False
-    given: dict[str, str | int] = {}
+    given: dict[str, Any] = {}
     if kind == "explicit":
         address, count, index = (environment.get(name, "") for name in EXPLICIT)
         if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
@@ -68,7 +69,8 @@ def lost(error: Exception) -> Exception:
     """
     from jax._src import distributed  # the key-value store has no public door
 
-    client, me, count = distributed.global_state.client, jax.process_index(), jax.process_count()
+    client: Any = distributed.global_state.client
+    me, count = jax.process_index(), jax.process_count()
     here: set[int] = set()
     deadline = time.monotonic() + HEARTBEAT_SECONDS
     try:
