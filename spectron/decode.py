@@ -146,12 +146,17 @@ def _advance(
     slot = prefix_mask.shape[1] + row.index
     visible = row.visible.at[:, slot].set(~row.done)
     positions = prefix_mask.sum(axis=1) + row.index
-    logits, frames, stop, cache = model.apply(
+    hidden, frames, stop, cache = model.apply(
         {"params": params}, row.token, row.fed, row.is_text, keep, positions, visible, row.cache, slot, method="advance"
     )
     writes, speaks = row.is_text & ~row.done, ~row.is_text & ~row.done
 
-    token = logits.argmax(axis=-1).astype(jnp.int32)
+    def best(hidden: Array) -> Array:
+        logits = model.apply({"params": params}, hidden[:, None], method="logits")
+        return logits[:, 0].argmax(axis=-1).astype(jnp.int32)
+
+    # A large vocabulary's table is most of what a position reads: while all rows speak, it stays where it is.
+    token = jax.lax.cond(writes.any(), best, lambda hidden: jnp.zeros(hidden.shape[0], jnp.int32), hidden)
     place = jnp.minimum(row.index, limit.tokens - 1)
     text = row.text.at[:, place].set(jnp.where(writes, token, row.text[:, place]))
     text_ends = writes & ((token == eos) | (row.index + 1 >= limit.tokens))

@@ -138,14 +138,17 @@ class Spectron(nn.Module):
         visible: Bool[Array, "B S"],
         cache: KVCache,
         index: Array,
-    ) -> tuple[Float[Array, "B V"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
-        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames."""
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
+        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames.
+
+        The first result is for `logits`.
+        """
         word = self.lm.embed(tokens[:, None])
         sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
         x = jnp.where(is_text[:, None, None], word, sound)
         hidden, cache = self.lm(x, positions[:, None], visible[:, None], cache, index)
         frames, stop = self.speak(hidden)
-        return self.lm.logits(hidden)[:, 0], frames, stop, cache
+        return hidden[:, 0], frames, stop, cache
 
 
 def count_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:

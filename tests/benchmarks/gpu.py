@@ -20,11 +20,11 @@ Decoding, greedy, batch 1. A position must read once the weights that its phase 
     bytes(frames) = bytes of the type x (LM layers and norms + pre-net + post-net + stop head)
     share of the limit = bytes / (measured bandwidth x seconds of a position)
 
-The aim is 70 %. Left out: keys and values (cache_bytes in the JSON), activations, the one row of the embedding. "All"
-counts text head, pre-net and post-net in every position, as decode.py computes them in either phase. The seconds come
-from one compiled program and three inputs: none (it only hears), short (all tokens, one step of frames) and full (to
-the limit); text = (short - none) / (tokens + 1), frames = (full - short) / (steps - 1), of the least of the rounds of
-each: what else the machine does only adds.
+The aim is 70 %. Left out: keys and values (cache_bytes in the JSON), activations, the one row of the embedding, and the
+pre-net and post-net that decode.py computes beside text (some MB). The seconds come from one compiled program and three
+inputs: none (it only hears), short (all tokens, one step of frames) and full (to the limit); text = (short - none) /
+(tokens + 1), frames = (full - short) / (steps - 1), of the least of the rounds of each: what else the machine does only
+adds.
 """
 
 from __future__ import annotations

@@ -203,12 +203,12 @@ def endless(experiment: Experiment, dtype: Any) -> Params:
 
 
 def weights(params: Params, dtype: Any) -> dict[str, int]:
-    """Bytes that a position must read in each phase, and what all that the decoder computes in every one reads."""
+    """Bytes that a position must read in each phase."""
     sizes = {part: sum(x.size for x in jax.tree.leaves(params[part])) for part in ("lm", "prenet", "postnet", "stop")}
     tables = {name: sum(x.size for x in jax.tree.leaves(params["lm"].get(name, {}))) for name in ("embedding", "head")}
     layers, head = sizes["lm"] - sum(tables.values()), tables["head"] or tables["embedding"]
     sound = sizes["prenet"] + sizes["postnet"] + sizes["stop"]
-    found = {"text": layers + head, "frames": layers + sound, "all": layers + head + sound}
+    found = {"text": layers + head, "frames": layers + sound}
     return {name: count * jnp.dtype(dtype).itemsize for name, count in found.items()}
 
 

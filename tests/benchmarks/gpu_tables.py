@@ -20,11 +20,10 @@ def finish(result: dict[str, Any]) -> None:
             row["speech_per_second"] = row["speech_seconds"] / row["seconds"]
     for row in result.get("decode", []):
         if "seconds" in row:
-            for share, which in (("share", lambda phase: phase), ("share_all", lambda phase: "all")):
-                row[share] = {
-                    phase: ratio(row["bytes"][which(phase)] / seconds, limit.get("bandwidth"))
-                    for phase, seconds in row["seconds"].items()
-                }
+            row["share"] = {
+                phase: ratio(row["bytes"][phase] / seconds, limit.get("bandwidth"))
+                for phase, seconds in row["seconds"].items()
+            }
 
 
 def rows_of(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -73,8 +72,6 @@ def decoding_columns(phase: str) -> dict[str, Any]:
         "ms a position": lambda row: f"{1e3 * row['seconds'][phase]:.3f}",
         "MB to read": lambda row: f"{row['bytes'][phase] / 1e6:.4g}",
         "of the limit": lambda row: shown(row["share"][phase], ".1%"),
-        "MB, all": lambda row: f"{row['bytes']['all'] / 1e6:.4g}",
-        "of its limit": lambda row: shown(row["share_all"][phase], ".1%"),
         "hearing ms": lambda row: f"{1e3 * row['prefill_seconds']:.1f}",
         "whole answer ms": lambda row: f"{1e3 * row['answer_seconds']:.1f}",
         "peak GiB": lambda row: shown(row["peak_bytes"], ".1f", 2**-30),
