@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +23,12 @@ if TYPE_CHECKING:
 
 MIN_PROMPT_SECONDS = 0.3  # ours: less holds no word
 SOME_BAD = 3
-LOST = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = parser().parse_args(argv)
-    from spectron.types import LostProcessError, UserError
+    from spectron.types import UserError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "matplotlib", "numba"):
@@ -40,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
         return 2
-    except LostProcessError as error:
-        print(f"spectron: {error}", file=sys.stderr, flush=True)
-        os._exit(LOST)  # an orderly end would wait for those that are gone
     except KeyboardInterrupt:
         print("spectron: interrupted.", file=sys.stderr)
         return 130
@@ -158,11 +153,17 @@ def _train(arguments: argparse.Namespace) -> int:
     experiment = _experiment(arguments, arguments.config)
     for name in arguments.stage or ():
         experiment.stage(name)
-    from spectron.distributed import connect
+    from spectron import distributed
     from spectron.train import train
+    from spectron.types import UserError
 
-    connect(arguments.distributed)
-    train(experiment, arguments.workdir, arguments.stage)
+    distributed.connect(arguments.distributed)
+    try:
+        with distributed.watching():
+            train(experiment, arguments.workdir, arguments.stage)
+    except UserError as error:
+        print(f"spectron: {error}", file=sys.stderr)
+        return distributed.leave(2)
     return 0
 
 

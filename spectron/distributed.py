@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 
-from spectron.types import LostProcessError, UserError
+from spectron.types import UserError
 
-HEARTBEAT_SECONDS = 20  # ours: a dead peer is noticed after one to two of them (JAX waits 100 s)
-# What gloo, NCCL and JAX's coordination service say of a peer that is gone.
-PEER_WORDS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat", "barrier", "Connection", "Socket")
+HEARTBEAT_SECONDS = 40  # ours: JAX's own, which aborts the process (its default is 100 s)
+PULSE_SECONDS, SILENCE_SECONDS = 2.0, 15.0  # ours: a process says that it is there, and counts as lost
+LOST = 4  # exit code
+PULSE, TOLD, DONE = "spectron/pulse/", "spectron/lost", "done"
 # A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -56,39 +60,87 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
     return jax.process_count() > 1
 
 
-def of_a_peer(error: Exception) -> bool:
-    """Whether an error says that another process did not answer."""
-    return any(word in str(error) for word in PEER_WORDS)
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """While inside, this process is heard of by the others, and ends with LOST and one sentence when one of them is not.
 
-
-def lost(error: Exception) -> Exception:
-    """What to raise for a step that failed in a job of several processes: the sentence naming those that are gone, or
-    the error itself when all are there.
-
-    Survivors sign in with the coordinator (process 0); who does not, is gone.
+    A collective waits for a peer that died until JAX's own heartbeat aborts the process with a stack trace. Each process
+    writes a pulse to the coordinator's store, process 0 reads them and writes down who is gone, the others read that.
     """
+    if jax.process_count() == 1:
+        yield
+        return
+    stopped = threading.Event()
+    thread = threading.Thread(target=_watch, args=(stopped,), daemon=True)
+    thread.start()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(SILENCE_SECONDS + 3 * PULSE_SECONDS)  # if a peer's death is behind it, the watch ends us now
+        stopped.set()  # and the others, who would wait for this process
+        raise
+    else:
+        stopped.set()
+        thread.join()
+        _store().key_value_set(f"{PULSE}{jax.process_index()}", DONE, allow_overwrite=True)
+
+
+def leave(code: int) -> int:
+    """The exit code, for a process that ends in an error: of several, it does not wait for the others."""
+    if not jax.distributed.is_initialized():
+        return code
+    if jax.process_index() == 0:
+        time.sleep(2 * PULSE_SECONDS)  # without the coordinator the others would end before they have said why
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _store() -> Any:
     from jax._src import distributed  # the key-value store has no public door
 
-    client: Any = distributed.global_state.client
-    me, count = jax.process_index(), jax.process_count()
-    here: set[int] = set()
-    deadline = time.monotonic() + HEARTBEAT_SECONDS
+    return distributed.global_state.client
+
+
+def _watch(stopped: threading.Event) -> None:
+    store, me, count = _store(), jax.process_index(), jax.process_count()
+    seen = dict.fromkeys(range(count), ("", time.monotonic()))
+    beat = 0
+    while not stopped.wait(PULSE_SECONDS):
+        beat += 1
+        try:
+            store.key_value_set(f"{PULSE}{me}", str(beat), allow_overwrite=True)
+            gone = _silent(store, seen) if me == 0 else _told(store)
+        except jax.errors.JaxRuntimeError:
+            gone = "process 0"
+        if gone and not stopped.is_set():
+            if me == 0:
+                store.key_value_set(TOLD, gone)
+            print(
+                f"spectron: Lost {gone} of {count}: not heard of for {SILENCE_SECONDS} s. The last checkpoint is whole; "
+                "run the same command on what is left.",
+                file=sys.stderr,
+                flush=True,
+            )
+            leave(LOST)
+
+
+def _silent(store: Any, seen: dict[int, tuple[str, float]]) -> str:
+    """Who has not changed its pulse in time; `seen` holds each one's last and when it came."""
+    now = time.monotonic()
+    for key, value in store.key_value_dir_get(PULSE):
+        index = int(key.rsplit("/", 1)[-1])
+        if value != seen[index][0]:
+            seen[index] = value, now
+    late = [i for i, (value, at) in seen.items() if value != DONE and now - at > SILENCE_SECONDS]
+    return f"process{'es' * (len(late) > 1)} {', '.join(map(str, late))}" if late else ""
+
+
+def _told(store: Any) -> str:
     try:
-        client.key_value_set(f"spectron/here/{me}", "")
-        while len(here) < count - 1 and time.monotonic() < deadline:
-            time.sleep(0.2)
-            here = {int(key.rsplit("/", 1)[-1]) for key, _ in client.key_value_dir_get("spectron/here/")}
-        time.sleep(2.0)  # a last one may sign in, and the coordinator must not leave before all have asked
-        here = {int(key.rsplit("/", 1)[-1]) for key, _ in client.key_value_dir_get("spectron/here/")}
-    except jax.errors.JaxRuntimeError:
-        here = set(range(1, count))  # nobody answers
-    gone = sorted(set(range(count)) - here)
-    if not gone:
-        return error
-    if me == 0:
-        time.sleep(2.0)
-    names = f"process {gone[0]}" if len(gone) == 1 else f"processes {', '.join(map(str, gone))}"
-    first = (str(error).strip() or repr(error)).splitlines()[0]
-    return LostProcessError(
-        f"Lost {names} of {count} ({first}); the last checkpoint is whole: run the same command on what is left."
-    )
+        return store.key_value_try_get(TOLD)
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" not in str(error):
+            raise
+        return ""

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from spectron import accounting, checkpoints, distributed, sharding, start
+from spectron import accounting, checkpoints, sharding, start
 from spectron.checkpoints import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
 from spectron.data.batches import Feed, make_feed
@@ -203,7 +203,7 @@ def train(
     """Run the stages in order in workdir/STAGE; finished ones are skipped, a started one goes on where it was.
 
     stages: only these. stop_after: leave after this step of a stage, as SIGTERM does. True when all have finished.
-    Raises UserError for anything the user can mend, LostProcessError when other processes of the job are gone.
+    Raises UserError for anything the user can mend.
     """
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
     use_compilation_cache()
@@ -214,15 +214,11 @@ def train(
                     print("Stopped early; the same command goes on from here.", flush=True)
                     return False
     except Exception as error:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) or not checkpoints.disk_full(error):
             raise
-        if checkpoints.disk_full(error):
-            raise UserError(
-                f"The disk with {str(workdir)!r} is full: {error}; free some space and run the same command."
-            ) from error
-        if jax.process_count() > 1 and distributed.of_a_peer(error):
-            raise distributed.lost(error) from error
-        raise
+        raise UserError(
+            f"The disk with {str(workdir)!r} is full: {error}; free some space and run the same command."
+        ) from error
     return True
 
 

@@ -21,10 +21,6 @@ class UserError(Exception):
     """A mistake the user can mend: one sentence naming the file, key or value, and what to do. The CLI exits with 2."""
 
 
-class LostProcessError(Exception):
-    """Other processes of the job are gone: one sentence naming them. The CLI exits with 4, without waiting for them."""
-
-
 class Example(NamedTuple):
     """One utterance on the host, before batching.
 

@@ -7,7 +7,6 @@ second, unless --real is given.
 import argparse
 import dataclasses
 import itertools
-import os
 import sys
 import time
 from pathlib import Path
@@ -35,7 +34,7 @@ from spectron.config import (
     VocabularyConfig,
     override,
 )
-from spectron.types import Batch, Losses, LostProcessError, Term, UserError
+from spectron.types import Batch, Losses, Term, UserError
 
 WORDS = ("zero", "one", "two", "three")
 
@@ -162,15 +161,13 @@ def main() -> int:
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
+    distributed.connect()
     try:
-        distributed.connect()
-        print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
+        with distributed.watching():
+            print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return 2
-    except LostProcessError as error:
-        print(f"spectron: {error}", file=sys.stderr, flush=True)
-        os._exit(4)
+        return distributed.leave(2)
     return 0
 
 
