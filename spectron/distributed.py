@@ -62,9 +62,9 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """While inside, this process is heard of by the others, and ends with LOST and one sentence when one of them is not.
+    """While inside, this process is heard of by the others, and ends with LOST and a sentence when one of them is not.
 
-    A collective waits for a peer that died until JAX's own heartbeat aborts the process with a stack trace. Each process
+    A collective waits for a peer that died until JAX's own heartbeat aborts the process with a stack trace. So each
     writes a pulse to the coordinator's store, process 0 reads them and writes down who is gone, the others read that.
     """
     if jax.process_count() == 1:
@@ -118,8 +118,8 @@ def _watch(stopped: threading.Event) -> None:
             if me == 0:
                 store.key_value_set(TOLD, gone)
             print(
-                f"spectron: Lost {gone} of {count}: not heard of for {SILENCE_SECONDS} s. The last checkpoint is whole; "
-                "run the same command on what is left.",
+                f"spectron: Lost {gone} of {count}, not heard of for {SILENCE_SECONDS:.0f} s. The last checkpoint is "
+                "whole; run the same command on what is left.",
                 file=sys.stderr,
                 flush=True,
             )
