@@ -23,6 +23,7 @@ _CALLS = re.compile(
 )
 _SUB_AXIS = re.compile(r"'([^']*)'(?::\((\d+)\)(\d+))?")
 _BOUND = re.compile(r"[su]\d+\[\]\S* constant\((\d+)\)")
+_IOTA = r"\(?\[([\d,]+)\](?:T\(([\d,]+)\))?\)?"
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -139,20 +140,25 @@ def _array(dtype: str, dims: str) -> tuple[str, tuple[int, ...], int]:
 
 def _groups(line: str, devices: int) -> np.ndarray:
     """Device numbers [groups, members] from replica_groups (explicit or iota) or the pairs of a permutation."""
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    iota = re.search(r"replica_groups=\[([\d,]+)\]<=" + _IOTA, line)
     if iota:
-        shape, source = ([int(n) for n in part.split(",")] for part in iota.groups()[:2])
-        numbers = np.arange(math.prod(source)).reshape(source)
-        if iota[3]:
-            numbers = numbers.transpose([int(n) for n in iota[3].split(",")])
-        return numbers.reshape(shape)
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line)
+        return _iota(iota[2], iota[3]).reshape([int(n) for n in iota[1].split(",")])
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(" + _IOTA + r"\))? ?\{([^}]*)\}", line)
     if named:
-        return _named_groups(named[1], named[2])
+        places = _named_groups(named[1], named[4])
+        return _iota(named[2], named[3])[places] if named[2] else places
     explicit = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})\}", line)
     if explicit:
         return np.asarray([[int(n) for n in each.split(",")] for each in re.findall(r"\{([\d, ]+)\}", explicit[1])])
+    if re.search(r"(replica_groups|source_target_pairs)=(?!\{\})", line):
+        raise ValueError(f"a notation of groups that is not known here: {line.strip()[:300]}")
     return np.arange(devices)[None]
+
+
+def _iota(source: str, order: str | None) -> np.ndarray:
+    """ "2,4" and "1,0": device numbers 0 … 7 as a 2 x 4 table, its axes in that order, flat."""
+    numbers = np.arange(math.prod(int(n) for n in source.split(","))).reshape([int(n) for n in source.split(",")])
+    return (numbers.transpose([int(n) for n in order.split(",")]) if order else numbers).ravel()
 
 
 def _named_groups(mesh: str, chosen: str) -> np.ndarray:

@@ -33,6 +33,7 @@ ENTRY %main.1 (p: f32[8,16]) -> f32[8,16] {
   %while.2 = (s32[], bf16[4,16]) while(%t), condition=%c, body=%looped.1, backend_config={"known_trip_count":{"n":"3"}}
   %all-gather.8 = bf16[4,16] all-gather(%q), channel_id=2, replica_groups={{0,4},{1,5},{2,6},{3,7}}
   %permute.1 = (f32[2,2], f32[2,2], u32[]) collective-permute-start(%a), channel_id=3, source_target_pairs={PAIRS}
+  %exchange = f32[8,4] all-to-all(%b), channel_id=5, replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}
   %scatter.1 = f32[2,4]{1,0} reduce-scatter(%b), channel_id=4, replica_groups=mesh['a'=4,'b'=2] {'a'}, dimensions={0}
 }
 """.replace("PAIRS", "{0,2},{2,0},{4,6},{6,4}")
@@ -40,7 +41,7 @@ ENTRY %main.1 (p: f32[8,16]) -> f32[8,16] {
 
 def test_kinds_bytes_axes_and_repetitions():
     found = {each.kind: each for each in collectives(TEXT, AXES)}
-    assert set(found) == {"all-reduce", "all-gather", "collective-permute", "reduce-scatter"}
+    assert set(found) == {"all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"}
     reduce = found["all-reduce"]
     assert (reduce.times, reduce.size, reduce.group, reduce.axes) == (5, 8 * 16 * 4, 2, ("tensor",))
     assert reduce.sent == 5 * 2 * 512 / 2  # there and back, half of it each
@@ -49,8 +50,15 @@ def test_kinds_bytes_axes_and_repetitions():
     assert gather.sent == 128 / 2
     permute = found["collective-permute"]
     assert (permute.size, permute.axes, permute.sent) == (16, ("fsdp",), 16)
+    exchange = found["all-to-all"]  # devices 0, 4, 1, 5, … in rows of two: 0 to 3 together, and 4 to 7
+    assert (exchange.group, exchange.axes) == (4, ("fsdp", "tensor"))
     scatter = found["reduce-scatter"]
     assert (scatter.size, scatter.group, scatter.axes) == (2 * 4 * 4 * 4, 4, ("data", "fsdp"))
+
+
+def test_a_notation_that_is_not_known_is_no_guess():
+    with pytest.raises(ValueError, match="not known here"):
+        collectives(TEXT.replace("replica_groups=[4,2]<=[8]", "replica_groups=new{0}"), AXES)
 
 
 PROGRAM = """
