@@ -18,7 +18,7 @@ from spectron.config import *
 def experiment():
     data = DataConfig(vocabulary=VocabularyConfig("sentencepiece", size=4096), max_seconds=2.0, prompt_seconds=1.0,
         max_prompt_seconds=1.0, max_continuation_seconds=1.0, max_tokens=16)
-    model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), LMConfig(tie_embeddings=True),
+    model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), LMConfig(tie_embeddings=True, attention="splash"),
         compute_dtype="bfloat16", remat="full", logits_chunk=8)
     joint = StageConfig("joint", (StreamConfig("spectron", "speech", 16),))
     return Experiment("small", data, (joint,), FeatureConfig(dft="matmul"), model)
