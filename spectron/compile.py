@@ -7,6 +7,7 @@ are read from the compiled program; times are rooflines of data-sheet rates, not
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -68,6 +69,9 @@ def prepare() -> None:
     jax.config.update("jax_platforms", "cpu")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is opened
+    # libtpu complains at length if it cannot find out where it runs; what it compiles for is named by the topology.
+    for name, value in (("ACCELERATOR_TYPE", "v5litepod-4"), ("WORKER_HOSTNAMES", "localhost"), ("WORKER_ID", "0")):
+        os.environ.setdefault(f"TPU_{name}", value)
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
@@ -79,20 +83,20 @@ def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
         )
     if slices < 1:
         raise UserError(f"--slices {slices} makes no machine; give 1 or more.")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("Compiling for TPUs needs libtpu, which holds the compiler: pip install 'spectron-jax[tpu]'.")
     prepare()
     from jax.experimental import topologies
 
     options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if slices > 1:
         options["num_slices"] = slices
+    if set(shape.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # a host of four is taken for granted
     try:
         return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
-    except ImportError as error:
-        raise UserError("Compiling for TPUs needs libtpu: pip install 'spectron-jax[tpu]'.") from error
-    except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
-        if "libtpu" in first.lower():
-            raise UserError(f"Compiling for TPUs needs libtpu (pip install 'spectron-jax[tpu]'): {first}") from error
         raise UserError(f"--topology {topology!r}: libtpu knows no such machine: {first}") from error
 
 

@@ -18,7 +18,8 @@ from spectron.config import *
 def experiment():
     data = DataConfig(vocabulary=VocabularyConfig("sentencepiece", size=4096), max_seconds=2.0, prompt_seconds=1.0,
         max_prompt_seconds=1.0, max_continuation_seconds=1.0, max_tokens=16)
-    model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), LMConfig(tie_embeddings=True, attention="splash"),
+    lm = LMConfig(tie_embeddings=True, attention="splash")
+    model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), lm,
         compute_dtype="bfloat16", remat="full", logits_chunk=8)
     joint = StageConfig("joint", (StreamConfig("spectron", "speech", 16),))
     return Experiment("small", data, (joint,), FeatureConfig(dft="matmul"), model)
@@ -78,15 +79,22 @@ def test_what_does_not_fit_is_one_sentence(config, run_python):
     [
         (["--topology", "v9:4x4"], "v9:4x4"),
         (["--topology", "v5e:many"], "v5e:many"),
+        (["--topology", "v6e:1x1", "--mesh", "fsdp=2"], "exactly the 1 devices"),
         (["--topology", "v5e:2x2", "--mesh", "fsdp"], "is not of the form"),
         (["--topology", "v5e:2x2", "--stage", "none"], "no stage 'none'"),
     ],
 )
 def test_mistakes_are_one_sentence(config, capsys, arguments, words):
-    if "v5e:2x2" in arguments and importlib.util.find_spec("libtpu") is None:
+    if arguments[1][-1].isdigit() and "v9" not in arguments[1] and importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed")
     assert main(["compile", config, *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_without_libtpu_the_way_out_is_named(config, capsys, monkeypatch):
+    monkeypatch.setattr(ahead.importlib.util, "find_spec", lambda name: None)
+    assert main(["compile", config, "--topology", "v5e:2x2"]) == 2
+    assert "pip install 'spectron-jax[tpu]'" in capsys.readouterr().err
 
 
 def test_the_largest_batch_is_found_with_few_tries():
