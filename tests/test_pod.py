@@ -43,7 +43,7 @@ class Pod:
         for i in range(processes):
             environment = os.environ | {
                 "PYTHONPATH": str(SCRIPT.parents[1]),
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
                 "NPROC": str(4 * devices),
             }
             if processes > 1:

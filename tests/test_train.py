@@ -55,7 +55,10 @@ def start(workdir, *arguments, devices=1, output=None, **environment):
     """Start a run; what it prints is appended to WORKDIR/log, or goes where `output` says."""
     environment = os.environ | environment | {"PYTHONPATH": str(SCRIPT.parents[1])}
     if devices > 1:  # NPROC: XLA's threads. Collectives wait in them, and devices can need more than there are cores.
-        environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "NPROC": str(4 * devices)}
+        environment |= {
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
+            "NPROC": str(4 * devices),
+        }
     with (workdir / "log").open("a") as log:
         command = [sys.executable, str(SCRIPT), str(workdir), *map(str, arguments)]
         return subprocess.Popen(command, env=environment, stdout=output or log, text=True, stderr=subprocess.STDOUT)
