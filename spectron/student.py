@@ -29,7 +29,7 @@ from spectron.data.labelling import label
 from spectron.data.labels import Label, clean_text, labels_path, read_labels
 from spectron.data.shards import Shards
 from spectron.data.vocabulary import make_pieces, make_vocabulary
-from spectron.evaluation import recognition
+from spectron.evaluation.suites import recognition
 from spectron.recognise import RECIPE, Fusion, load_recogniser
 from spectron.student_config import GenerationConfig, LoopConfig
 from spectron.train import train

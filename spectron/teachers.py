@@ -10,6 +10,7 @@ import numpy as np
 from spectron.types import Hypothesis, UserError
 
 RATE = 16_000
+SHORTEST = 0.1  # ours: seconds that every front end takes which does not say what it needs
 BEAMS = 1  # ours: generate() of sequence-to-sequence models is greedy, so that the score is of the text written
 
 
@@ -33,15 +34,20 @@ class TransformersRecogniser:
             raise UserError(f"{str(folder)!r} is no speech recogniser of transformers ({reason}).") from error
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
         self._model.to(self._device)
+        self._least = least_samples(self._model.config)
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
-        """int16 [S] each, at 16 kHz → a hypothesis each, in order; one by one: padding says nothing."""
+        """int16 [S] each, at 16 kHz → a hypothesis each, in order; one by one: padding says nothing.
+
+        What is too short for the model's convolutions is padded with silence to the least that they take.
+        """
         return [self._one(samples) for samples in recordings]
 
     def _one(self, samples: np.ndarray) -> Hypothesis:
         if not len(samples):
             return Hypothesis("", 0.0, 0)
         audio = samples.astype(np.float32) / 32768
+        audio = np.pad(audio, (0, max(0, self._least - len(audio))))
         inputs = self._processor(audio, sampling_rate=RATE, return_tensors="pt").to(self._device)
         with self._torch.inference_mode():
             return self._by_ctc(inputs) if self._ctc else self._by_generation(inputs)
@@ -62,6 +68,17 @@ class TransformersRecogniser:
         scores = self._model.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
         text = self._processor.batch_decode(made.sequences, skip_special_tokens=True)[0]
         return Hypothesis(" ".join(text.split()), float(scores[0].sum()), int(scores.shape[1]))
+
+
+def least_samples(config: Any) -> int:
+    """How many samples make one frame: what a stack of convolutions needs, or SHORTEST."""
+    kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+    if not kernels or not strides:
+        return round(SHORTEST * RATE)
+    size = 1
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        size = (size - 1) * stride + kernel
+    return size
 
 
 def _libraries() -> tuple[Any, Any]:

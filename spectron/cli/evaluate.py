@@ -6,24 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spectron.cli import questions
-from spectron.cli.flags import add_recogniser, add_set, positive
+from spectron.cli import flags, questions
 
 
 def add_evaluate(commands: Any) -> None:
     """Flags of `spectron evaluate`."""
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint: results.json and report.html")
     suites = evaluate.add_subparsers(dest="suite", required=True, metavar="SUITE")
-    counting = suites.add_parser("counting", help="six digits, three heard and three to come")
-    counting.add_argument("--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's")
-    counting.add_argument("--out", required=True, metavar="DIR")
-    counting.add_argument("--judges", metavar="DIR", help="where the judges are kept (default OUT/judges)")
-    counting.add_argument("--seeds", type=positive, default=3, metavar="N", help="decoding seeds (default 3)")
-    counting.add_argument("--repeats", type=positive, default=2, metavar="N", help="takes per speaker and sequence")
-    counting.add_argument("--batch-size", type=positive, default=8, metavar="N", help="prompts decoded together")
-    counting.add_argument("--limit", type=int, default=0, metavar="N", help="only N items, for a quick look")
-    add_set(counting)
-    counting.set_defaults(run=_evaluate_counting)
+    _add_counting(suites)
     _add_recognition(suites)
     _add_likelihood(suites)
     _add_continuation(suites)
@@ -32,28 +22,30 @@ def add_evaluate(commands: Any) -> None:
     questions.add_knowledge(suites)
 
 
-def _add_run(suite: argparse.ArgumentParser, seeds: int) -> None:
-    """What every suite that makes a checkpoint speak takes."""
-    suite.add_argument("--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's")
-    suite.add_argument("--out", required=True, metavar="DIR", help="results and report.html; goes on there")
+def _add_counting(suites: Any) -> None:
+    counting = suites.add_parser("counting", help="six digits, three heard and three to come")
+    flags.add_checkpoint(counting)
+    flags.add_out(counting)
+    _add_world(counting, 2)
+    flags.add_decoding(counting, 3)
+    flags.add_limit(counting, "items")
+    flags.add_set(counting)
+    counting.set_defaults(run=_evaluate_counting)
+
+
+def _add_world(suite: argparse.ArgumentParser, repeats: int) -> None:
+    """Of the counting world; None where they are not given."""
+    suite.add_argument("--judges", metavar="DIR", help="of the counting world, kept there (default OUT/judges)")
     suite.add_argument(
-        "--split", default="", metavar="NAME", help="of the task, instead of its own (librispeech: needed)"
+        "--repeats", type=flags.positive, metavar="N", help=f"takes per speaker and sequence (default {repeats})"
     )
-    suite.add_argument("--seeds", type=positive, default=seeds, metavar="N", help=f"decoding seeds (default {seeds})")
-    suite.add_argument("--batch-size", type=positive, default=8, metavar="N", help="prompts decoded together")
-    suite.add_argument("--limit", type=int, default=0, metavar="N", help="only N items, evenly spread")
-    suite.add_argument("--asr", metavar="DIR", help="who hears: a checkpoint of a ctc stage, or a transformers folder")
-    suite.add_argument("--lm", metavar="DIR", help="who reads: a causal language model's folder, or a checkpoint")
-    suite.add_argument("--speaker", choices=["resemblyzer"], help="who knows voices")
-    suite.add_argument("--dnsmos", action="store_true", help="who rates quality: DNSMOS (speechmos)")
-    add_set(suite)
 
 
 def _add_continuation(suites: Any) -> None:
     continuation = suites.add_parser("continuation", help="prompts of real speech, continued and judged by outsiders")
     continuation.add_argument("--task", required=True, help="one of its own tasks, or KIND:PATH (librispeech:DIR)")
     continuation.add_argument("--prompt-seconds", type=float, default=0.0, metavar="X", help="default: the task's own")
-    _add_run(continuation, 1)
+    _add_speaking(continuation, 1)
     continuation.set_defaults(run=_evaluate_continuation)
 
 
@@ -64,24 +56,34 @@ def _add_probes(suites: Any) -> None:
         "--prompts", type=float, nargs="+", default=[], metavar="X", help="seconds (1 2 3.75 6), or digits (1 2 4)"
     )
     probes.add_argument("--text", default="", help="force this text too")
-    probes.add_argument("--judges", metavar="DIR", help="the counting world's, kept there (default OUT/judges)")
-    probes.add_argument(
-        "--repeats", type=positive, metavar="N", help="of the counting world: takes of each (default 1)"
-    )
-    _add_run(probes, 3)
+    _add_world(probes, 1)
+    _add_speaking(probes, 3)
     probes.set_defaults(run=_evaluate_probes)
+
+
+def _add_speaking(suite: argparse.ArgumentParser, seeds: int) -> None:
+    """Of the suites in which a checkpoint continues the utterances of a task, before judges from outside."""
+    flags.add_checkpoint(suite)
+    flags.add_out(suite)
+    suite.add_argument(
+        "--split", default="", metavar="NAME", help="of the task, instead of its own (librispeech: needed)"
+    )
+    flags.add_decoding(suite, seeds)
+    flags.add_limit(suite, "items")
+    flags.add_panel(suite)
+    flags.add_set(suite)
 
 
 def _add_recognition(suites: Any) -> None:
     recognition = suites.add_parser("recognition", help="word error rate of a recogniser, greedy and with an LM")
-    add_recogniser(recognition)
+    flags.add_recogniser(recognition)
     recognition.add_argument("--task", required=True, help="one of its own tasks, or KIND:PATH (manifest:DIR)")
-    recognition.add_argument("--out", required=True, metavar="DIR", help="results.json, results.md and items.jsonl")
+    flags.add_out(recognition, "results.json, results.md and items.jsonl")
     recognition.add_argument("--lm", metavar="FILE", help="an ARPA file to fuse, instead of its own")
     recognition.add_argument("--lm-weight", type=float, default=1.0, metavar="X", help="of its log-probability")
     recognition.add_argument("--word-bonus", type=float, default=0.0, metavar="X", help="added for every word")
-    recognition.add_argument("--limit", type=int, default=0, metavar="N", help="only N utterances, for a quick look")
-    add_set(recognition)
+    flags.add_limit(recognition, "utterances")
+    flags.add_set(recognition)
     recognition.set_defaults(run=_evaluate_recognition)
 
 
@@ -89,20 +91,26 @@ def _add_likelihood(suites: Any) -> None:
     likelihood = suites.add_parser(
         "likelihood", help="which of two recordings is the likelier: sWUGGY, sBLIMP, StoryCloze, SALMon, JSONL"
     )
-    likelihood.add_argument("--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's")
-    likelihood.add_argument("--pairs", required=True, metavar="PATH", help="JSONL, gold.csv or a suite's folder")
-    likelihood.add_argument("--out", required=True, metavar="DIR", help="results.json, results.md and items.jsonl")
+    flags.add_checkpoint(likelihood)
+    likelihood.add_argument(
+        "--pairs",
+        required=True,
+        metavar="PATH",
+        help='gold.csv or a suite\'s folder, or JSONL: {"good", "bad"} with files, optionally "id", "group" and "item" '
+        "(pairs of one item count as one)",
+    )
+    flags.add_out(likelihood)
     likelihood.add_argument(
         "--prompt-seconds", type=float, default=1.0, metavar="X", help="heard before scoring; at most half (default 1)"
     )
-    likelihood.add_argument("--batch-size", type=positive, default=8, metavar="N", help="recordings scored together")
-    likelihood.add_argument("--limit", type=int, default=0, metavar="N", help="only N pairs, for a quick look")
+    flags.add_batch_size(likelihood, "recordings scored together, an even number")
+    flags.add_limit(likelihood, "pairs (not items)")
     likelihood.set_defaults(run=_evaluate_likelihood)
 
 
 def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.likelihood import evaluate_likelihood
-    from spectron.evaluation.tables import markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.suites.likelihood import evaluate_likelihood
 
     results = evaluate_likelihood(
         arguments.checkpoint,
@@ -118,7 +126,7 @@ def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
 
 def _evaluate_recognition(arguments: argparse.Namespace) -> int:
     from spectron.beam import Fusion
-    from spectron.evaluation.recognition import evaluate, markdown
+    from spectron.evaluation.suites.recognition import evaluate, markdown
 
     fusion = Fusion(arguments.lm, arguments.lm_weight, arguments.word_bonus) if arguments.lm else None
     results = evaluate(
@@ -135,10 +143,10 @@ def _evaluate_recognition(arguments: argparse.Namespace) -> int:
 
 def _panel(arguments: argparse.Namespace) -> Any:
     """The judges asked for, once it is known that their answers can be kept. Raises UserError."""
-    from spectron.evaluation.answers import check_out
-    from spectron.evaluation.language_models import load_language_model
-    from spectron.evaluation.panel import Panel
-    from spectron.evaluation.sound_judges import DNSMOS, Resemblyzer
+    from spectron.evaluation.judges.language_models import load_language_model
+    from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
+    from spectron.evaluation.suites.answers import check_out
+    from spectron.evaluation.suites.panel import Panel
     from spectron.recognise import load_recogniser, pin
     from spectron.types import UserError
 
@@ -154,8 +162,8 @@ def _panel(arguments: argparse.Namespace) -> Any:
 
 
 def _evaluate_continuation(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.continuation import evaluate_continuation
-    from spectron.evaluation.tables import markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.suites.continuation import evaluate_continuation
 
     results = evaluate_continuation(
         arguments.checkpoint,
@@ -174,8 +182,8 @@ def _evaluate_continuation(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_probes(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.probes import evaluate_probes
-    from spectron.evaluation.tables import markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.suites.probes import evaluate_probes
     from spectron.types import UserError
 
     others = ("judges", "repeats") if arguments.task else ("asr", "lm", "speaker", "dnsmos")
@@ -203,14 +211,14 @@ def _evaluate_probes(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_counting(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.counting import evaluate_counting, markdown
+    from spectron.evaluation.suites.counting import evaluate_counting, markdown
 
     results = evaluate_counting(
         arguments.checkpoint,
         arguments.out,
         arguments.judges,
         seeds=arguments.seeds,
-        repeats=arguments.repeats,
+        repeats=arguments.repeats or 2,
         batch_size=arguments.batch_size,
         overrides=arguments.set,
         limit=arguments.limit,

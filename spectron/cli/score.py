@@ -7,52 +7,67 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectron.cli.flags import LM, add_out
+
 if TYPE_CHECKING:
-    from spectron.evaluation.score import Metric
+    from spectron.evaluation.scoring.score import Metric
     from spectron.types import Recogniser
 
 _DATA = (
-    "Recordings and texts that belong together come from a manifest (a JSON object a line, paths relative to its "
-    "folder; --field says which key holds what, --where picks lines), or from folders with equal stems (one --folder "
-    "for each). Killed and started again, the command goes on with the items that are missing."
+    "Recordings and texts that belong together come from a manifest (a JSON object a line with the roles below and "
+    "optionally id, paths relative to its folder; --field says which key holds a role, --where picks lines), or from "
+    "folders with equal stems (one --folder for each role). Roles: {}. Killed and started again, the command goes on "
+    "with the items that are missing."
 )
+
+PAIR, SAID = "audio, reference", "transcript, or audio with --recogniser"
 
 
 def add_score(commands: Any) -> None:
     """Flags of `spectron score`."""
     score = commands.add_parser("score", help="measure audio and texts that any system made; no model needed")
     metrics = score.add_subparsers(dest="metric", required=True, metavar="METRIC")
-    _metric(metrics, "speaker-similarity", "is the continuation the prompt's voice, and does it stay so", _voices)
-    _metric(metrics, "dnsmos", "how good recordings sound, by DNSMOS", _dnsmos)
-    _metric(metrics, "pesq", "how good recordings sound beside their references, wide-band PESQ", _pesq)
-    _metric(metrics, "stoi", "how intelligible recordings are beside their references", _stoi)
-    _recogniser(_metric(metrics, "wer", "word error rate of what is said against a text", _wer))
-    perplexity = _metric(metrics, "perplexity", "log-perplexity of what is said under a language model", _perplexity)
+    _metric(
+        metrics,
+        "speaker-similarity",
+        "is the continuation the prompt's voice, and does it stay so",
+        _voices,
+        "prompt, continuation",
+    )
+    _metric(metrics, "dnsmos", "how good recordings sound, by DNSMOS", _dnsmos, "audio")
+    _metric(metrics, "pesq", "how good recordings sound beside their references, wide-band PESQ", _pesq, PAIR)
+    _metric(metrics, "stoi", "how intelligible recordings are beside their references", _stoi, PAIR)
+    _recogniser(_metric(metrics, "wer", "word error rate of what is said against a text", _wer, f"text, {SAID}"))
+    perplexity = _metric(
+        metrics, "perplexity", "log-perplexity of what is said under a language model", _perplexity, SAID
+    )
     perplexity.add_argument(
         "--lm",
         required=True,
         metavar="DIR",
-        help="a local folder of a transformers causal LM, or our checkpoint",
+        help=LM,
     )
     perplexity.add_argument("--keep-case", action="store_true", help="of the texts; without it they are lower-cased")
     _recogniser(perplexity)
-    _recogniser(_metric(metrics, "qa", "right answers to questions, by three scorers", _qa))
+    _recogniser(
+        _metric(
+            metrics, "qa", "right answers to questions, by three scorers", _qa, f"answers (a text or several), {SAID}"
+        )
+    )
     table = metrics.add_parser("table", help="results of several systems in one table")
     table.add_argument("results", nargs="+", metavar="DIR", help="what --out named, once for each system")
     table.set_defaults(run=_table)
 
 
-def _metric(metrics: Any, name: str, purpose: str, make: Callable[[argparse.Namespace], Metric]) -> Any:
-    command = metrics.add_parser(name, help=purpose, description=f"{purpose}.", epilog=_DATA)
+def _metric(metrics: Any, name: str, purpose: str, make: Callable[[argparse.Namespace], Metric], roles: str) -> Any:
+    command = metrics.add_parser(name, help=purpose, description=f"{purpose}.", epilog=_DATA.format(roles))
     source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--manifest", metavar="FILE.jsonl")
     source.add_argument("--folder", action="append", default=[], type=_pair, metavar="ROLE=DIR")
     command.add_argument("--field", action="append", default=[], type=_pair, metavar="ROLE=KEY", help="of the manifest")
     command.add_argument("--where", action="append", default=[], type=_pair, metavar="KEY=VALUE", help="which lines")
     command.add_argument("--row", metavar="NAME", help="the system's name in the table (default: the name of OUT)")
-    command.add_argument(
-        "--out", required=True, metavar="DIR", help="results.json, results.md, items.jsonl, report.html"
-    )
+    add_out(command)
     command.set_defaults(run=_score, make=make)
     return command
 
@@ -74,9 +89,9 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation import items
-    from spectron.evaluation.score import score
-    from spectron.evaluation.tables import markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.scoring import items
+    from spectron.evaluation.scoring.score import score
     from spectron.types import UserError
 
     if arguments.folder and (arguments.field or arguments.where):
@@ -92,8 +107,8 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.score import joined
-    from spectron.evaluation.tables import markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.scoring.score import joined
 
     print(markdown(joined(arguments.results)))
     return 0
@@ -108,47 +123,47 @@ def _heard_by(arguments: argparse.Namespace) -> Recogniser | None:
 
 
 def _voices(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Voices
-    from spectron.evaluation.sound_judges import Resemblyzer
+    from spectron.evaluation.judges.sound_judges import Resemblyzer
+    from spectron.evaluation.scoring.metrics import Voices
 
     return Voices(Resemblyzer())
 
 
 def _dnsmos(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Quality
-    from spectron.evaluation.sound_judges import DNSMOS
+    from spectron.evaluation.judges.sound_judges import DNSMOS
+    from spectron.evaluation.scoring.metrics import Quality
 
     return Quality("dnsmos", DNSMOS(), pairs=False)
 
 
 def _pesq(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Quality
-    from spectron.evaluation.sound_judges import PESQ
+    from spectron.evaluation.judges.sound_judges import PESQ
+    from spectron.evaluation.scoring.metrics import Quality
 
     return Quality("pesq", PESQ(), pairs=True)
 
 
 def _stoi(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Quality
-    from spectron.evaluation.sound_judges import STOI
+    from spectron.evaluation.judges.sound_judges import STOI
+    from spectron.evaluation.scoring.metrics import Quality
 
     return Quality("stoi", STOI(), pairs=True)
 
 
 def _wer(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Words
+    from spectron.evaluation.scoring.metrics import Words
 
     return Words(_heard_by(arguments))
 
 
 def _perplexity(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.language_models import load_language_model
-    from spectron.evaluation.metrics import Perplexity
+    from spectron.evaluation.judges.language_models import load_language_model
+    from spectron.evaluation.scoring.metrics import Perplexity
 
     return Perplexity(load_language_model(arguments.lm), _heard_by(arguments), arguments.keep_case)
 
 
 def _qa(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.metrics import Questions
+    from spectron.evaluation.scoring.metrics import Questions
 
     return Questions(_heard_by(arguments))

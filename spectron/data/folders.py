@@ -7,9 +7,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from spectron.disk import disk_full
 from spectron.types import UserError
 
 
@@ -30,6 +31,41 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         except OSError:
             if not target.is_dir():  # else a process that was quicker wrote the same
                 raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """Raise UserError where a folder of this name cannot be new: it holds something, or is a file."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{str(folder)!r} is not empty; give --out the name of a new folder.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{str(folder)!r} is a file; give --out the name of a new folder.")
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to fill, renamed to it when the block ends well and else removed.
+
+    Raises UserError when the target is not new, cannot be written, or the disk is full.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
+    try:
+        check_new(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(target)  # onto nothing, or an empty folder
+    except Exception as error:
+        if disk_full(error):
+            raise UserError(
+                f"The disk is full: nothing was written to {str(target)!r}; free some space and run the same command "
+                f"again."
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        reason = error.strerror or "the write failed"
+        raise UserError(f"Cannot write {str(target)!r} ({reason}); give --out a folder you may write to.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

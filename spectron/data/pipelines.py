@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +25,7 @@ from spectron.data.labels import Label, clean_text, labels_path, read_labels
 from spectron.data.librilight import Chapter, Rejected, SplitConfig, list_chapters, utterances_of
 from spectron.data.librilight import split as split_chapters
 from spectron.data.shards import Shards, Utterance, encode_flac, is_finished, read_shard, shard_path, write_shard
-from spectron.data.sources import Source, make_source
+from spectron.data.sources import Source, make_source, unlimited
 from spectron.types import UserError
 
 __all__ = ["Selection", "cut", "from_task", "label", "write"]
@@ -139,16 +138,7 @@ def from_task(
     All lengths are taken. keep_text: with the task's own texts; else as if nobody had written them down. speakers: only
     theirs; None takes all. Raises UserError.
     """
-    wide = dataclasses.replace(
-        data,
-        packed="",
-        prompt_seconds=0.0,
-        min_continuation_seconds=0.0,
-        max_seconds=math.inf,
-        max_prompt_seconds=math.inf,
-        max_continuation_seconds=math.inf,
-        max_tokens=1 << 40,
-    )
+    wide = unlimited(data)
     source = make_source(task, wide, features)
     work = TaskShard(
         str(out), task, wide, features, keep_text, None if speakers is None else tuple(sorted(speakers)), per_shard

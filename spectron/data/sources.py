@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Protocol
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
@@ -55,3 +57,17 @@ def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, see
     if task.source == "text":
         return TextSource(task, data, features)
     raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}.")
+
+
+def unlimited(data: DataConfig) -> DataConfig:
+    """The data config with room for utterances of every length."""
+    return dataclasses.replace(
+        data,
+        packed="",
+        prompt_seconds=0.0,
+        min_continuation_seconds=0.0,
+        max_seconds=math.inf,
+        max_prompt_seconds=math.inf,
+        max_continuation_seconds=math.inf,
+        max_tokens=1 << 40,
+    )

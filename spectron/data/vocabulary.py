@@ -13,6 +13,7 @@ from spectron.config import VocabularyConfig
 from spectron.types import UserError
 
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
+SPACE = "▁"  # SentencePiece's
 SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
 
 
@@ -24,6 +25,14 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
+        raise NotImplementedError
+
+    def table(self) -> dict[str, Any]:
+        """What a program without this class needs to decode, for JSON. pieces: per id its text, or an int, a raw byte.
+
+        Join the UTF-8 bytes of the ids' pieces with `join` between them; with `strip`, cut one first `space`, and with
+        `space` given, that character stands for a space.
+        """
         raise NotImplementedError
 
     def _decode(self, ids: Sequence[int]) -> str:
@@ -57,6 +66,10 @@ class WordVocabulary(Vocabulary):
         """Ids of the text, without eos."""
         return [self._ids.get(word, UNK) for word in text.split()]
 
+    def table(self) -> dict[str, Any]:
+        """See Vocabulary."""
+        return _table(["<unk>", *self._words], join=" ")
+
     def _decode(self, ids: Sequence[int]) -> str:
         return " ".join(self._words[i - SPECIALS] if SPECIALS <= i < self.size else "<unk>" for i in ids)
 
@@ -67,6 +80,10 @@ class CharacterVocabulary(WordVocabulary):
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
         return [self._ids.get(character, UNK) for character in text]
+
+    def table(self) -> dict[str, Any]:
+        """See Vocabulary."""
+        return _table(["\ufffd", *self._words])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return "".join(self._words[i - SPECIALS] if SPECIALS <= i < self.size else "\ufffd" for i in ids)
@@ -80,6 +97,10 @@ class ByteVocabulary(Vocabulary):
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
         return [SPECIALS + byte for byte in text.encode("utf-8")]
+
+    def table(self) -> dict[str, Any]:
+        """See Vocabulary."""
+        return _table(["", *range(256)])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return bytes(i - SPECIALS for i in ids if SPECIALS <= i < self.size).decode("utf-8", errors="replace")
@@ -114,8 +135,30 @@ class SentencePieceVocabulary(Vocabulary):
         unknown = self._model.unk_id()
         return [UNK if piece == unknown else SPECIALS + piece for piece in self._model.EncodeAsIds(text)]
 
+    def table(self) -> dict[str, Any]:
+        """See Vocabulary."""
+        model, unknown = self._model, self._model.unk_id()
+
+        def piece(i: int) -> str | int:
+            if model.IsByte(i):
+                return int(model.IdToPiece(i)[1:-1], 16)  # "<0x2E>"
+            return "" if model.IsControl(i) else model.IdToPiece(i)
+
+        pieces = [piece(i) for i in range(model.GetPieceSize())]
+        pieces[unknown] = model.DecodeIds([unknown])
+        begins = next((i for i, p in enumerate(pieces) if isinstance(p, str) and p[:1] == SPACE), None)
+        strip = begins is not None and not model.DecodeIds([begins]).startswith(" ")
+        return _table([pieces[unknown], *pieces], space=SPACE, strip=strip)
+
     def _decode(self, ids: Sequence[int]) -> str:
         return self._model.DecodeIds([i - SPECIALS if i != UNK else self._model.unk_id() for i in ids])
+
+
+def _table(pieces: list[str | int], join: str = "", space: str | None = None, strip: bool = False) -> dict[str, Any]:
+    """pieces: of unk and of the ordinary tokens."""
+    every = ["", "", "", *pieces]
+    special = {"pad": PAD, "eos": EOS, "sos": SOS, "unk": UNK}
+    return {"size": len(every), "special": special, "join": join, "space": space, "strip": strip, "pieces": every}
 
 
 def make_pieces(texts: Iterable[str], size: int) -> bytes:

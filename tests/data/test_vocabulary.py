@@ -1,3 +1,6 @@
+import json
+
+import numpy as np
 import pytest
 
 from spectron.config import VocabularyConfig
@@ -35,6 +38,46 @@ def test_tokens_share_the_time_of_their_word():
     assert encode_ends(WORDS, "one  two", [10, 30]) == [10, 30]
     assert encode_ends(BYTES, "ab c", [10, 30]) == [5, 10, 20, 30]
     assert encode_ends(BYTES, "ab c", []) == []
+
+
+def read_table(table, ids):
+    """How a program without our classes decodes: see Vocabulary.table."""
+    special, kept = table["special"], []
+    for i in ids:
+        if i == special["eos"]:
+            break
+        if i not in (special["pad"], special["sos"]):
+            kept.append(table["pieces"][i])
+    pieces = [bytes([piece]) if isinstance(piece, int) else piece.encode() for piece in kept]
+    text = table["join"].encode().join(pieces).decode("utf-8", errors="replace")
+    if table["strip"]:
+        text = text.removeprefix(table["space"])
+    return text.replace(table["space"], " ") if table["space"] else text
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "bytes", "sentencepiece", "byte fallback"])
+def test_a_table_decodes_as_the_vocabulary_does(kind, tmp_path):
+    if kind in ("sentencepiece", "byte fallback"):
+        sentencepiece = pytest.importorskip("sentencepiece")
+        lines = ["the quick brown fox", "a lazy dog sleeps", "nine little ducks"] * 20
+        more = {"byte_fallback": True, "vocab_size": 287} if kind == "byte fallback" else {"vocab_size": 30}
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(lines), model_prefix=str(tmp_path / "m"), minloglevel=5, **more
+        )
+        config = VocabularyConfig("sentencepiece", path=str(tmp_path / "m.model"))
+    else:
+        config = VocabularyConfig(kind, {"words": ("one", "two"), "characters": tuple(" abc"), "bytes": ()}[kind])
+    vocabulary = make_vocabulary(config)
+    table = json.loads(json.dumps(vocabulary.table()))
+    assert len(table["pieces"]) == table["size"] == vocabulary.size
+    texts = ("one two", "ab c", "the lazy fox", "Größe 語", "", "the 語 fox", " a")
+    written = [vocabulary.encode(text) for text in texts]
+    written += [[2, *ids, 1, 5] for ids in written]
+    rng = np.random.default_rng(0)
+    if kind != "byte fallback":  # broken UTF-8 is told in as many signs as there are bytes there
+        written += [rng.integers(0, vocabulary.size, 9).tolist() for _ in range(50)]
+    for ids in written:
+        assert read_table(table, ids) == vocabulary.decode(ids), ids
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spectron.evaluation.outside import facts
+from spectron.evaluation.judges.outside import facts
 from spectron.types import Hypothesis
 
 RATE = 16_000

@@ -1,0 +1,1 @@
+"""Pages of figures, pictures and sounds: what every report.html shares."""

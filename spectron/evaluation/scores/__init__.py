@@ -1,0 +1,1 @@
+"""What is counted, figures with intervals, and their tables."""

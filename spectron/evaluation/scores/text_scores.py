@@ -1,0 +1,94 @@
+"""Is one of these answers in what was said? Three scorers, from the paper's to the strictest, and the text they see."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+from spectron.evaluation.scores.number_words import to_digits
+
+Scorer = Callable[[Sequence[str], str], bool]  # (references, said) → right?
+
+ARTICLES = ("a", "an", "the")
+SHORT = 2  # characters: the most an answer "of at most two characters" has
+# Letters that Unicode does not decompose into a plain one and a mark.
+_PLAIN = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "%": " percent ", "&": " and "}
+)
+# "don't" → "dont", "U.S." → "us", "Ph.D." → "phd"; 3.14 keeps its point, and "Paris.The" is two words.
+_JOINED = re.compile(r"['’‘`´]|(?<=\b[^\W\d_])\.(?=[^\W\d_]\b|\W|$)|(?<=[^\W\d_])\.(?=[^\W\d_]\.)")
+_POSSESSIVE = re.compile(r"(?<=\w)['’‘`´]s\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # 1,000 → 1000
+_OTHER = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w.]|_")  # all other punctuation ends a word
+
+
+def plain_words(text: str) -> list[str]:
+    """Lower-case words without accents or punctuation; numbers and articles as they were written.
+
+    Apostrophes and the dots of abbreviations vanish, hyphens and all else part words; "%" and "&" are read out.
+    """
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    decomposed = unicodedata.normalize("NFKD", decomposed.casefold())  # "ℋ" is a capital H only now
+    unmarked = "".join(character for character in decomposed if not unicodedata.combining(character))
+    read_out = _THOUSANDS.sub("", unmarked.translate(_PLAIN))
+    return _OTHER.sub(" ", _JOINED.sub("", read_out)).split()
+
+
+def tokens(text: str) -> list[str]:
+    """plain_words with number words as digits and without articles, unless nothing else is there ("The The").
+
+    "The Twenty-First  Café!" → 21st, cafe.
+    """
+    words = to_digits(plain_words(text))
+    return [word for word in words if word not in ARTICLES] or words
+
+
+def substring(references: Sequence[str], said: str) -> bool:
+    """The paper's: a lower-cased reference stands somewhere in the lower-cased text, inside another word too.
+
+    Nothing else is done to either, so "Zürich", "5" and "the Alps" are not found in "zurich", "five" and "alps".
+    Blank references are left out.
+    """
+    heard = said.lower()
+    return any(reference.strip().lower() in heard for reference in references if reference.strip())
+
+
+def contains(references: Sequence[str], said: str) -> bool:
+    """A reference's tokens stand among the said ones as one run. References without tokens are left out."""
+    return any(_run(wanted, heard) for wanted, heard in _compared(references, said))
+
+
+def exact(references: Sequence[str], said: str) -> bool:
+    """A reference's tokens are the said ones, no more and no fewer. References without tokens are left out."""
+    return any(wanted == heard for wanted, heard in _compared(references, said))
+
+
+def _compared(references: Sequence[str], said: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Each reference's tokens with the said ones, which keep their articles where the reference is nothing else.
+
+    Where possessives were said, once more without their "'s".
+    """
+    for wanted in filter(None, map(tokens, references)):
+        articles = all(word in ARTICLES for word in wanted)
+        for heard in dict.fromkeys((said, _POSSESSIVE.sub("", said))):
+            yield wanted, to_digits(plain_words(heard)) if articles else tokens(heard)
+
+
+def _run(wanted: list[str], heard: list[str]) -> bool:
+    return any(heard[i : i + len(wanted)] == wanted for i in range(len(heard) - len(wanted) + 1))
+
+
+def is_short(references: Sequence[str]) -> bool:
+    """Whether a reference has at most two characters: `substring` finds it inside many a word ("us" in "because")."""
+    return any(0 < len(reference.strip()) <= SHORT for reference in references)
+
+
+SCORERS: dict[str, Scorer] = {"substring": substring, "contains": contains, "exact": exact}
+DEFINITIONS = {
+    "substring": "The paper's: answers whose lower-cased text holds a lower-cased reference, inside a word too.",
+    "contains": "Share of answers whose normalised tokens hold those of a reference as one run (lower case, "
+    "accents folded, punctuation and articles dropped, number words as digits, a possessive with or without its 's).",
+    "exact": "Share of answers whose normalised tokens are those of a reference, no more and no fewer.",
+}
+SHORT_NOTE = f"Short: a reference of at most {SHORT} characters, which is found by chance inside many a word."

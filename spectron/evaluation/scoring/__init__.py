@@ -1,0 +1,1 @@
+"""`spectron score`: recordings and texts of any system."""

@@ -1,0 +1,1 @@
+"""What `spectron evaluate` runs, and their pages."""

@@ -1,0 +1,209 @@
+import dataclasses
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import browser
+import numpy as np
+import pytest
+
+from spectron.config import VocabularyConfig
+from spectron.data.counting import WORDS
+from spectron.evaluation.judges.spectra import log_mels
+from spectron.evaluation.suites import counting, counting_page
+from spectron.types import Answer, UserError
+
+
+@pytest.mark.parametrize(
+    ("said", "errors"),
+    [
+        ("two five eight one four seven", 0),
+        ("two five eight one four", 1),  # a deletion
+        ("two five eight one four seven zero", 1),  # an insertion
+        ("two nine eight one four seven", 1),  # a substitution
+        ("five eight one four seven", 1),
+        ("", 6),
+    ],
+)
+def test_word_errors(said, errors):
+    assert counting.word_errors("two five eight one four seven", said) == errors
+
+
+def test_loudness():
+    level, clipped = counting.loudness(np.array([16384, -16384] * 100, np.int16))
+    assert level == pytest.approx(-6.02) and clipped == 0
+    assert counting.loudness(np.array([32767, -32768, 0, 0], np.int16))[1] == 0.5
+    assert math.isnan(counting.loudness(np.zeros(0, np.int16))[0])
+
+
+def a_verdict(**changes):
+    fields = dict(
+        item="i", speaker="anna", seed=0, held_out=False, asked="258", expected="147", transcript="t", word_errors=0,
+        words=6, text_right=True, heard="147", heard_right=True, voice="anna", voice_right=True, stopped=True,
+        seconds=1.0, real_seconds=2.0, level_db=-20.0, clipped=0.0, mel_distance=1.0,
+    )  # fmt: skip
+    return counting.Verdict(**{**fields, **changes})
+
+
+def test_summary_keeps_seen_and_held_out_apart():
+    seen = [[a_verdict(), a_verdict(heard_right=False, word_errors=3, mel_distance=math.nan)]] * 3
+    held = [[a_verdict(held_out=True, text_right=False, stopped=False), a_verdict(held_out=True, seconds=3.0)]]
+    figures = counting.summarise(seen + held)
+    assert {k: (f.value, f.n) for k, f in figures.items() if k in ("text_seen", "heard_seen")} == {
+        "text_seen": (1.0, 3),
+        "heard_seen": (0.5, 3),
+    }
+    assert (figures["text_held_out"].value, figures["text_held_out"].n) == (0.5, 1)
+    assert figures["heard_held_out"].value == 1.0
+    assert figures["transcript_wer"].value == pytest.approx(9 / 48)
+    assert figures["stopped"].value == pytest.approx(7 / 8)
+    assert figures["duration_ratio"].value == pytest.approx((3 * 0.5 + 1.0) / 4)
+    assert figures["mel_distance"].value == 1.0, "an answer without frames has no distance"
+    assert counting.by_speaker(seen + held) == {
+        "anna": {"answers": 8, "text": 7 / 8, "heard": 5 / 8, "voice": 1.0, "stopped": 7 / 8}
+    }
+
+
+def test_report_shows_wrong_and_right():
+    many = [a_verdict(heard_right=i % 10 != 0, held_out=i % 5 == 1) for i in range(300)]
+    chosen = counting_page.choose(many)
+    assert len(chosen) == len(set(chosen)) == 24
+    assert sum(not many[i].right for i in chosen) == 12
+    assert sum(many[i].held_out for i in chosen) == 6
+    assert len(counting_page.choose(many[1:9])) == 8, "few and all right: all are shown"
+    assert len(counting_page.choose([a_verdict(stopped=False)] * 100)) == 24, "all wrong: still full"
+
+
+def test_a_model_without_digits_is_refused(world):
+    data = dataclasses.replace(world.data, vocabulary=VocabularyConfig("words", ("yes", "no")))
+    with pytest.raises(UserError, match="no words for digits"):
+        counting.pick_items(dataclasses.replace(world, data=data), 1, 0)
+
+
+class Parrot:
+    """Stands for a trained model: says what was really said, but in every fourth prompt something is wrong."""
+
+    def __init__(self, experiment, limit=24, dies_at=99):
+        self.experiment, self.limit, self.asked, self.dies_at = experiment, limit, [], dies_at
+
+    def generate(self, prompts, seed, batch_size, rows, forced):
+        if len(self.asked) == self.dies_at:
+            raise KeyboardInterrupt
+        self.asked.append((seed, *rows))
+        items = counting.pick_items(self.experiment, 1, self.limit)
+        by_prompt = {item.samples[: item.prompt_samples].tobytes(): (i, item) for i, item in enumerate(items)}
+        return [self._answer(*by_prompt[prompt.tobytes()]) for prompt in prompts]
+
+    def _answer(self, i, item):
+        words, samples = item.text.split(), counting.continuation(item)
+        if i % 4 == 1:  # the right words, silence instead of a voice, until the end
+            samples = np.zeros(len(samples), np.int16)
+        if i % 4 == 2:  # wrong words, rightly spoken
+            words = [*words[:5], WORDS[(WORDS.index(words[5]) + 1) % 10]]
+        frames = log_mels([samples], self.experiment.features)[0]
+        stopped_by = "maximum length" if i % 4 == 1 else "stop head"
+        return Answer(" ".join(words), frames, samples, stopped_by)
+
+
+def evaluate(parrot, out, judges_dir, **settings):
+    def load(checkpoint, overrides, seeds, batch_size, limit):
+        facts = {"checkpoint": checkpoint, "weights": "w", "experiment": "tones", "set": list(overrides)}
+        return parrot, {**facts, "decoding_seeds": seeds, "batch_size": batch_size, "limit": limit}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "load", load)
+        return counting.evaluate_counting("CHECK<POINT", out, judges_dir, repeats=1, **settings)
+
+
+@pytest.fixture(scope="module")
+def evaluated(world, judges_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluated")
+    return evaluate(Parrot(world), out, judges_dir, seeds=2, limit=24), out
+
+
+def test_killed_and_called_again_it_goes_on(world, judges_dir, tmp_path):
+    settings = {"seeds": 2, "limit": 6, "batch_size": 2}
+    whole, first, second = Parrot(world, 6), Parrot(world, 6, dies_at=4), Parrot(world, 6)
+    evaluate(whole, tmp_path / "whole", judges_dir, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(first, tmp_path / "cut", judges_dir, **settings)
+    evaluate(second, tmp_path / "cut", judges_dir, **settings)
+    assert first.asked + second.asked == whole.asked == [(s, i, i + 1) for s in (0, 100_003) for i in (0, 2, 4)]
+    for name in ("results.json", "items.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    with pytest.raises(UserError, match="another batch_size"):
+        evaluate(Parrot(world, 6), tmp_path / "cut", judges_dir, **settings | {"batch_size": 3})
+
+
+def test_evaluation_of_a_known_model(evaluated, world):
+    results, out = evaluated
+    figures = results["figures"]
+    assert json.loads((out / "results.json").read_text()) == results
+    assert results["items"] == 24 and results["decoding_seeds"] == 2
+    assert results["weights"] == "w" and results["judges"][0]["checksum"] and results["data"][0]["items"] == 24
+    assert figures["transcript_wer"]["value"] == pytest.approx(6 / (24 * 6))
+    heard = [figures[f"heard_{k}"]["value"] * figures[f"heard_{k}"]["n"] for k in ("seen", "held_out")]
+    text = [figures[f"text_{k}"]["value"] * figures[f"text_{k}"]["n"] for k in ("seen", "held_out")]
+    assert sum(text) == pytest.approx(18)
+    assert 16 <= sum(heard) <= 18 + 1e-6  # the judge itself may err on one
+    assert figures["stopped"]["value"] == pytest.approx(0.75)
+    assert 0.75 <= figures["right_speaker"]["value"] <= 0.875  # silence is nobody's voice
+    assert figures["duration_ratio"]["value"] == pytest.approx(1.0)
+    assert figures["judge_digits_clips"]["n"] == 40 and figures["judge_digits_real"]["value"] > 0.9
+    for figure in figures.values():
+        assert figure["n"] > 0 and len(figure["definition"]) > 20
+        assert figure["low"] - 1e-9 <= figure["value"] <= figure["high"] + 1e-9
+    lines = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    assert len(lines) == 48 and {line["seed"] for line in lines} == {0, 1}
+    table = counting.markdown(results)
+    assert "| Three digits heard, held-out |" in table and "| anna |" in table
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+def test_report_is_one_file_that_needs_no_network(evaluated):
+    path = evaluated[1] / "report.html"
+    text = path.read_text()
+    page = Page()
+    page.feed(text)
+    assert path.stat().st_size < 10_000_000
+    assert "CHECK&lt;POINT" in text and "<!--" not in text, "escaped, and every part is filled in"
+    sources = [attrs["src"] for tag in ("img", "audio", "script") for attrs in page.all(tag) if "src" in attrs]
+    assert len(sources) == 24 * 4 and all(src.startswith("data:") for src in sources)
+    assert not page.all("link") and not re.search(r"https?://", text)
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    assert all(attrs.get("aria-label") for attrs in page.all("audio"))
+
+
+CLICKS = """
+const head = [...document.querySelectorAll("#items thead th")].find(h => h.textContent.startsWith("Digits"));
+head.querySelector("button").click();
+state.first = head.getAttribute("aria-sort");
+head.querySelector("button").click();
+state.then = head.getAttribute("aria-sort");
+document.querySelector("[data-filter=wrong]").click();
+const items = [...document.querySelectorAll("#items tbody tr")];
+state.digits = items.map(row => row.cells[0].textContent);
+state.shown = items.filter(row => !row.hidden).map(row => row.dataset.state);
+state.count = document.getElementById("count").textContent;
+"""
+
+
+def test_report_sorts_and_filters_in_a_browser(evaluated, tmp_path):
+    state, console, requests = browser.open_page(evaluated[1] / "report.html", CLICKS, tmp_path)
+    assert not console and not requests
+    assert (state["first"], state["then"]) == ("ascending", "descending")
+    digits = state["digits"]
+    assert len(set(digits)) > 5 and digits == sorted(digits, reverse=True)
+    assert state["shown"] and set(state["shown"]) == {"wrong"} and state["count"] == f"{len(state['shown'])} shown"
