@@ -151,6 +151,23 @@ def step_flops(experiment: Experiment, stage: StageConfig, rooms: Sequence[Room]
     return sum((stream_flops(experiment, stream, room) for stream, room in pairs), Flops())
 
 
+def position_bytes(experiment: Experiment, seen: int, rows: int = 1) -> dict[str, float]:
+    """Bytes that a step of decoding must move in each phase, "text" and "frames": every weight that it multiplies by,
+    once, and of each row the keys and values of the `seen` positions before it and its own. In compute_dtype; norms,
+    biases, activations and the embedding that is looked up are left out."""
+    model, dim = experiment.model, experiment.model.lm.dim
+    width = dim // model.lm.num_heads * model.lm.num_kv_heads
+    layer = 2 * dim * dim + 2 * dim * width + 3 * dim * model.lm.ff_dim
+    cache = rows * (seen + 1) * 2 * width
+    step = model.frames.frames_per_step * experiment.features.num_mels
+    heads = {
+        "text": dim * make_vocabulary(experiment.data.vocabulary).size,
+        "frames": model.frames.bottleneck * (step + dim) + dim * (dim + step + model.frames.frames_per_step),
+    }
+    layers = model.lm.num_layers * (layer + cache)
+    return {phase: float(np.dtype(model.compute_dtype).itemsize * (layers + head)) for phase, head in heads.items()}
+
+
 def positions(experiment: Experiment, stream: StreamConfig, batch: Batch) -> tuple[int, int]:
     """(real, computed) positions of a batch of numpy arrays: encoder frames, tokens and decoder steps of an objective.
 

@@ -1,32 +1,29 @@
 """Decoding: one jitted loop in which every row advances one position a step and carries its own phase.
 
-A row writes text until eos, then frames until its stop head fires; rows in different phases share a step.
+A row writes text until eos, then frames until its stop head fires; rows in different phases share a step. A row's real
+elements stand one behind the other at the front of its cache, so that rows that began at different times share a step
+too: `decode` runs a batch to its end, `hear`, `admit` and `run` put a new prompt in the place of a row that is done.
+
+`weights` are kernels.for_decoding's.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence as Seq
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from spectron.audio.features import denormalise, log_mel, normalise
-from spectron.audio.signal import to_int16
-from spectron.audio.vocoder import griffin_lim_batch
-from spectron.checkpoints import load_params
 from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.conformer import Conformer
-from spectron.models.decoder import empty_cache
-from spectron.models.spectron import Spectron
-from spectron.objectives.joint import Joint, dropout_keep, go_frames, make_model
-from spectron.types import Answer, Params, Sequence, Statistics, UserError, length_mask
+from spectron.models.decoder import Cache, empty_cache
+from spectron.objectives.joint import dropout_keep, go_frames, make_model
+from spectron.types import Params, Statistics
 
 
 class Decoded(NamedTuple):
@@ -38,21 +35,24 @@ class Decoded(NamedTuple):
     stopped: Array
 
 
-class _Row(NamedTuple):
-    """What the loop carries; every array has a row per utterance but `index`, the number of steps made."""
+class Rows(NamedTuple):
+    """Answers under way, a row for each; what the loop carries."""
 
-    index: Array  # type: ignore[assignment]  # hides tuple.index, which nobody needs
-    token: Array
-    fed: Array
-    is_text: Array
-    done: Array
-    stopped: Array
-    steps: Array
-    num_frames: Array
-    text: Array
-    frames: Array
-    visible: Array
-    cache: tuple[Array, Array]
+    seed: Array  # uint32 [B, 2]: the row's own randomness, a key's data
+    position: Array  # int32 [B]: how many elements are in the cache
+    made: Array  # int32 [B]: how many of them are not the prompt's
+    token: Array  # int32 [B]: what a row that writes reads next
+    fed: Array  # float32 [B, r·F]: what a row that speaks reads next, normalised
+    go: Array  # float32 [B, r·F]: what it reads first
+    forced: Array  # int32 [B, L]: above 0 what is written there, whatever the model would have said
+    is_text: Array  # bool [B]
+    done: Array  # bool [B]: also of a row that has no prompt
+    stopped: Array  # bool [B]: by the stop head
+    steps: Array  # int32 [B]: of frames
+    num_frames: Array  # int32 [B]
+    text: Array  # int32 [B, L]
+    frames: Array  # float32 [B, steps, r·F], normalised
+    cache: Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +70,14 @@ def limits(experiment: Experiment) -> Limits:
     return Limits(data.max_tokens, -(-frames // step))
 
 
+def positions(samples: int, experiment: Experiment, limit: Limits) -> int:
+    """How many elements a row may come to have: of a prompt of so many samples, of the text and of the frames."""
+    return Conformer.output_length(experiment.features.num_frames(samples)) + limit.tokens + limit.steps
+
+
 @functools.partial(jax.jit, static_argnames=("experiment", "limit"))
 def decode(
-    params: Params,
+    weights: Params,
     statistics: Statistics,
     samples: Array,
     num_samples: Array,
@@ -88,224 +93,193 @@ def decode(
     have said (eos ends the text). A row of no samples is skipped (padding of a batch).
     """
     forced = jnp.zeros((samples.shape[0], limit.tokens), jnp.int32) if forced is None else forced
-    model = make_model(experiment)
-    frames_config = experiment.model.frames
+    seed = jax.random.key_data(keys)
+    rows = prefill(weights, statistics, samples, num_samples, seed, forced, experiment=experiment, limit=limit)
+    step = functools.partial(advance, weights, experiment=experiment)
+    return finish(jax.lax.while_loop(lambda rows: ~rows.done.all(), step, rows), statistics)
+
+
+def finish(rows: Rows, statistics: Statistics) -> Decoded:
+    """What the rows said."""
+    frames = rows.frames.reshape(rows.frames.shape[0], -1, statistics.mean.shape[0])
+    return Decoded(rows.text, denormalise(frames, statistics), rows.num_frames, rows.stopped)
+
+
+def prefill(
+    weights: Params,
+    statistics: Statistics,
+    samples: Array,
+    num_samples: Array,
+    seed: Array,
+    forced: Array,
+    *,
+    experiment: Experiment,
+    limit: Limits,
+    room: int = 0,
+) -> Rows:
+    """Rows that have heard their prompts int16 [B, S]. room: positions of the cache, if not just enough for them."""
+    config = experiment.model
+    room = room or positions(samples.shape[1], experiment, limit)
     prompt = normalise(log_mel(samples, num_samples, experiment.features), statistics)
-    total = Conformer.output_length(prompt.mask.shape[1]) + limit.tokens + limit.steps
-    cache = empty_cache(experiment.model.lm, samples.shape[0], total, jnp.dtype(experiment.model.compute_dtype))
-    cache, prefix_mask = model.apply({"params": params}, prompt, cache, method="prefill")
-    go = go_frames(prompt, frames_config)
-    sos = make_vocabulary(experiment.data.vocabulary).sos_id
-    state = _start(prompt, prefix_mask, go, cache, limit, total, sos)
-    advance = functools.partial(
-        _advance,
-        model,
-        params,
-        keys,
-        forced,
-        prefix_mask,
-        go.reshape(go.shape[0], -1),
-        experiment=experiment,
-        limit=limit,
-    )
-    last = limit.tokens + limit.steps
-    state = jax.lax.while_loop(lambda s: (s.index < last) & ~s.done.all(), advance, state)
-    frames = state.frames.reshape(state.frames.shape[0], -1, experiment.features.num_mels)
-    return Decoded(state.text, denormalise(frames, statistics), state.num_frames, state.stopped)
-
-
-def _start(
-    prompt: Sequence, prefix_mask: Array, go: Array, cache: tuple[Array, Array], limit: Limits, total: int, sos: int
-) -> _Row:
-    batch, step, bands = go.shape
+    batch, width = samples.shape[0], config.frames.frames_per_step * experiment.features.num_mels
+    cache = empty_cache(config.lm, batch, room, jnp.dtype(config.compute_dtype), scan=False)
+    model = make_model(experiment, unrolled=True)
+    cache, prefix_mask = model.apply({"params": weights}, prompt, cache, method="prefill")
+    go = go_frames(prompt, config.frames).reshape(batch, width)
     nothing = jnp.zeros(batch, jnp.int32)
-    return _Row(
-        index=jnp.int32(0),
-        token=jnp.full(batch, sos, jnp.int32),
-        fed=go.reshape(batch, step * bands),
+    return Rows(
+        seed=seed,
+        position=prefix_mask.sum(axis=1).astype(jnp.int32),
+        made=nothing,
+        token=jnp.full(batch, make_vocabulary(experiment.data.vocabulary).sos_id, jnp.int32),
+        fed=go,
+        go=go,
+        forced=forced,
         is_text=jnp.ones(batch, bool),
         done=prompt.lengths == 0,
         stopped=jnp.zeros(batch, bool),
         steps=nothing,
         num_frames=nothing,
         text=jnp.zeros((batch, limit.tokens), jnp.int32),
-        frames=jnp.zeros((batch, limit.steps, step * bands), jnp.float32),
-        visible=jnp.pad(prefix_mask, ((0, 0), (0, total - prefix_mask.shape[1]))),
+        frames=jnp.zeros((batch, limit.steps, width), jnp.float32),
         cache=cache,
     )
 
 
-def _advance(
-    model: Spectron,
-    params: Params,
-    keys: Array,
-    forced: Array,
-    prefix_mask: Array,
-    go: Array,
-    row: _Row,
-    *,
-    experiment: Experiment,
-    limit: Limits,
-) -> _Row:
-    """One position for every row."""
+def advance(weights: Params, rows: Rows, *, experiment: Experiment) -> Rows:
+    """One position for every row that is not done."""
     config = experiment.model.frames
-    step = config.frames_per_step
+    step, tokens = config.frames_per_step, rows.text.shape[1]
+    model = make_model(experiment, unrolled=True)
     eos = make_vocabulary(experiment.data.vocabulary).eos_id
     keep = None
     if config.dropout_in_decoding and config.prenet_dropout:
-        each = jax.vmap(lambda key: dropout_keep(key, (config.bottleneck,), config.prenet_dropout))
-        keep = each(jax.vmap(jax.random.fold_in, (0, None))(keys, row.index))
-    slot = prefix_mask.shape[1] + row.index
-    visible = row.visible.at[:, slot].set(~row.done)
-    positions = prefix_mask.sum(axis=1) + row.index
+        keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(rows.seed), rows.made)
+        keep = jax.vmap(lambda key: dropout_keep(key, (config.bottleneck,), config.prenet_dropout))(keys)
     hidden, frames, stop, cache = model.apply(
-        {"params": params}, row.token, row.fed, row.is_text, keep, positions, visible, row.cache, slot, method="advance"
+        {"params": weights},
+        *(rows.token, rows.fed, rows.is_text, keep, rows.position, rows.cache),
+        method="advance",
     )
-    writes, speaks = row.is_text & ~row.done, ~row.is_text & ~row.done
+    writes, speaks = rows.is_text & ~rows.done, ~rows.is_text & ~rows.done
 
     def best(hidden: Array) -> Array:
-        logits = model.apply({"params": params}, hidden[:, None], method="logits")
+        logits = model.apply({"params": weights}, hidden[:, None], method="logits")
         return logits[:, 0].argmax(axis=-1).astype(jnp.int32)
 
     # A large vocabulary's table is most of what a position reads: while all rows speak, it stays where it is.
     token = jax.lax.cond(writes.any(), best, lambda hidden: jnp.zeros(hidden.shape[0], jnp.int32), hidden)
-    place = jnp.minimum(row.index, limit.tokens - 1)
-    token = jnp.where(forced[:, place] > 0, forced[:, place], token)
-    text = row.text.at[:, place].set(jnp.where(writes, token, row.text[:, place]))
-    text_ends = writes & ((token == eos) | (row.index + 1 >= limit.tokens))
+    each = jnp.arange(token.shape[0])
+    place = jnp.minimum(rows.made, tokens - 1)
+    token = jnp.where(rows.forced[each, place] > 0, rows.forced[each, place], token)
+    text = rows.text.at[each, place].set(jnp.where(writes, token, rows.text[each, place]))
+    text_ends = writes & ((token == eos) | (rows.made + 1 >= tokens))
     fed = frames.reshape(frames.shape[0], -1)
-    rows = jnp.arange(fed.shape[0])
-    at = jnp.minimum(row.steps, limit.steps - 1)
-    spoken = row.frames.at[rows, at].set(jnp.where(speaks[:, None], fed, row.frames[rows, at]))
+    at = jnp.minimum(rows.steps, rows.frames.shape[1] - 1)
+    spoken = rows.frames.at[each, at].set(jnp.where(speaks[:, None], fed, rows.frames[each, at]))
     fires = jax.nn.sigmoid(stop) > config.stop_threshold
     stops = speaks & fires.any(axis=1)
     within = jnp.where(stops, fires.argmax(axis=1) + 1, step)
-    steps = row.steps + speaks
-    return _Row(
-        index=row.index + 1,
+    steps = rows.steps + speaks
+    return rows._replace(
+        position=rows.position + ~rows.done,
+        made=rows.made + ~rows.done,
         token=token,
-        fed=jnp.where(speaks[:, None], fed, go),
-        is_text=row.is_text & ~text_ends,
-        done=row.done | stops | (speaks & (steps >= limit.steps)),
-        stopped=row.stopped | stops,
+        fed=jnp.where(speaks[:, None], fed, rows.go),
+        is_text=rows.is_text & ~text_ends,
+        done=rows.done | stops | (speaks & (steps >= rows.frames.shape[1])),
+        stopped=rows.stopped | stops,
         steps=steps,
-        num_frames=row.num_frames + jnp.where(speaks, within, 0),
+        num_frames=rows.num_frames + jnp.where(speaks, within, 0),
         text=text,
         frames=spoken,
-        visible=visible,
         cache=cache,
     )
 
 
-class Generator:
-    """A trained model ready to listen and speak."""
+@functools.partial(jax.jit, static_argnames=("experiment", "limit", "batch", "room"))
+def idle(weights: Params, *, experiment: Experiment, limit: Limits, batch: int, room: int) -> Rows:
+    """Rows without prompts, for `admit`."""
+    del weights  # says on which device
+    width = experiment.model.frames.frames_per_step * experiment.features.num_mels
+    nothing, no = jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool)
+    frames = jnp.zeros((batch, width), jnp.float32)
+    return Rows(
+        seed=jnp.zeros((batch, 2), jnp.uint32),
+        position=nothing,
+        made=nothing,
+        token=nothing,
+        fed=frames,
+        go=frames,
+        forced=jnp.zeros((batch, limit.tokens), jnp.int32),
+        is_text=no,
+        done=~no,
+        stopped=no,
+        steps=nothing,
+        num_frames=nothing,
+        text=jnp.zeros((batch, limit.tokens), jnp.int32),
+        frames=jnp.zeros((batch, limit.steps, width), jnp.float32),
+        cache=empty_cache(experiment.model.lm, batch, room, jnp.dtype(experiment.model.compute_dtype), scan=False),
+    )
 
-    def __init__(self, params: Params, experiment: Experiment, statistics: Statistics | None) -> None:
-        self.params = {part: params[part] for part in Joint.parts if part in params}
-        self.experiment, self.statistics = experiment, statistics
-        self.features = experiment.features
-        self.vocabulary = make_vocabulary(experiment.data.vocabulary)
-        self.prompt_size = round(experiment.data.max_prompt_seconds * self.features.sample_rate)
-        missing = [part for part in Joint.parts if part not in params]
-        if missing or statistics is None:
-            raise UserError(
-                f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage."
-            )
 
-    @classmethod
-    def from_checkpoint(cls, directory: str | Path) -> Generator:
-        """Load the newest checkpoint of a run, the moving average where one is kept."""
-        loaded = load_params(directory)
-        return cls(loaded.params, loaded.experiment, loaded.statistics)
+@functools.partial(jax.jit, static_argnames=("experiment", "limit"))
+def hear(
+    weights: Params,
+    statistics: Statistics,
+    samples: Array,
+    num_samples: Array,
+    key: Array,
+    forced: Array,
+    *,
+    experiment: Experiment,
+    limit: Limits,
+) -> Rows:
+    """A row that has heard its prompt int16 [S], for `admit`; forced: int32 [L].
 
-    def generate(
-        self,
-        prompts: Seq[np.ndarray],
-        seed: int = 0,
-        batch_size: int = 8,
-        rows: Seq[int] = (),
-        forced: Seq[Seq[int]] = (),
-    ) -> list[Answer]:
-        """int16 prompts at the model's rate → answers in order. Prompt i draws from fold_in(seed, rows[i]).
+    By itself, so that what it hears is the same to the bit whoever comes to be beside it.
+    """
+    seed = jax.random.key_data(key)[None]
+    return prefill(
+        *(weights, statistics, samples[None], num_samples[None], seed, forced[None]),
+        experiment=experiment,
+        limit=limit,
+        room=Conformer.output_length(experiment.features.num_frames(samples.shape[0])),
+    )
 
-        rows: a number for each prompt that is its own in every batch (default: its place). forced: ids for each prompt
-        that it must write, with eos where its text shall end; [] leaves it free.
-        Raises UserError for a prompt or a forced text that is longer than the model was trained for.
-        """
-        rows = rows or range(len(prompts))
-        answers: list[Answer] = []
-        for start in range(0, len(prompts), batch_size):
-            chunk = slice(start, start + batch_size)
-            out = self.decode(prompts[chunk], rows[chunk], seed, batch_size, forced[chunk])
-            answers += self._answers(out, len(prompts[chunk]))
-        return answers
 
-    def write(self, prompts: Seq[np.ndarray], batch_size: int = 8) -> list[str]:
-        """What the model writes when it hears int16 prompts at its rate, in order, without speaking (one frame step).
+@functools.partial(jax.jit, donate_argnames="rows")
+def admit(rows: Rows, new: Rows, row: Array) -> Rows:
+    """Rows with a new one in place of row number `row`, all of it: what is masked is still multiplied, and the row
+    before it may have left what is no number."""
 
-        Raises UserError for a prompt that is longer than the model was trained for.
-        """
-        limit, written = Limits(limits(self.experiment).tokens, 1), []
-        for start in range(0, len(prompts), batch_size):
-            chunk = prompts[start : start + batch_size]
-            out = self.decode(chunk, range(len(chunk)), 0, batch_size, limit=limit)
-            written += [self.vocabulary.decode(self._ids(row)) for row in jax.device_get(out.text)[: len(chunk)]]
-        return written
+    def put(old: Array, new: Array) -> Array:
+        more = [(0, a - b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True)]  # the cache's room
+        new = jnp.pad(new, [(0, 0), *more])
+        start = row * new.shape[0]  # more than one in the cache: its heads
+        return jax.lax.dynamic_update_slice(old, new, (start, *(0,) * (old.ndim - 1)))
 
-    def decode(
-        self,
-        prompts: Seq[np.ndarray],
-        rows: Seq[int],
-        seed: int,
-        batch_size: int,
-        forced: Seq[Seq[int]] = (),
-        limit: Limits | None = None,
-    ) -> Decoded:
-        """One batch, padded to batch_size rows so that every batch runs the same program, forced or free."""
-        samples = np.zeros((batch_size, self.prompt_size), np.int16)
-        num_samples = np.zeros(batch_size, np.int32)
-        for i, prompt in enumerate(prompts):
-            if len(prompt) > self.prompt_size:
-                seconds, most = len(prompt) / self.features.sample_rate, self.experiment.data.max_prompt_seconds
-                trained = f"the {most:g} s this model was trained for"
-                raise UserError(f"A prompt of {seconds:.2f} s is longer than {trained}; cut it.")
-            samples[i, : len(prompt)] = prompt
-            num_samples[i] = len(prompt)
-        limit = limit or limits(self.experiment)
-        written = np.zeros((batch_size, limit.tokens), np.int32)
-        for i, ids in enumerate(forced):
-            if len(ids) > limit.tokens:
-                trained = f"the {limit.tokens} this model was trained for"
-                raise UserError(f"A forced text of {len(ids)} tokens is longer than {trained}; shorten it.")
-            written[i, : len(ids)] = ids
-        numbers = np.zeros(batch_size, np.int32)
-        numbers[: len(rows)] = rows
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-        return decode(
-            self.params,
-            self.statistics,
-            samples,
-            num_samples,
-            keys,
-            written,
-            experiment=self.experiment,
-            limit=limit,
-        )
+    return jax.tree.map(put, rows, new)
 
-    def _ids(self, text: np.ndarray) -> tuple[int, ...]:
-        """The tokens of one row before eos."""
-        ids = text.tolist()
-        return tuple(ids[: ids.index(self.vocabulary.eos_id)] if self.vocabulary.eos_id in ids else ids)
 
-    def _answers(self, out: Decoded, count: int) -> list[Answer]:
-        host = jax.device_get(out)
-        mask = length_mask(host.num_frames, host.frames.shape[1])
-        audio = np.asarray(griffin_lim_batch(Sequence(host.frames, mask), self.features))
-        answers = []
-        for i in range(count):
-            frames = host.frames[i, : host.num_frames[i]]
-            samples = np.asarray(to_int16(audio[i, : len(frames) * self.features.hop]))
-            stopped_by = "stop head" if host.stopped[i] else "maximum length"
-            ids = self._ids(host.text[i])
-            answers.append(Answer(self.vocabulary.decode(ids), frames, samples, stopped_by, ids))
-        return answers
+@functools.partial(jax.jit, static_argnames="experiment", donate_argnames="rows")
+def run(weights: Params, rows: Rows, most: Array, *, experiment: Experiment) -> Rows:
+    """Advance until one more row is done, at most so many steps."""
+    done = rows.done.sum()
+
+    def more(carry: tuple[Array, Rows]) -> Array:
+        made, rows = carry
+        return (made < most) & (rows.done.sum() == done) & ~rows.done.all()
+
+    def step(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
+        return carry[0] + 1, advance(weights, carry[1], experiment=experiment)
+
+    return jax.lax.while_loop(more, step, (jnp.int32(0), rows))[1]
+
+
+@jax.jit
+def take(rows: Rows, row: Array, statistics: Statistics) -> Decoded:
+    """What one row said, without the axis of rows."""
+    return jax.tree.map(
+        lambda x: x[0], finish(jax.tree.map(lambda x: x[row][None], rows._replace(cache=())), statistics)
+    )

@@ -19,6 +19,7 @@ from spectron.types import UserError
 HEARTBEAT_SECONDS = 40  # ours: JAX's own, which aborts the process (its default is 100 s)
 PULSE_SECONDS, SILENCE_SECONDS = 2.0, 15.0  # ours: a process says that it is there, and counts as lost
 MEETING_SECONDS = 3600  # ours: nothing compiles for longer
+PATIENT_SECONDS = 7 * 24 * 3600  # ours: no queue gives a job longer
 PULSE, TOLD, DONE = "spectron/pulse/", "spectron/lost", "done"
 
 
@@ -77,10 +78,14 @@ def watching() -> Iterator[None]:
         _store().key_value_set(f"{PULSE}{jax.process_index()}", DONE, allow_overwrite=True)
 
 
-def meet(place: str) -> None:
-    """Wait until every process of the job has come to this place, which has a name of its own in the whole run."""
+def meet(place: str, patient: bool = False) -> None:
+    """Wait until every process of the job has come to this place, which has a name of its own in the whole run.
+
+    patient: however long their own work takes them.
+    """
     if jax.process_count() > 1:
-        _store().wait_at_barrier(f"spectron/meet/{place}", MEETING_SECONDS * 1000)
+        seconds = PATIENT_SECONDS if patient else MEETING_SECONDS
+        _store().wait_at_barrier(f"spectron/meet/{place}", seconds * 1000)
 
 
 def leave(code: int) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 # A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LOST = 4  # exit code
-LAST_WORDS = "The last checkpoint is whole; run the same command on what is left."
+LAST_WORDS = "What was saved is whole; run the same command on what is left."
 PARENT = "SPECTRON_PARENT"  # process id, for the child
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 

@@ -70,6 +70,19 @@ def _register(cls: type) -> type:
 
 @_register
 @dataclasses.dataclass(frozen=True)
+class Int8:
+    """A weight in a byte an element: values int8, and scale float32 of the same rank, 1 where a scale is shared."""
+
+    values: Array
+    scale: Array
+
+    def dequantise(self) -> Array:
+        """float32, of the shape of `values`."""
+        return self.values.astype(np.float32) * self.scale
+
+
+@_register
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """Model input: numpy on the host, sharded on the device. S or the number of real samples may be 0 (text only)."""
 

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models import tiny
+from test_decode import make_generator
 
 from spectron import accounting, sharding
 from spectron.compile import templates
 from spectron.config import EncoderConfig, LMConfig, StageConfig, StreamConfig, load_experiment
 from spectron.models.conformer import Conformer
-from spectron.models.decoder import Decoder, prefix_visible
+from spectron.models.decoder import Decoder, empty_cache, prefix_visible
 from spectron.objectives import make_objective
 from spectron.step import init_params
 from spectron.types import Sequence, Statistics
@@ -84,3 +86,22 @@ def test_chips_are_known_by_the_names_jax_gives_them():
     assert accounting.chip_of("TPU v5 lite").name == accounting.chip_of("TPU v5e").name == "v5e"
     assert accounting.chip_of("cpu") is None
     assert accounting.peak(jax.devices()) == 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bytes_of_a_decoding_step_are_those_of_its_weights_and_cache(tied):
+    """Against the sizes of the arrays that decoding holds; norms and biases, which the formula leaves out, aside."""
+    experiment = tiny.experiment()
+    lm = dataclasses.replace(experiment.model.lm, tie_embeddings=tied)
+    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, lm=lm))
+    weights = make_generator(experiment).weights
+
+    def size(tree):
+        return sum(x.nbytes for x in jax.tree.leaves(tree) if x.ndim > 1)
+
+    layers = size({name: tree for name, tree in weights["lm"].items() if name.startswith("layers_")})
+    head = size(weights["lm"]["embedding"] if tied else weights["lm"]["head"])
+    cache = sum(x.nbytes for x in jax.tree.leaves(empty_cache(lm, 3, 8)))
+    heard = accounting.position_bytes(experiment, 7, 3)
+    assert heard["text"] == layers + head + cache
+    assert heard["frames"] == layers + size([weights[part] for part in ("prenet", "postnet", "stop")]) + cache

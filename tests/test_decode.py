@@ -9,7 +9,9 @@ import pytest
 from models import tiny
 
 from spectron.audio.features import denormalise, log_mel, normalise
-from spectron.decode import Generator, decode, limits
+from spectron.decode import decode, limits
+from spectron.inference import Spectron
+from spectron.models.kernels import for_decoding
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
 
@@ -29,7 +31,7 @@ def make_generator(experiment, stop_bias=None):
     params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), prompt, tokens, steps)["params"])
     if stop_bias is not None:
         params["stop"]["bias"] = jnp.full_like(params["stop"]["bias"], stop_bias)
-    return Generator(params, experiment, STATISTICS)
+    return Spectron(params, experiment, STATISTICS)
 
 
 def prompts(count, seed=0):
@@ -37,10 +39,22 @@ def prompts(count, seed=0):
     return [rng.integers(-4000, 4000, rng.integers(2000, 4001)).astype(np.int16) for _ in range(count)]
 
 
+def decoded(generator, samples, rows, seed, batch_size, limit=None):
+    """One batch in one loop, padded to batch_size rows."""
+    padded = np.zeros((batch_size, generator.prompt_size), np.int16)
+    lengths, numbers = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.int32)
+    numbers[: len(rows)] = rows
+    for i, each in enumerate(samples):
+        padded[i, : len(each)], lengths[i] = each, len(each)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+    settings = {"experiment": generator.experiment, "limit": limit or limits(generator.experiment)}
+    return jax.device_get(decode(generator.weights, STATISTICS, padded, lengths, keys, **settings))
+
+
 def test_the_loop_writes_what_the_uncached_model_would(generator):
     """Feed the decoded text and frames back through teacher forcing: its best tokens and frames must be the same."""
     experiment, samples = generator.experiment, prompts(4)
-    out = jax.device_get(generator.decode(samples, range(4), 0, 4))
+    out = decoded(generator, samples, range(4), 0, 4)
     padded = np.zeros((4, generator.prompt_size), np.int16)
     for i, each in enumerate(samples):
         padded[i, : len(each)] = each
@@ -63,9 +77,9 @@ def test_the_loop_writes_what_the_uncached_model_would(generator):
 def test_a_row_in_a_batch_equals_the_row_alone(dropout):
     generator = make_generator(tiny.experiment(prenet_dropout=dropout))
     samples = prompts(5)
-    together = jax.device_get(generator.decode(samples, range(5), 3, 5))
+    together = decoded(generator, samples, range(5), 3, 5)
     for i, sample in enumerate(samples):
-        alone = jax.device_get(generator.decode([sample], [i], 3, 1))
+        alone = decoded(generator, [sample], [i], 3, 1)
         np.testing.assert_array_equal(alone.text[0], together.text[i])
         assert alone.num_frames[0] == together.num_frames[i]
         np.testing.assert_allclose(alone.frames[0], together.frames[i], atol=1e-3)
@@ -73,10 +87,10 @@ def test_a_row_in_a_batch_equals_the_row_alone(dropout):
 
 def test_seeds_matter_only_with_dropout(generator):
     sample = prompts(1)
-    a, b = (generator.decode(sample, [0], seed, 1) for seed in (0, 1))
+    a, b = (decoded(generator, sample, [0], seed, 1) for seed in (0, 1))
     np.testing.assert_array_equal(a.frames, b.frames)
     noisy = make_generator(tiny.experiment(prenet_dropout=0.5))
-    a, b = (noisy.decode(sample, [0], seed, 1) for seed in (0, 1))
+    a, b = (decoded(noisy, sample, [0], seed, 1) for seed in (0, 1))
     assert (np.asarray(a.frames) != np.asarray(b.frames)).any()
 
 
@@ -92,7 +106,7 @@ def test_stop_head_and_limit_end_an_answer():
 
 
 def test_padding_rows_of_a_batch_are_not_decoded(generator):
-    out = generator.decode(prompts(1), range(4), 0, 4)
+    out = decoded(generator, prompts(1), range(4), 0, 4)
     assert (np.asarray(out.num_frames[1:]) == 0).all() and (np.asarray(out.text[1:]) == 0).all()
 
 
@@ -111,7 +125,7 @@ def test_a_prompt_too_long_is_named(generator):
 
 def test_a_checkpoint_of_another_stage_is_refused(generator):
     with pytest.raises(UserError, match="prenet"):
-        Generator({"encoder": generator.params["encoder"]}, generator.experiment, STATISTICS)
+        Spectron({"encoder": generator.params["encoder"]}, generator.experiment, STATISTICS)
 
 
 def test_text_ends_at_the_limit_of_tokens(generator):
@@ -122,7 +136,7 @@ def test_text_ends_at_the_limit_of_tokens(generator):
     sample = np.zeros((1, generator.prompt_size), np.int16)
     sample[0, :3000] = prompts(1)[0][:3000] if len(prompts(1)[0]) >= 3000 else 100
     out = decode(
-        params,
+        for_decoding(params, jnp.float32),
         STATISTICS,
         sample,
         np.asarray([3000], np.int32),

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import pickle
+import types
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from spectron.models.conformer import Conformer
 from spectron.objectives.ctc import CTC
 from spectron.recognise import CTCRecogniser, bucket, load_recogniser
 from spectron.step import make_plan
+from spectron.teachers import least_samples
 from spectron.types import Batch, Statistics, UserError
 
 STATISTICS = Statistics(np.full(16, -6, np.float32), np.full(16, 3, np.float32))
@@ -209,8 +211,17 @@ def test_a_ctc_model_of_transformers_transcribes(tmp_path):
     first, second, nothing = found.transcribe([speech(0.5), speech(1.0, 1), speech(0)])
     assert found.transcribe([speech(1.0, 1)])[0] == second
     assert np.isfinite(first.score) and first.score < 0
+    for size in (1, 100, 159, 160, 161):  # 160 samples are one frame of this one
+        (short,) = found.transcribe([speech(size / 16_000)])
+        assert np.isfinite(short.score), f"{size} samples are enough"
     assert nothing == ("", 0.0, 0)
     assert str(tmp_path) in found.name
+
+
+def test_the_least_that_a_model_of_convolutions_hears():
+    wav2vec2 = types.SimpleNamespace(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
+    assert least_samples(wav2vec2) == 400
+    assert least_samples(types.SimpleNamespace()) == 1600
 
 
 @needs_transformers

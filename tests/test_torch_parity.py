@@ -11,6 +11,7 @@ from models import tiny
 
 from spectron.config import OptimizerConfig, StageConfig, StreamConfig
 from spectron.decode import decode, limits
+from spectron.models.kernels import for_decoding
 from spectron.objectives import make_objective
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes with the extra 'parity'")
@@ -130,7 +131,8 @@ def test_decoding_is_the_same(params, reader, bias):
     batch, limit = tiny.batch(6), limits(experiment)
     samples = batch.samples[:, :4000]
     keys = jax.random.split(jax.random.key(0), 6)
-    ours = decode(moved, STATISTICS, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
+    weights = for_decoding(moved, jnp.float32)
+    ours = decode(weights, STATISTICS, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
     theirs = torch_decoding.speak(
         make_twin(moved, experiment),
         torch.tensor(np.array(samples)),

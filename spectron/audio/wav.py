@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,46 +20,50 @@ from spectron.types import UserError
 
 SILENCE_DBFS = -60.0  # ours: 33 steps of 16 bits; a microphone in a quiet room peaks higher
 _BLOCK_SAMPLES = 1 << 20  # ours: many channels are averaged block by block, so that a long file does not fill memory
+RESAMPLING_SECONDS = 0.1  # ours: what is behind a cut still reaches the samples before it
 _KINDS = "WAV, FLAC, Ogg, Opus or MP3"
 _WRITABLE = ("WAV", "FLAC", "OGG", "MP3")
 
 
-def read(path: str | Path, sample_rate: int = 16_000) -> Int[np.ndarray, " S"]:
+def read(path: str | Path, sample_rate: int = 16_000, seconds: float = 0.0) -> Int[np.ndarray, " S"]:
     """A WAV, FLAC, Ogg, Opus or MP3 file of any rate and channel count → int16 mono [S] at `sample_rate` Hz.
 
+    seconds: only so many from its beginning, 0 for all.
     Raises UserError for a file that is missing, empty, no audio, without samples, or with NaN or infinite samples.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:  # of a value: a name that no file can have
         raise UserError(f"Audio file {str(path)!r} does not exist; check the path.") from error
     except OSError as error:
         raise UserError(
             f"Audio file {str(path)!r} cannot be opened ({error.strerror}); give a readable file."
         ) from error
-    return decode_bytes(data, str(path), sample_rate)
+    return decode_bytes(data, str(path), sample_rate, seconds)
 
 
-def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000) -> Int[np.ndarray, " S"]:
+def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: float = 0.0) -> Int[np.ndarray, " S"]:
     """The content of an audio file → int16 mono [S] at `sample_rate` Hz. `name` is for messages; errors as in read."""
     import soundfile  # here: a machine that trains on packed data has none
 
     if not data:
         raise UserError(f"Audio file {name!r} is empty (0 bytes); give a recording.")
+    wanted = round(seconds * sample_rate) or None
     flac = decode_flac(data)
     if flac is not None and flac[1] == sample_rate:
-        return flac[0]
+        return flac[0][:wanted]
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
-            mono, rate = _mono(file), file.samplerate
+            rate = file.samplerate
+            mono = _mono(file, math.ceil((seconds + RESAMPLING_SECONDS) * rate) if seconds else None)
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"File {name!r} is damaged or not audio; give {_KINDS}.") from error
     if not mono.size:
         raise UserError(f"Audio file {name!r} holds no samples; give a recording.")
     if not np.isfinite(mono).all():
         raise UserError(f"Audio file {name!r} holds NaN or infinite samples; export it again as 16-bit WAV.")
-    return to_int16(resample(mono, rate, sample_rate))
+    return to_int16(resample(mono, rate, sample_rate)[:wanted])
 
 
 def decode_flac(data: bytes) -> tuple[Int[np.ndarray, " S"], int] | None:
@@ -90,10 +96,12 @@ def decode_flac(data: bytes) -> tuple[Int[np.ndarray, " S"], int] | None:
     return (samples, rate) if read == size else None  # a damaged frame is skipped: samples are then missing
 
 
-def _mono(file: Any) -> Float[np.ndarray, " S"]:
-    means = [np.zeros(0, np.float32)]
+def _mono(file: Any, most: int | None) -> Float[np.ndarray, " S"]:
+    means, size = [np.zeros(0, np.float32)], max(1, _BLOCK_SAMPLES // file.channels)
+    left = sys.maxsize if most is None else most
     # Not file.blocks(): where a cut file ends early, that hands out memory nobody wrote to.
-    while len(block := file.read(max(1, _BLOCK_SAMPLES // file.channels), dtype="float32", always_2d=True)):
+    while left > 0 and len(block := file.read(min(size, left), dtype="float32", always_2d=True)):
+        left -= len(block)
         # Opposite infinities average to NaN and huge samples overflow: no warning, the caller names the file.
         with np.errstate(invalid="ignore", over="ignore"):
             means.append(block.mean(axis=1))

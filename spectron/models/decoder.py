@@ -9,8 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import LMConfig
+from spectron.models.kernels import Turned
 from spectron.models.layers import Attention, Dense, GatedFeedForward, KVCache, RMSNorm, stack
 from spectron.sharding import constrain
+
+Cache = KVCache | tuple[KVCache, ...]  # of a stack that is scanned, or of one that is not
 
 
 class DecoderBlock(nn.Module):
@@ -27,14 +30,13 @@ class DecoderBlock(nn.Module):
         x: Float[Array, "B T D"],
         cache: KVCache | None,
         positions: Int[Array, "B T"],
-        visible: Bool[Array, "B T S"],
-        index: Array | int,
+        visible: Bool[Array, "B T T"] | None,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         c = self.config
         drop = nn.Dropout(c.dropout, deterministic=self.deterministic)
         kernel = {"kernel": c.attention, "prefix": self.prefix}
         attention = Attention(c.num_heads, c.num_kv_heads, c.rope_base, self.dtype, **kernel, name="attention")
-        y, cache = attention(RMSNorm(name="attention_norm")(x), positions, visible, cache, index)
+        y, cache = attention(RMSNorm(name="attention_norm")(x), positions, visible, cache)
         x = x + drop(y)
         y = GatedFeedForward(c.ff_dim, self.dtype, name="ff")(RMSNorm(name="ff_norm")(x))
         return constrain(x + drop(y), "batch", "length", "embed"), cache
@@ -58,7 +60,8 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Token ids → vectors."""
-        found = jnp.take(self.embedding, constrain(tokens, "rows", "length"), axis=0)
+        table = self.embedding.values if isinstance(self.embedding, Turned) else self.embedding
+        found = jnp.take(table, constrain(tokens, "rows", "length"), axis=0)
         return constrain(found, "batch", "length", "embed").astype(self.dtype)
 
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -66,7 +69,10 @@ class Decoder(nn.Module):
         hidden = constrain(hidden, "rows", "length", None)
         if self.config.tie_embeddings:
             scale = self.config.dim**-0.5  # the embedding has unit deviation
-            scores = jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale
+            if isinstance(self.embedding, Turned):
+                scores = (hidden.reshape(-1, hidden.shape[-1]) @ self.embedding).reshape(*hidden.shape[:-1], -1) * scale
+            else:
+                scores = jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale
         else:
             scores = self.head(hidden)
         return constrain(scores.astype(jnp.float32), "rows", "length", "vocab")
@@ -76,20 +82,20 @@ class Decoder(nn.Module):
         self,
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
-        visible: Bool[Array, "B T S"],
-        cache: KVCache | None = None,
-        index: Array | int = 0,
+        visible: Bool[Array, "B T T"] | None,
+        cache: Cache | None = None,
         deterministic: bool = True,
         prefix: int | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """Vectors → hidden states after the last norm. With a cache, positions [index, index + T) of it are written.
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Vectors → hidden states after the last norm. With a cache, see Attention, a single position needs no
+        `visible`.
 
         prefix: how many first positions see each other both ways, where all rows agree; fused attention needs it said.
         """
         layers = stack(DecoderBlock, self.config.num_layers, self.scan_layers, self.remat)(
             config=self.config, deterministic=deterministic, dtype=self.dtype, prefix=prefix
         )
-        x, cache = layers(x.astype(self.dtype), cache, positions, visible, index)
+        x, cache = layers(x.astype(self.dtype), cache, positions, visible)
         return self.final_norm(x), cache
 
     def score(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"], prefix: Int[Array, " B"]) -> Array:
@@ -112,7 +118,10 @@ def prefix_visible(mask: Bool[Array, "B T"], prefix: Bool[Array, "B T"]) -> Bool
     return (causal | both) & mask[:, None, :]
 
 
-def empty_cache(config: LMConfig, batch: int, length: int, dtype: Any = jnp.float32) -> KVCache:
-    """Zeros for `length` positions, [layers, B, length, kv heads, head width] each."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.dim // config.num_heads)
-    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+def empty_cache(config: LMConfig, batch: Any, length: Any, dtype: Any = jnp.float32, scan: bool = True) -> Cache:
+    """Zeros for `length` positions, all layers' or, without scan, a layer's at a time; sizes may be symbols."""
+    shape = (batch * config.num_kv_heads, length, config.dim // config.num_heads)
+    if scan:
+        stacked = (config.num_layers, *shape)
+        return KVCache(jnp.zeros(stacked, dtype), jnp.zeros(stacked, dtype))
+    return tuple(KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers))

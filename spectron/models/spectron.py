@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import ModelConfig
 from spectron.models.conformer import Conformer
-from spectron.models.decoder import Decoder, KVCache, prefix_visible
+from spectron.models.decoder import Cache, Decoder, prefix_visible
 from spectron.models.layers import Dense
 from spectron.types import Sequence
 
@@ -64,6 +64,7 @@ class Spectron(nn.Module):
     config: ModelConfig
     vocab_size: int
     num_mels: int
+    unrolled: bool = False  # the LM's layers, whatever scan_layers says: see kernels.for_decoding
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
@@ -71,7 +72,8 @@ class Spectron(nn.Module):
         step = c.frames.frames_per_step
         self.encoder = Conformer(c.encoder, **shared)
         self.connector = Dense(c.lm.dim, (None, "embed"), use_bias=True, dtype=dtype)
-        self.lm = Decoder(c.lm, self.vocab_size, **shared)
+        scan = c.scan_layers and not self.unrolled
+        self.lm = Decoder(c.lm, self.vocab_size, **shared | {"scan_layers": scan})
         self.prenet = PreNet(c.frames.bottleneck, c.lm.dim, dtype)
         self.postnet = PostNet(step * self.num_mels, dtype)
         self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype)
@@ -119,13 +121,11 @@ class Spectron(nn.Module):
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
         return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
 
-    def prefill(self, prompt: Sequence, cache: KVCache) -> tuple[KVCache, Bool[Array, "B P"]]:
+    def prefill(self, prompt: Sequence, cache: Cache) -> tuple[Cache, Bool[Array, "B P"]]:
         """Write the prompt into the cache's first P positions; returns it and the prefix mask."""
         prefix = self.prefix(prompt)
-        size, total = prefix.mask.shape[1], cache.keys.shape[2]
         visible = prefix_visible(prefix.mask, jnp.ones_like(prefix.mask))
-        visible = jnp.pad(visible, ((0, 0), (0, 0), (0, total - size)))
-        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache, 0)
+        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache)
         return cache, prefix.mask
 
     def advance(
@@ -135,18 +135,17 @@ class Spectron(nn.Module):
         is_text: Bool[Array, " B"],
         keep: Float[Array, "B N"] | None,
         positions: Int[Array, " B"],
-        visible: Bool[Array, "B S"],
-        cache: KVCache,
-        index: Array,
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B r F"], Float[Array, "B r"], KVCache]:
+        cache: Cache,
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B r F"], Float[Array, "B r"], Cache]:
         """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames.
 
+        positions: how many real elements a row has already, which are at the front of the cache.
         The first result is for `logits`.
         """
         word = self.lm.embed(tokens[:, None])
         sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
         x = jnp.where(is_text[:, None, None], word, sound)
-        hidden, cache = self.lm(x, positions[:, None], visible[:, None], cache, index)
+        hidden, cache = self.lm(x, positions[:, None], None, cache)
         frames, stop = self.speak(hidden)
         return hidden[:, 0], frames, stop, cache
 

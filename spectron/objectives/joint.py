@@ -118,10 +118,10 @@ class Joint:
         return start[:, None] + features.hop * (size * jnp.arange(steps)[None, :] + size // 2)
 
 
-def make_model(experiment: Experiment) -> Spectron:
-    """The joint model of an experiment."""
+def make_model(experiment: Experiment, unrolled: bool = False) -> Spectron:
+    """The joint model of an experiment; unrolled: the one that decodes with kernels.for_decoding's parameters."""
     vocabulary = make_vocabulary(experiment.data.vocabulary)
-    return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels)
+    return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels, unrolled)
 
 
 def window(sequence: Sequence, start: Array, size: int) -> Sequence:

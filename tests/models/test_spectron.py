@@ -122,12 +122,14 @@ def test_cached_steps_equal_the_whole_pass(scan):
     whole, _ = apply({"params": params}, x.values, positions, visible)
 
     size = x.mask.shape[1]
-    cache = empty_cache(tiny.LM, 2, size)
-    part, cache = apply({"params": params}, x.values[:, :prefix], positions[:, :prefix], visible[:, :prefix], cache, 0)
+    cache = empty_cache(tiny.LM, 2, size, scan=scan)
+    part, cache = apply(
+        {"params": params}, x.values[:, :prefix], positions[:, :prefix], visible[:, :prefix, :prefix], cache
+    )
     pieces = [part]
     for t in range(prefix, size):
         at = slice(t, t + 1)
-        part, cache = apply({"params": params}, x.values[:, at], positions[:, at], visible[:, at], cache, t)
+        part, cache = apply({"params": params}, x.values[:, at], positions[:, at], None, cache)
         pieces.append(part)
     stepwise = np.concatenate(pieces, axis=1)
     np.testing.assert_allclose(np.where(x.mask[..., None], stepwise - whole, 0), 0, atol=2e-5)

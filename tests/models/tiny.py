@@ -1,5 +1,7 @@
 """Small models and sequences that the tests of models, objectives and decoding share."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,11 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: fl
         ),
         loss=LossConfig(**loss),
     )
+
+
+def with_data(experiment: Experiment, **data: float) -> Experiment:
+    """The experiment with other sizes."""
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **data))
 
 
 def statistics(bands: int = 8) -> Statistics:
