@@ -3,112 +3,141 @@
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectron import job
 from spectron.cli.flags import positive
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from spectron.config import Experiment
     from spectron.types import Answer
 
-MIN_PROMPT_SECONDS = 0.3  # ours: less holds no word
 SOME_BAD = 3
+FEW = 100  # ours: of more inputs neither pictures are drawn nor texts shown
 
 
 def add_generate(commands: Any) -> None:
     """Flags of `spectron generate`."""
-    generate = commands.add_parser("generate", help="continue recordings: STEM.wav, STEM.png and STEM.json for each")
-    generate.add_argument("audio", nargs="+", metavar="AUDIO", help="prompts: WAV, FLAC, Ogg or MP3, any rate")
-    generate.add_argument("--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's")
-    generate.add_argument("--out", required=True, metavar="DIR")
+    generate = commands.add_parser(
+        "generate",
+        help="continue recordings, one or a million: NAME.wav, NAME.png and NAME.json for each",
+        epilog="Killed and started again, the command goes on with what is missing. What cannot be read is told in "
+        "OUT/failures.jsonl; the exit code is then 3.",
+    )
+    generate.add_argument(
+        "audio",
+        nargs="+",
+        metavar="INPUT",
+        help="audio (WAV, FLAC, Ogg, Opus, MP3; any rate), folders, patterns in quotes, manifests (.jsonl with audio)",
+    )
+    generate.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's, or an export"
+    )
+    generate.add_argument("--out", required=True, metavar="DIR", help="laid out as the inputs are; goes on there")
     generate.add_argument("--seed", type=int, default=0, help="of the randomness in decoding (default 0)")
-    generate.add_argument("--batch-size", type=positive, default=8, metavar="N", help="prompts decoded together")
+    generate.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows of a device (default 8)")
+    generate.add_argument(
+        "--prompt-seconds", type=float, default=0.0, metavar="X", help="hear no more than that of each (default: all)"
+    )
+    generate.add_argument(
+        "--pictures", action=argparse.BooleanOptionalAction, help=f"spectrograms (default: up to {FEW} inputs)"
+    )
+    generate.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="only every Nth input from number I (from 0) on (default: by the job's processes)",
+    )
+    generate.add_argument(
+        "--distributed", action="store_true", help="ask the machine for the job's other processes (TPU VMs)"
+    )
     generate.set_defaults(run=_generate)
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from spectron.checkpoints import experiment_of, find, read_meta
-    from spectron.evaluation import pictures
+    # A slice's devices come up together only; elsewhere the processes of a job know nothing of each other.
+    joined = not arguments.part and (arguments.distributed or job.wanted(os.environ) == "tpu")
+    if not joined:
+        return _answer(arguments, *(arguments.part or _part_of(os.environ)))
+    job.supervise(always=True)
+    from spectron import distributed
     from spectron.types import UserError
 
-    paths = [Path(name) for name in arguments.audio]
-    check_stems(paths)
-    pictures.check()
+    distributed.connect(always=True)
+    import jax
+
+    try:
+        with distributed.watching():
+            code = _answer(arguments, jax.process_index(), jax.process_count())
+            distributed.meet("generated", patient=True)
+    except UserError as error:
+        print(f"spectron: {error}", file=sys.stderr)
+        return distributed.leave(2)
+    return code
+
+
+def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
+    """Every input of one part of a job; returns the exit code."""
+    from spectron.checkpoints import find
+    from spectron.evaluation.judges.outside import checkpoint_facts
+    from spectron.evaluation.pages import pictures
+    from spectron.evaluation.suites.answers import check_out
+    from spectron.inputs import find_inputs
+    from spectron.types import UserError
+
+    inputs = find_inputs(arguments.audio, arguments.out)
+    few = len(inputs) <= FEW
+    draws = few if arguments.pictures is None else arguments.pictures
+    if draws:
+        pictures.check()
+    check_out(arguments.out)
+    if not 0 <= arguments.seed < 2**31:
+        raise UserError(f"--seed {arguments.seed} is no seed; give 0 to {2**31 - 1}.")
     checkpoint = find(arguments.checkpoint)
-    experiment = experiment_of(checkpoint, read_meta(checkpoint))
-    prompts: dict[Path, np.ndarray] = {}
-    problems = []
-    for path in paths:
-        try:
-            prompts[path] = read_prompt(path, experiment)
-        except UserError as error:
-            problems.append(error)
-    if problems and not prompts:
-        raise UserError(" ".join(map(str, problems)))
-    for problem in problems:
-        print(f"spectron: {problem}", file=sys.stderr)
-    from spectron.decode import Generator
+    from spectron.generate import Settings, generate
+    from spectron.inference import Spectron
 
-    generator = Generator.from_checkpoint(checkpoint)
-    answers = generator.generate(list(prompts.values()), seed=arguments.seed, batch_size=arguments.batch_size)
-    for (path, prompt), answer in zip(prompts.items(), answers, strict=True):
-        facts = {"audio": str(path), "checkpoint": str(checkpoint), "seed": arguments.seed}
-        write_answer(Path(arguments.out), path.stem, prompt, answer, experiment, facts)
-        print(f"{Path(arguments.out) / path.stem}.wav: {answer.transcript}")
-    return SOME_BAD if problems else 0
+    settings = Settings(
+        checkpoint_facts(checkpoint), arguments.seed, arguments.batch_size, arguments.prompt_seconds, draws
+    )
+    summary = generate(
+        Spectron.from_checkpoint(checkpoint),
+        inputs,
+        arguments.out,
+        settings,
+        part=(part, parts),
+        said=_show if few else None,
+    )
+    print(summary if parts == 1 else f"Part {part} of {parts}: {summary}")
+    for reason in summary.failed[:FEW]:
+        print(f"spectron: {reason}", file=sys.stderr)
+    return SOME_BAD if summary.failed else 0
 
 
-def check_stems(paths: Sequence[Path]) -> None:
-    """Raise UserError when two inputs would be written under one name."""
+def _show(path: Path, answer: Answer) -> None:
+    with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the files still come
+        print(f"{path}: {answer.transcript}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be written I/N, with I from 0 to N - 1")
+    return int(number), int(count)
+
+
+def _part_of(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which of a job's processes this is. They never talk: one that is lost costs its own items alone."""
     from spectron.types import UserError
 
-    seen: dict[str, Path] = {}
-    for path in paths:
-        if path.stem in seen:
-            raise UserError(
-                f"Inputs {str(seen[path.stem])!r} and {str(path)!r} would both be written as {path.stem!r}; "
-                f"rename one or run them into two folders."
-            )
-        seen[path.stem] = path
-
-
-def read_prompt(path: Path, experiment: Experiment) -> np.ndarray:
-    """int16 [S]: a recording as a prompt the model can take. Raises UserError otherwise."""
-    from spectron.audio import wav
-
-    samples = wav.read(path, experiment.features.sample_rate)
-    wav.check_prompt(samples, str(path), experiment.features, MIN_PROMPT_SECONDS, experiment.data.max_prompt_seconds)
-    return samples
-
-
-def write_answer(
-    out: Path, stem: str, prompt: np.ndarray, answer: Answer, experiment: Experiment, facts: dict[str, Any]
-) -> None:
-    """STEM.wav (the continuation), STEM.png and, last, STEM.json: each whole or not at all."""
-    from spectron.audio import wav
-    from spectron.data.folders import write_bytes
-    from spectron.evaluation.pictures import spectrograms
-    from spectron.evaluation.spectra import log_mels
-
-    rate = experiment.features.sample_rate
-    wav.write(out / f"{stem}.wav", answer.samples, rate)
-    heard = log_mels([prompt], experiment.features)[0]
-    write_bytes(
-        out / f"{stem}.png", spectrograms([("prompt | answer", heard, answer.frames)], experiment.features, dpi=120)
-    )
-    record = {
-        "transcript": answer.transcript,
-        "frames": len(answer.frames),
-        "seconds": len(answer.samples) / rate,
-        "stopped_by": answer.stopped_by,
-        "prompt_seconds": len(prompt) / rate,
-        "sample_rate": rate,
-        **facts,
-    }
-    write_bytes(out / f"{stem}.json", (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+    names = {"explicit": job.EXPLICIT[:0:-1], "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}.get(job.wanted(environment))
+    if names is None:
+        return 0, 1
+    try:
+        return _part("/".join(environment.get(name, "") for name in names))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{names[0]} and {names[1]} do not number a process; give --part I/N.") from error
