@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
-import functools
 import json
-import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,25 +19,15 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from spectron import bundle
 from spectron.config import Experiment, from_json
+from spectron.disk import ONE_VOICE, calm, disk_full
 from spectron.types import Params, Statistics, TrainState, UserError
 
 VERSION = 1  # of the layout above
 FOLDER = "checkpoints"
 ITEMS = ("params", "ema", "optimizer", "meta")
 SWEEPS = 5  # ours: half a second is enough for writers that were under way when one of them failed
-# What tensorstore and the operating system say when there is no room; tensorstore gives text only.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_WORDS = ("No space left on device", "ENOSPC", "Disk quota exceeded", "File too large")
-
-
-def disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one it came from, says that the disk is full."""
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno in FULL) or any(word in str(error) for word in FULL_WORDS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def steps_in(directory: str | Path) -> list[int]:
@@ -60,37 +46,12 @@ def _finished(path: Path) -> bool:
     )
 
 
-class _OneVoice(logging.Filter):
-    """Threads log the traceback of a full disk, and then their own; the user gets our sentence instead."""
-
-    failed = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and (self.failed or disk_full(record.exc_info[1])))
-
-
-ONE_VOICE = _OneVoice()  # one object: adding it to a logger again changes nothing
-
-
-@functools.cache
-def _calm() -> None:
-    """Once per process: beside one that failed, tensorstore's other reads call back into an event loop that is gone."""
-    logging.getLogger("absl").addFilter(ONE_VOICE)
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            before(unraisable)
-
-    sys.unraisablehook = hook
-
-
 class Checkpointer:
     """Saves the newest `keep` states of one stage in `directory`. One writer at a time."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()
-        _calm()
+        calm()
         ONE_VOICE.failed = False
         with _explained(self.directory, None):
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -235,7 +196,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    _calm()
+    calm()
     try:
         yield
     except UserError:
@@ -249,18 +210,28 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """The meta JSON of one checkpoint folder (…/STEP)."""
-    with _readable(Path(path)):
-        return json.loads((Path(path) / "meta" / "metadata").read_text(encoding="utf-8"))
+    """The meta JSON of one checkpoint folder (…/STEP), or what an export tells of it. Raises UserError."""
+    path = Path(path)
+    if bundle.is_bundle(path):
+        return bundle.read_meta(path)
+    with _readable(path):
+        meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
+        version = int(meta["version"])
+    if version > VERSION:
+        raise UserError(
+            f"Checkpoint {str(path)!r} was made by a newer version of spectron (layout {version}; this one reads up to "
+            f"{VERSION}); install a newer one."
+        )
+    return meta
 
 
 def find(directory: str | Path) -> Path:
-    """The checkpoint folder meant by a step folder, a stage's folder or a work folder (its last stage, newest step).
+    """The checkpoint meant by a step's folder, a stage's, a work folder (its last stage, newest step) or an export's.
 
     Raises UserError when there is none.
     """
     directory = Path(directory).absolute()
-    if directory.name.isdigit() and _finished(directory):
+    if bundle.is_bundle(directory) or (directory.name.isdigit() and _finished(directory)):
         return directory
     for folder in (directory / FOLDER, directory):
         if steps := steps_in(folder):
@@ -291,6 +262,7 @@ class Loaded:
     statistics: Statistics | None  # None when the stage saw no speech
     stage: str
     step: int
+    average: bool = False  # whether the parameters are the moving average
 
 
 def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[str] = ()) -> Loaded:
@@ -301,17 +273,28 @@ def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[
     path = find(directory)
     meta = read_meta(path)
     experiment = experiment_of(path, meta)
-    folder = path / ("ema" if prefer_ema and (path / "ema").is_dir() else "params")
-    stored = _metadata(folder)
+    exported = bundle.is_bundle(path)
+    average = meta["average"] if exported else prefer_ema and (path / "ema").is_dir()
+    if average and not prefer_ema:
+        raise UserError(f"Export {str(path)!r} holds the moving average alone; give the checkpoint it was made from.")
+    folder = path / ("ema" if average else "params")
+    stored = dict.fromkeys(bundle.parts_of(path)) if exported else _metadata(folder)
     for part in parts:
         if part not in stored:
             raise UserError(f"Checkpoint {str(path)!r} has no part {part!r}; it has {', '.join(stored)}.")
-    wanted = {part: stored[part] for part in (parts or stored)}
+    if exported:
+        params = bundle.read_params(path, experiment.model.scan_layers, parts)
+    else:
+        params = _read(folder, {part: stored[part] for part in (parts or stored)})
+    return Loaded(params, experiment, statistics_of(meta), meta["stage"], meta["step"], average)
+
+
+def _read(folder: Path, wanted: Any) -> Params:
+    """Numpy arrays."""
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=_has_shape)
-    with _readable(path), ocp.PyTreeCheckpointer() as reader:
+    with _readable(folder.parent), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-        params = reader.restore(folder, args=arguments)
-    return Loaded(params, experiment, statistics_of(meta), meta["stage"], meta["step"])
+        return reader.restore(folder, args=arguments)
 
 
 def load_part(directory: str | Path, part: str, abstract: Params) -> Params:

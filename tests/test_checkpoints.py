@@ -12,8 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from spectron import checkpoints
-from spectron.checkpoints import FOLDER, Checkpointer, disk_full, find, load_params, load_part, make_meta, steps_in
+from spectron.checkpoints import FOLDER, Checkpointer, find, load_params, load_part, make_meta, steps_in
 from spectron.config import DataConfig, Experiment, StageConfig
+from spectron.disk import disk_full
 from spectron.types import Statistics, TrainState, UserError
 
 EXPERIMENT = Experiment("e", DataConfig(), (StageConfig("first", ()), StageConfig("second", ())))

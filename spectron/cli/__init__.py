@@ -1,4 +1,4 @@
-"""The command line: `spectron train | compile | noisy-student | generate | evaluate | score | data`.
+"""The command line: `spectron train | compile | noisy-student | generate | evaluate | score | export | import | data`.
 
 Exit codes: 0 done, 2 the user can mend it (one sentence on stderr), 3 some inputs of several were bad and the others
 are done (ours), 4 other processes of the job are gone (ours), 130 interrupted. Everything heavy is imported by the
@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from spectron.cli import data, evaluate, generate, score, student, train
+from spectron.cli import data, evaluate, export, generate, score, student, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,5 +47,7 @@ def parser() -> argparse.ArgumentParser:
     generate.add_generate(commands)
     evaluate.add_evaluate(commands)
     score.add_score(commands)
+    export.add_export(commands)
+    export.add_import(commands)
     data.add_data(commands)
     return top

@@ -1,0 +1,179 @@
+"""An exported model's folder: how its parameters are named, what spectron.json says, and how both are read back.
+
+spectron.json is written last; a folder without it is no export. Names are a parameter's path joined by "."; the layers
+of a stack are split, lm.layers.3.attention.query.kernel, whether training kept them stacked or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spectron.types import Int8, Params, UserError
+
+VERSION = 1  # of the folder
+FACTS, WEIGHTS, TOKENIZER, PIECES = "spectron.json", "weights.safetensors", "tokenizer.json", "tokenizer.model"
+SCALE = ".scale"  # behind the name of int8 values: what they are to be multiplied with
+LAYER = re.compile(r"layers_(\d+)")
+Tensors = dict[str, Any]  # name → numpy array or Int8
+
+
+def is_bundle(folder: str | Path) -> bool:
+    """Whether a folder is a finished export."""
+    return (Path(folder) / FACTS).is_file()
+
+
+def flatten(params: Params) -> Tensors:
+    """A parameter tree → numpy arrays by name, the same names with stacked and with separate layers."""
+    found: Tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        keys = [str(entry.key) for entry in path]
+        stacked = next((i for i, pair in enumerate(itertools.pairwise(keys)) if pair == ("layers", "block")), None)
+        if stacked is None:
+            split = [["layers", match[1]] if (match := LAYER.fullmatch(key)) else [key] for key in keys]
+            found[".".join(key for pair in split for key in pair)] = np.asarray(leaf)
+            continue
+        for number, layer in enumerate(np.asarray(leaf)):
+            found[".".join([*keys[: stacked + 1], str(number), *keys[stacked + 2 :]])] = layer
+    return found
+
+
+def unflatten(tensors: Mapping[str, Any], scan_layers: bool) -> Params:
+    """The inverse of flatten, for a model that stacks its layers or does not. Raises KeyError if a layer is missing."""
+    tree: dict[str, Any] = {}
+    stacks: dict[tuple[str, ...], dict[int, Any]] = {}
+    for name, leaf in tensors.items():
+        keys = name.split(".")
+        pairs = enumerate(itertools.pairwise(keys))
+        at = next((i for i, (key, number) in pairs if key == "layers" and number.isdigit()), None)
+        if at is None:
+            _put(tree, keys, leaf)
+        elif scan_layers:
+            stack = stacks.setdefault((*keys[: at + 1], "block", *keys[at + 2 :]), {})
+            stack[int(keys[at + 1])] = leaf
+        else:
+            _put(tree, [*keys[:at], f"layers_{keys[at + 1]}", *keys[at + 2 :]], leaf)
+    for path, layers in stacks.items():
+        _put(tree, path, jax.tree.map(lambda *each: np.stack(each), *(layers[i] for i in range(len(layers)))))
+    return tree
+
+
+def _put(tree: dict[str, Any], keys: Sequence[str], leaf: Any) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    tree[keys[-1]] = leaf
+
+
+def dequantised(tensors: Mapping[str, Any]) -> Tensors:
+    """The same tensors, int8 ones as float32."""
+    return {name: x.dequantise() if isinstance(x, Int8) else x for name, x in tensors.items()}
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What spectron.json says. Raises UserError when it cannot be read or a newer version wrote it."""
+    with _sound(folder):
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        made, by = int(facts["format"]), facts["written_by"]["spectron"]
+    if made > VERSION:
+        raise UserError(
+            f"Export {str(folder)!r} has format {made}, written by the newer spectron {by}; this one reads formats up "
+            f"to {VERSION}: install a newer one."
+        )
+    return facts
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The facts as a checkpoint's meta tells them. Raises UserError."""
+    facts = read_facts(folder)
+    with _sound(folder):
+        meta = {key: facts[key] for key in ("experiment", "stage", "step", "statistics", "average")}
+        if (folder / PIECES).is_file():  # the model it was trained with may be far away
+            meta["experiment"]["data"]["vocabulary"]["path"] = str(folder / PIECES)
+    return meta
+
+
+def read_tensors(folder: Path, parts: Sequence[str] = ()) -> Tensors:
+    """The parameters by name (of some top-level parts only), int8 ones as Int8. Raises UserError if a byte is wrong."""
+    facts = read_facts(folder)
+    with _sound(folder):
+        _check_names(folder, facts["tensors"], facts["files"][WEIGHTS])
+        for name in (WEIGHTS, TOKENIZER, PIECES):
+            if name in facts["files"] and checksum(folder / name) != facts["files"][name]["sha256"]:
+                raise _damaged(folder, f"the checksum of {name} is not the one in {FACTS}")
+        from safetensors import safe_open
+
+        with safe_open(folder / WEIGHTS, framework="np") as file:
+            wanted = [name for name in facts["tensors"] if not parts or name.split(".")[0] in parts]
+            read = {name: file.get_tensor(name) for name in wanted}
+        scales = {name + SCALE for name, x in read.items() if x.dtype == np.int8}
+        return {n: Int8(x, read[n + SCALE]) if n + SCALE in scales else x for n, x in read.items() if n not in scales}
+
+
+def read_params(folder: Path, scan_layers: bool, parts: Sequence[str] = ()) -> Params:
+    """The parameter tree, float32 throughout. Raises UserError."""
+    tensors = dequantised(read_tensors(folder, parts))
+    with _sound(folder):
+        return unflatten(tensors, scan_layers)
+
+
+def parts_of(folder: Path) -> list[str]:
+    """The top-level parts an export holds. Raises UserError."""
+    facts = read_facts(folder)
+    with _sound(folder):
+        return sorted({name.split(".")[0] for name in facts["tensors"]})
+
+
+def _check_names(folder: Path, expected: Mapping[str, Any], file: Mapping[str, Any]) -> None:
+    """Raise UserError naming the first tensor that is not as spectron.json says; reads the file's header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    found = {}
+    try:
+        with safe_open(folder / WEIGHTS, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118 - no mapping
+                part = weights.get_slice(name)
+                found[name] = {"dtype": part.get_dtype(), "shape": list(part.get_shape())}
+    except SafetensorError as error:
+        size = (folder / WEIGHTS).stat().st_size
+        lengths = f"{size:,} bytes where {file['bytes']:,} were written"
+        raise _damaged(folder, f"{WEIGHTS} is no whole safetensors file, it has {lengths}") from error
+    for name in [*expected, *found]:
+        if name not in found:
+            raise _damaged(folder, f"tensor {name!r} is missing in {WEIGHTS}")
+        if name not in expected:
+            raise _damaged(folder, f"{WEIGHTS} holds a tensor {name!r} that {FACTS} does not know")
+        if found[name] != expected[name]:
+            there, told = (f"{x['dtype']} {x['shape']}" for x in (found[name], expected[name]))
+            raise _damaged(folder, f"tensor {name!r} is {there} in {WEIGHTS} and {told} in {FACTS}")
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"Export {str(folder)!r} is damaged: {what}; copy it again or export it again.")
+
+
+@contextlib.contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise _damaged(folder, f"{Path(error.filename or WEIGHTS).name} is missing") from error
+    except ImportError as error:
+        raise UserError("Exports need the package 'safetensors'; pip install safetensors.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0][:200]
+        raise _damaged(folder, f"it cannot be read ({type(error).__name__}: {reason})") from error

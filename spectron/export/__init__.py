@@ -1,0 +1,1 @@
+"""Checkpoints for other programs: an export's folder, its formats, and the way back."""

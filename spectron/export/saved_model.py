@@ -1,0 +1,214 @@
+"""The format saved_model: the whole model as one TensorFlow graph, for TF Serving and other programs without JAX.
+
+The JAX program is embedded as StableHLO, as jax2tf does it, its weights are variables. What stands around it, WAV in
+and out and ids to text, is made of TensorFlow's own operations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from spectron.bundle import TOKENIZER, WEIGHTS
+from spectron.checkpoints import Loaded
+from spectron.config import FeatureConfig
+from spectron.export.functions import Functions, exported, flat, functions_of
+from spectron.types import UserError
+
+FOLDER = "saved_model"
+# TensorFlow 2.21 reads StableHLO up to 1.13, and jax writes newer; the operations used here are older than either.
+STABLEHLO = "1.9.0"
+SECTION = """## SavedModel
+
+```python
+import tensorflow as tf                             # 2.21 or newer, no JAX
+
+model = tf.saved_model.load("saved_model")
+said = model.signatures["serving_default"](wav_bytes=tf.constant([open("prompt.wav", "rb").read()]))
+print(said["text"][0].numpy().decode())
+open("answer.wav", "wb").write(said["wav_bytes"][0].numpy())
+```
+
+For TF Serving copy `saved_model/` to MODELS/NAME/1; in JSON a recording is `{{"wav_bytes": {{"b64": "..."}}}}`.
+
+- serving_default: wav_bytes string [B], WAV of {rate:,} Hz, one channel, 16 bits → text string [B], wav_bytes
+  string [B]
+- samples: samples int16 [B, S], lengths int32 [B], seed int32 → text string [B], frames float32 [B, {frames}, {bands}]
+  (log-mel), num_frames int32 [B], samples int16 [B, {speech}], num_samples int32 [B], stopped bool [B]
+
+Row i draws from `fold_in(seed, i)` (serving_default: of seed 0). B is free, and so is S up to {longest:,}, a longer
+prompt is an error. Inside, prompts are padded to that many: what is met is compiled, some seconds for each B.
+Weights are variables of the type the model computes in, also of an int8 export.
+"""
+
+
+def write(folder: Path, loaded: Loaded) -> str:
+    """Add a SavedModel to an export; returns what its README says of it. Raises UserError."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise UserError("The format 'saved_model' needs TensorFlow; pip install 'spectron-jax[data]'.") from error
+    with contextlib.suppress(RuntimeError):  # where another part of the program has used a device already
+        tf.config.set_visible_devices([], "GPU")
+    tf.get_logger().setLevel("ERROR")
+    functions = functions_of(folder / WEIGHTS, loaded)
+    module, signatures = graph(tf, functions, folder)
+    tf.saved_model.save(module, str(folder / FOLDER), signatures=signatures)
+    features, limit = loaded.experiment.features, functions.limit
+    frames = limit.steps * loaded.experiment.model.frames.frames_per_step
+    return SECTION.format(
+        rate=features.sample_rate,
+        frames=frames,
+        bands=features.num_mels,
+        speech=frames * features.hop,
+        longest=functions.longest,
+    )
+
+
+def graph(tf: Any, functions: Functions, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A module that holds the weights, and its signatures."""
+    from safetensors.numpy import load_file
+
+    features, longest = functions.experiment.features, functions.longest
+    table = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
+    prepared = jax.device_get(jax.jit(functions.prepare)(load_file(folder / WEIGHTS)))
+    weights = {name: tf.Variable(value, trainable=False) for name, value in prepared.items()}
+    module = tf.Module()
+    module.weights = weights  # TensorFlow keeps what a module holds
+    made = exported_answer(functions)
+
+    def answer(samples: Any, lengths: Any, seed: Any) -> dict[str, Any]:
+        said = call(tf, made, (weights, samples, lengths, tf.cast(seed, tf.uint32)))
+        said["num_samples"] = said["num_frames"] * features.hop
+        said["text"] = detokenise(tf, said["text"], table)
+        return said
+
+    answer = tf.function(answer, autograph=False)  # one for both signatures
+
+    def from_samples(samples: Any, lengths: Any, seed: Any) -> dict[str, Any]:
+        with tf.control_dependencies(check_lengths(tf, lengths, tf.shape(samples)[1], functions)):
+            samples = samples[:, :longest]
+            padded = tf.pad(samples, [[0, 0], [0, longest - tf.shape(samples)[1]]])
+        return answer(tf.ensure_shape(padded, [None, longest]), lengths, seed)
+
+    def from_wav(wav_bytes: Any) -> dict[str, Any]:
+        samples, lengths = read_wavs(tf, wav_bytes, functions)
+        said = answer(samples, lengths, tf.constant(0))
+        return {"text": said["text"], "wav_bytes": write_wavs(tf, said["samples"], said["num_samples"], features)}
+
+    specs = {
+        "samples": tf.TensorSpec([None, None], tf.int16, "samples"),
+        "lengths": tf.TensorSpec([None], tf.int32, "lengths"),
+        "seed": tf.TensorSpec([], tf.int32, "seed"),
+    }
+    module.from_samples = tf.function(from_samples, input_signature=list(specs.values()), autograph=False)
+    module.from_wav = tf.function(
+        from_wav, input_signature=[tf.TensorSpec([None], tf.string, "wav_bytes")], autograph=False
+    )
+    return module, {"serving_default": module.from_wav, "samples": module.from_samples}
+
+
+def exported_answer(functions: Functions) -> export.Exported:
+    """The whole model, prompts of the longest length, any number of rows."""
+    (batch,) = export.symbolic_shape("b")
+    arguments = (
+        flat(functions.weights),
+        jax.ShapeDtypeStruct((batch, functions.longest), jnp.int16),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+        jax.ShapeDtypeStruct((), jnp.uint32),
+    )
+    return exported(functions.answer, *arguments)
+
+
+def call(tf: Any, made: export.Exported, arguments: Sequence[Any]) -> dict[str, Any]:
+    """What an exported function of a dictionary result says to tensors, as an operation of TensorFlow."""
+    from tensorflow.compiler.tf2xla.python import xla
+
+    leaves = jax.tree.leaves(arguments)
+    results = xla.call_module(
+        tuple(tf.convert_to_tensor(leaves[i]) for i in made.module_kept_var_idx),
+        version=made.calling_convention_version,
+        module=portable(made),
+        Tout=[tf.as_dtype(x.dtype) for x in made.out_avals],
+        Sout=[[n if isinstance(n, int) else None for n in x.shape] for x in made.out_avals],
+        platforms=[name.upper() for name in made.platforms],
+    )
+    return jax.tree.unflatten(made.out_tree, results)
+
+
+def portable(made: export.Exported) -> bytes:
+    """The function's StableHLO in a version that TensorFlow reads."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import stablehlo
+
+    with ir.Context() as context:
+        module = stablehlo.deserialize_portable_artifact(context, made.mlir_module_serialized)
+        return stablehlo.serialize_portable_artifact(module, STABLEHLO)
+
+
+def detokenise(tf: Any, ids: Any, table: Mapping[str, Any]) -> Any:
+    """Token ids int32 [B, L] → text string [B], by the table of tokenizer.json."""
+    pieces = [bytes([piece]) if isinstance(piece, int) else piece.encode() for piece in table["pieces"]]
+    special, space = table["special"], table["space"]
+    ended = tf.cumsum(tf.cast(ids == special["eos"], tf.int32), axis=1) > 0
+    kept = ~(ended | (ids == special["pad"]) | (ids == special["sos"]))
+    written = tf.ragged.boolean_mask(tf.gather(tf.constant(pieces), ids), kept)
+    text = tf.strings.reduce_join(written, axis=1, separator=table["join"])
+    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    if table["strip"]:
+        text = tf.strings.regex_replace(text, "^" + re.escape(space), "", replace_global=False)
+    return tf.strings.regex_replace(text, re.escape(space), " ") if space else text
+
+
+def check_lengths(tf: Any, lengths: Any, size: Any, functions: Functions) -> list[Any]:
+    """Operations that refuse a prompt that is too long, or longer than its row."""
+    return [
+        tf.debugging.assert_less_equal(lengths, functions.longest, message=too_long(functions)),
+        tf.debugging.assert_less_equal(lengths, size, message="A prompt's length is more than there are samples."),
+    ]
+
+
+def too_long(functions: Functions) -> str:
+    """The sentence for a prompt of more samples than the model was trained for."""
+    seconds = functions.experiment.data.max_prompt_seconds
+    return f"A prompt is longer than the {seconds:g} s this model was trained for; cut it."
+
+
+def read_wavs(tf: Any, wav_bytes: Any, functions: Functions) -> tuple[Any, Any]:
+    """WAV files string [B] → samples int16 [B, longest], lengths int32 [B]."""
+    rate, longest = functions.experiment.features.sample_rate, functions.longest
+
+    def read(content: Any) -> tuple[Any, Any]:
+        audio, found = tf.audio.decode_wav(content)
+        size = tf.shape(audio)[0]
+        checks = [
+            tf.debugging.assert_equal(found, rate, message=f"A prompt must have {rate} samples a second; resample it."),
+            tf.debugging.assert_equal(tf.shape(audio)[1], 1, message="A prompt must have one channel; mix it down."),
+            tf.debugging.assert_less_equal(size, longest, message=too_long(functions)),
+        ]
+        with tf.control_dependencies(checks):
+            samples = tf.cast(tf.round(audio[:, 0] * 32768), tf.int16)  # exact: int16 became float by this number
+        return tf.ensure_shape(tf.pad(samples, [[0, longest - size]]), [longest]), size
+
+    kinds = (tf.TensorSpec([longest], tf.int16), tf.TensorSpec([], tf.int32))
+    return tf.map_fn(read, wav_bytes, fn_output_signature=kinds)
+
+
+def write_wavs(tf: Any, samples: Any, lengths: Any, features: FeatureConfig) -> Any:
+    """Samples int16 [B, S] → WAV files string [B]."""
+
+    def written(row: Any) -> Any:
+        audio = tf.cast(row[0][: row[1]], tf.float32) / 32768
+        return tf.audio.encode_wav(audio[:, None], features.sample_rate)
+
+    return tf.map_fn(written, (samples, lengths), fn_output_signature=tf.TensorSpec([], tf.string))
