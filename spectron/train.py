@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -138,6 +139,11 @@ def train_stage(
             if first >= stage.steps:
                 print(f"{stage.name}: finished at step {first}", flush=True)
                 return True
+            if "imported" in meta:
+                raise UserError(
+                    f"The checkpoint in {str(path)!r} was imported and has no optimizer state to go on with; give "
+                    f"another --workdir and name {str(workdir)!r} in stages.{stage.name}.start_from."
+                )
         feeds = open_feeds(experiment, stage)
         streams = [stack.enter_context(start.reading(feed, first)) for feed in feeds]
         sample, streams = peek(streams)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LADDER = (
     {"types", "overrides", "config", "job"},
     {"student_config"},
-    {"ngram"},
+    {"ngram", "disk"},
     {"audio"},
     {"data", "sharding", "distributed"},
     {"models"},
@@ -22,26 +22,33 @@ LADDER = (
     {"losses", "accounting", "collectives"},
     {"optimizer"},
     {"objectives"},
+    {"bundle"},  # an export, read where checkpoints are
     {"checkpoints"},
     {"step", "metrics", "held_out"},  # parts of training
     {"start"},
     {"train", "compile"},
     {"decode"},
+    {"continuous"},
+    {"inference"},
     {"beam", "teachers"},
     {"recognise"},
     {"export"},
     {"evaluation"},
+    {"inputs"},
+    {"generate"},
     {"student"},
     {"serve"},
     {"cli"},
     {"__main__"},
 )
 RUNG = {name: i for i, names in enumerate(LADDER) for name in names}
+# The same inside spectron/evaluation; what lies there beside the folders imports none of them.
+EVALUATION = ("judges", "scores", "pages", "scoring", "suites")
 STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of each other
 CORPUS_LIBRARIES = ("seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "apache_beam")
 ABSENT = (
     *CORPUS_LIBRARIES,
-    *("clu", "librosa", "soundfile", "soxr", "numba", "sentencepiece", "sklearn", "matplotlib", "torch"),
+    *("clu", "librosa", "soundfile", "soxr", "numba", "sentencepiece", "sklearn", "matplotlib", "torch", "safetensors"),
 )
 
 
@@ -91,7 +98,8 @@ def test_there_is_something_to_check():
 def test_imports_go_down_the_ladder(path):
     area = area_of(path)
     if area == "__init__":
-        assert not any(name.startswith("spectron.") for name in imports_of(path))
+        public = {"spectron.inference", "spectron.inference.Spectron"}  # for type checkers
+        assert {name for name in imports_of(path) if name.startswith("spectron.")} <= public
         return
     assert area in RUNG, f"spectron/{area} has no place on the ladder; give it one in this test"
     for name in imports_of(path):
@@ -102,6 +110,20 @@ def test_imports_go_down_the_ladder(path):
         same = {area, other} <= LADDER[0]
         assert same or RUNG[other] < RUNG[area], f"{name_of(path)} imports {name}, which stands above it"
         assert {area, other} != set(STRANGERS), f"{name_of(path)} imports {name}: data and models meet in types.Batch"
+
+
+def test_evaluation_has_a_ladder_of_its_own():
+    house = ROOT / "spectron" / "evaluation"
+    for path in (p for p in MODULES if p.is_relative_to(house)):
+        folder = path.relative_to(house).parts[0]
+        below = EVALUATION[: EVALUATION.index(folder) + 1] if (house / folder).is_dir() else ()
+        for name in imports_of(path):
+            other = name.split(".")[2] if name.startswith("spectron.evaluation.") else ""
+            if (house / other).is_dir() and other:
+                assert other in below, f"{name_of(path)} imports {name}, which stands above it"
+        assert folder != "suites" or not any(n.startswith("spectron.evaluation.scoring") for n in imports_of(path)), (
+            f"{name_of(path)}: suites and the score command are neighbours"
+        )
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -94,7 +94,9 @@ def test_generate_answers_the_good_and_names_the_bad(checkpoint, tmp_path, capsy
     said = capsys.readouterr()
     one_sentence(said.err, "empty.wav")
     out = tmp_path / "out"
-    assert sorted(p.name for p in out.iterdir()) == [
+    (failure,) = map(json.loads, (out / "failures.jsonl").read_text().splitlines())
+    assert failure["name"] == "empty" and "empty (0 bytes)" in failure["reason"] and failure["audio"] == inputs[1]
+    assert sorted(p.name for p in out.iterdir() if p.name != "failures.jsonl") == [
         f"{stem}.{kind}" for stem in ("one", "seven channels") for kind in ("json", "png", "wav")
     ]
     for stem, seconds in (("one", 0.6), ("seven channels", 1.5 * RATE / 44_100)):

@@ -171,6 +171,37 @@ PODS = {
 }
 
 
+ANSWERING = ("--checkpoint", "c", "--out", "o", "a folder")
+SAID = "--checkpoint c --out o {}"
+CORPUS = {
+    "slurm": (
+        ("--slurm", "16", "--sbatch", "--account=a"),
+        ("--array=0-15 --ntasks=1 --gpus=1 --requeue", "--account=a", r"a\ folder --part $SLURM_ARRAY_TASK_ID/16"),
+    ),
+    "tpu": (("--tpu", "n", "--zone", "z"), ("ssh n --zone z --worker=all", r"generate --distributed", r"o a\ folder")),
+    "processes": (("--processes", "2"), tuple(SAID.format(f"'a folder' --part {i}/2") for i in range(2))),
+}
+
+
+@pytest.mark.parametrize("kind", CORPUS)
+def test_batch_inference_is_shared_out(checkout, kind):
+    arguments, wanted = CORPUS[kind]
+    assert checkout("launch/generate.sh", "--dry-run", *arguments, *ANSWERING) == []
+    for words in wanted:
+        assert words in checkout.stdout, checkout.stdout
+    for missing in ((), arguments, ("--slurm", "0", *ANSWERING), ("--tpu", "n", *ANSWERING), ANSWERING):
+        checkout("launch/generate.sh", "--dry-run", *missing, code=2)
+        assert checkout.stderr.strip().endswith(("says more.", "generate.")), checkout.stderr
+
+
+def test_processes_share_a_corpus_and_the_first_failure_counts(checkout):
+    said = checkout("launch/generate.sh", "--processes", "3", *ANSWERING)
+    assert sorted(said) == [
+        f"python-stand-in -m spectron generate --checkpoint c --out o a folder --part {i}/3" for i in range(3)
+    ]
+    checkout("launch/generate.sh", "--processes", "2", *ANSWERING, "b", code=3, FAIL_ON="b --part 1/2")
+
+
 @pytest.mark.parametrize("name", PODS)
 def test_pod_launchers_print_what_they_would_run(checkout, name):
     arguments, wanted = PODS[name]

@@ -18,13 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from spectron.decode import Generator
-from spectron.evaluation import speaking_page
-from spectron.evaluation.continuation import OURS, continue_items, load
-from spectron.evaluation.digit_panel import digit_cuts, read_digits
-from spectron.evaluation.language_models import load_language_model
-from spectron.evaluation.panel import Panel
-from spectron.evaluation.utterances import Item
+from spectron.evaluation.judges.language_models import load_language_model
+from spectron.evaluation.suites import speaking_page
+from spectron.evaluation.suites.continuation import OURS, continue_items, load
+from spectron.evaluation.suites.digit_panel import digit_cuts, pick_items
+from spectron.evaluation.suites.panel import Panel
+from spectron.evaluation.suites.utterances import Item
+from spectron.inference import Spectron
 from spectron.recognise import load_recogniser
 
 REPEATS = 12  # takes of every sequence and speaker: enough of them for any number of prompts
@@ -39,7 +39,7 @@ def panel(work: Path) -> Panel:
     )
 
 
-def run(generator: Generator, items: list[Item], judges: Panel, facts: dict, rows: int) -> tuple[float, list[str]]:
+def run(generator: Spectron, items: list[Item], judges: Panel, facts: dict, rows: int) -> tuple[float, list[str]]:
     """Seconds of the whole suite in an empty folder, and the transcripts."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -49,7 +49,7 @@ def run(generator: Generator, items: list[Item], judges: Panel, facts: dict, row
     return seconds, [line["transcript"] for line in lines if line["row"] == OURS]
 
 
-def decode(generator: Generator, items: list[Item], rows: int) -> float:
+def decode(generator: Spectron, items: list[Item], rows: int) -> float:
     """Seconds of decoding and vocoding alone: judges that fill up their batches have no part in it."""
     began = time.perf_counter()
     generator.generate([item.prompt for item in items], 0, rows)
@@ -67,7 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
     speaking_page.write = lambda *_: None
     generator, facts = load(arguments.checkpoint, arguments.set, 1, 1, 0)
-    examples = read_digits(generator.experiment, REPEATS, arguments.prompts)
+    examples = pick_items(generator.experiment, REPEATS, arguments.prompts)
     items, _ = digit_cuts(examples, (), generator.features)
     judges, ways = panel(arguments.checkpoint), {"batched": arguments.batch_size, "one by one": 1}
     for rows in ways.values():

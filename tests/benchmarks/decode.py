@@ -27,6 +27,7 @@ from benchmarks.torch_twin import Twin  # noqa: E402
 
 from spectron.config import Experiment, load_experiment  # noqa: E402
 from spectron.decode import decode, limits  # noqa: E402
+from spectron.models.kernels import for_decoding  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.sharding import unbox  # noqa: E402
 from spectron.types import Batch, Params  # noqa: E402
@@ -55,12 +56,13 @@ def contenders(experiment: Experiment, batch: Batch, params: Params) -> dict[str
     limit, statistics = limits(experiment), timing.speech_like(experiment)
     samples = batch.samples[:, : round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)]
     keys = jax.random.split(jax.random.key(1), ROWS)
+    weights = for_decoding(params, jnp.dtype(experiment.model.compute_dtype))
     twin = Twin(experiment, statistics).eval()
     twin.load_state_dict(torch_training.laid_out(params))
     twin.prenet.speaking_dropout = experiment.model.frames.dropout_in_decoding
 
     def ours() -> tuple:
-        out = decode(params, statistics, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
+        out = decode(weights, statistics, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
         return jax.device_get((out.text, out.frames, out.num_frames))
 
     def plain(reader: Callable) -> tuple:

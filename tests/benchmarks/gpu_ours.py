@@ -19,6 +19,7 @@ from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
 from spectron.decode import decode, limits
 from spectron.models.conformer import Conformer
 from spectron.models.decoder import empty_cache
+from spectron.models.kernels import for_decoding
 from spectron.objectives import make_objective
 from spectron.step import make_plan
 from spectron.types import Batch, Params, Statistics
@@ -217,7 +218,7 @@ def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]
     dtype, limit, measured = jnp.dtype(experiment.model.compute_dtype), limits(experiment), speech_like(experiment)
     heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
     params, batch, keys = (
-        endless(experiment, jnp.dtype(stored)),
+        for_decoding(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
         noise(experiment, 1),
         jax.random.split(jax.random.key(1), 1),
     )
