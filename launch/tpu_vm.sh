@@ -5,7 +5,7 @@
 #
 # STEP: create (asks for the slice), train (copies this checkout, installs, starts; again after a preemption: it goes on
 # from the newest checkpoint), or delete. TYPE and V as `gcloud compute tpus` calls them (v5litepod-16; v2-alpha-tpuv5-lite).
-# DIR must be reachable from all hosts (gs://…). Project and account are gcloud's own settings.
+# DIR must be one all hosts see (NFS, a mounted bucket). Project and account are gcloud's own settings.
 set -euo pipefail
 DRY_RUN=""
 

@@ -36,7 +36,7 @@ def flatten(params: Params) -> Tensors:
     """A parameter tree → numpy arrays by name, the same names with stacked and with separate layers."""
     found: Tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        keys = [str(entry.key) for entry in path]
+        keys = jax.tree_util.keystr(path, simple=True, separator=".").split(".")
         stacked = next((i for i, pair in enumerate(itertools.pairwise(keys)) if pair == ("layers", "block")), None)
         if stacked is None:
             split = [["layers", match[1]] if (match := LAYER.fullmatch(key)) else [key] for key in keys]

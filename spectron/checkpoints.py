@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from spectron import bundle
 from spectron.config import Experiment, from_json
+from spectron.data.folders import check_local
 from spectron.disk import ONE_VOICE, calm, disk_full
 from spectron.types import Params, Statistics, TrainState, UserError
 
@@ -50,6 +51,7 @@ class Checkpointer:
     """Saves the newest `keep` states of one stage in `directory`. One writer at a time."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
+        check_local(directory, "--workdir")
         self.directory = Path(directory).absolute()
         calm()
         ONE_VOICE.failed = False
@@ -167,13 +169,8 @@ def _metadata(folder: Path) -> Any:
 def _flat(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path → shape; keys of dictionaries, names of tuples' fields and positions are all written as text."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_has_shape)
-    names = ("key", "name", "idx")
-    found = {}
-    for path, leaf in leaves:
-        keys = [str(next(getattr(entry, n) for n in names if hasattr(entry, n))) for entry in path]
-        if _has_shape(leaf):
-            found["/".join(keys)] = tuple(leaf.shape)
-    return found
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {name: tuple(leaf.shape) for name, leaf in names.items() if _has_shape(leaf)}
 
 
 def _has_shape(x: Any) -> bool:
@@ -230,6 +227,7 @@ def find(directory: str | Path) -> Path:
 
     Raises UserError when there is none.
     """
+    check_local(directory, "checkpoint")
     directory = Path(directory).absolute()
     if bundle.is_bundle(directory) or (directory.name.isdigit() and _finished(directory)):
         return directory
@@ -274,7 +272,7 @@ def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[
     meta = read_meta(path)
     experiment = experiment_of(path, meta)
     exported = bundle.is_bundle(path)
-    average = meta["average"] if exported else prefer_ema and (path / "ema").is_dir()
+    average = meta["average"] if exported else prefer_ema and has_average(path)
     if average and not prefer_ema:
         raise UserError(f"Export {str(path)!r} holds the moving average alone; give the checkpoint it was made from.")
     folder = path / ("ema" if average else "params")
@@ -287,6 +285,16 @@ def load_params(directory: str | Path, prefer_ema: bool = True, parts: Sequence[
     else:
         params = _read(folder, {part: stored[part] for part in (parts or stored)})
     return Loaded(params, experiment, statistics_of(meta), meta["stage"], meta["step"], average)
+
+
+def has_average(path: Path) -> bool:
+    """Whether a checkpoint folder (…/STEP) holds a moving average. Raises UserError where it did and does no more: what
+    reads the parameters in its place would be another model."""
+    with _readable(path):
+        items = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))["item_handlers"]
+        if "ema" in items and not (path / "ema").is_dir():
+            raise FileNotFoundError("its folder ema is missing")
+        return "ema" in items
 
 
 def _read(folder: Path, wanted: Any) -> Params:

@@ -39,6 +39,7 @@ from spectron.types import Answer, UserError
 # A file under its temporary name, as wav.write and write_bytes give them.
 PART = re.compile(r"\.(.+?)(?:\.(?:json|png)\.[0-9a-f]{32}\.part|\.[0-9a-f]{32}\.wav)")
 AHEAD = 2  # ours: prompts read ahead and answers waiting to be written, in batches
+LONGEST_NAME = 255 - len("..json.part.") - 32  # bytes, of a file system's 255, that a name may have: see PART
 LINES = 30.0  # ours: seconds between lines of progress where there is no terminal
 
 
@@ -132,9 +133,12 @@ class _Run:
                 raise
         if self.broken:
             raise self.broken
-        if len(self.failed) == everything:
-            raise UserError(" ".join(reason for _, reason in list(self.failed.values())[:3]))
-        self._tell(part)
+        none = len(self.failed) == everything and next(iter(self.failed.values()))[1]
+        if none and everything == 1:
+            raise UserError(none)
+        told = self._tell(part)
+        if none:
+            raise UserError(f"All {everything} inputs are bad (see {str(told)!r}), the first: {none}")
         rate, seconds = self.model.features.sample_rate, time.monotonic() - start
         failed, present = tuple(reason for _, reason in self.failed.values()), len(inputs) - len(todo)
         return Summary(self.made, present, failed, self.heard / rate, self.spoken / rate, seconds)
@@ -157,6 +161,8 @@ class _Run:
         except FileNotFoundError:
             return False
         except (OSError, ValueError) as error:
+            if _too_long(each):
+                return False  # and never will be there
             raise UserError(f"{str(path)!r} cannot be read ({error}); delete it, or choose another --out.") from error
         for key, value in self._facts(each).items():
             if key != "checkpoint" and (not isinstance(record, dict) or record.get(key) != value):
@@ -184,6 +190,11 @@ class _Run:
             yield Request(prompt, self._facts(each)["number"], tag=(each, prompt))
 
     def _read(self, each: Input) -> Int[np.ndarray, " S"]:
+        if _too_long(each):
+            raise UserError(
+                f"Recording {str(each.path)!r} has a name of more than {LONGEST_NAME} bytes, too long for those of its "
+                f"answer's files; give it a shorter one."
+            )
         features, seconds = self.model.features, self.model.experiment.data.max_prompt_seconds
         samples = wav.read(each.path, features.sample_rate, self.settings.prompt_seconds)
         wav.check_prompt(samples, str(each.path), features, MIN_PROMPT_SECONDS, seconds)
@@ -205,6 +216,9 @@ class _Run:
                 if self.broken:
                     return
         except BaseException as error:  # told by the caller, once the other devices have stopped too
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                rows = self.settings.batch_size
+                error = UserError(f"--batch-size {rows} does not fit into the memory of {device}; give fewer rows.")
             self.broken = self.broken or error
 
     def _finish(self, request: Request, said: Any) -> None:
@@ -251,18 +265,23 @@ class _Run:
         }
         write_bytes(place.with_name(place.name + ".json"), _encoded(record, 1))
 
-    def _tell(self, part: tuple[int, int]) -> None:
-        """The failures of this run or part, and no older ones."""
-        old = self.out.glob("failures*.jsonl") if part[1] == 1 else ()
+    def _tell(self, part: tuple[int, int]) -> Path:
+        """The failures of this run or part, and no older ones, nor those of another number of parts."""
         path = self.out / ("failures.jsonl" if part[1] == 1 else f"failures-{part[0]:05d}-of-{part[1]:05d}.jsonl")
-        for each in {*old, path}:
-            each.unlink(missing_ok=True)
+        for old in [self.out / "failures.jsonl", *self.out.glob("failures-*-of-*.jsonl")]:
+            if part[1] == 1 or old == path or not old.stem.endswith(f"-of-{part[1]:05d}"):
+                old.unlink(missing_ok=True)
         if self.failed:
             lines = [
                 _encoded({"name": name, "audio": str(audio), "reason": reason})
                 for name, (audio, reason) in sorted(self.failed.items())
             ]
             write_bytes(path, b"".join(lines))
+        return path
+
+
+def _too_long(each: Input) -> bool:
+    return len(os.fsencode(Path(each.name).name)) > LONGEST_NAME
 
 
 def _encoded(record: Mapping[str, Any], indent: int | None = None) -> bytes:

@@ -60,6 +60,7 @@ class Spectron:
         self.experiment, self.statistics = experiment, statistics
         self.features = experiment.features
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
+        self.vocabulary.decode([])  # a model of pieces that is missing is missed now, not after an answer
         self.prompt_size = round(experiment.data.max_prompt_seconds * self.features.sample_rate)
 
     @classmethod
@@ -160,6 +161,8 @@ class Spectron:
             if not np.isfinite(samples).all():
                 raise UserError("A prompt holds NaN or infinite samples; give numbers within ±1.")
             samples = np.asarray(to_int16(samples.astype(np.float32)))
+        if 0 < len(samples) < self.features.hop:
+            raise UserError(f"A prompt of {len(samples)} samples is shorter than a frame; give a recording.")
         if len(samples) > self.prompt_size:
             trained = f"the {data.max_prompt_seconds:g} s this model was trained for"
             raise UserError(f"A prompt of {len(samples) / rate:.2f} s is longer than {trained}; cut it.")

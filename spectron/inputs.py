@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from spectron.data.corpora import AUDIO_SUFFIXES
+from spectron.data.folders import check_local
 from spectron.evaluation.json_lines import read_objects
 from spectron.types import UserError
 
@@ -28,8 +31,9 @@ def find_inputs(given: Sequence[str], out: str | Path) -> list[Input]:
     answers would take the place of recordings.
     """
     found: dict[str, Path] = {}
+    real = functools.cache(lambda folder: Path(os.path.realpath(folder)))  # unlike resolve it survives links in a ring
     for each in given:
-        several = list(_expand(each, Path(out)))
+        several = list(_expand(each, Path(out), real))
         if not several:
             raise UserError(f"Input {each!r} has no audio ({', '.join(AUDIO_SUFFIXES)}); check the path.")
         for name, path in several:
@@ -38,34 +42,48 @@ def find_inputs(given: Sequence[str], out: str | Path) -> list[Input]:
                     f"Inputs {str(found[name])!r} and {str(path)!r} would both be written as {name!r}; "
                     f"rename one or run them into two folders."
                 )
+    place = real(Path(out))
+    for path in found.values():
+        entry = real(path.parent) / path.name
+        inside = entry.suffix == ".wav" and entry.is_relative_to(place)
+        if inside and entry.relative_to(place).with_suffix("").as_posix() in found:
+            raise UserError(f"An answer would take the place of {str(path)!r}; choose another --out than {str(out)!r}.")
     return [Input(name, found[name]) for name in sorted(found)]
 
 
-def _expand(given: str, out: Path) -> Iterator[Input]:
+def _expand(given: str, out: Path, real: Callable[[Path], Path]) -> Iterator[Input]:
     path = Path(given)
     if not given:
         raise UserError("An input is the empty string; name a recording, a folder, a pattern or a manifest.")
+    check_local(given, "input")
     if path.is_dir():
-        yield from _below(path, path.rglob("*"), out)
+        yield from _below(path, _walk(path), out, real)
     elif any(mark in given for mark in "*?[") and not path.exists():
         fixed = path.parts[: next(i for i, part in enumerate(path.parts) if any(mark in part for mark in "*?["))]
-        yield from _below(Path(*fixed), map(Path, glob.iglob(given, recursive=True)), out)
+        yield from _below(Path(*fixed), map(Path, glob.iglob(given, recursive=True)), out, real)
     elif path.suffix == ".jsonl":
         yield from _manifest(path)
     else:  # whether it is audio, reading it will tell
-        if path.resolve() == (out / f"{path.stem}.wav").resolve():
-            raise UserError(f"The answer to {given!r} would take its place; choose another --out than {str(out)!r}.")
         yield Input(path.stem, path)
 
 
-def _below(root: Path, paths: Iterator[Path], out: Path) -> Iterator[Input]:
-    place = out.resolve()
-    if place == root.resolve():
+def _walk(root: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:  # else what is in there would be missing without a word
+        raise error
+
+    for folder, _, names in os.walk(root, onerror=stop):
+        yield from (Path(folder, name) for name in names)
+
+
+def _below(root: Path, paths: Iterator[Path], out: Path, real: Callable[[Path], Path]) -> Iterator[Input]:
+    place = real(out)
+    if place == real(root):
         raise UserError(f"--out {str(out)!r} is the inputs' folder; choose another, or one below it.")
     for path in sorted(set(paths)):
         name = path.relative_to(root)
-        ours = any(part.startswith(".") for part in name.parts) or path.resolve().is_relative_to(place)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not ours and path.is_file():
+        ours = any(part.startswith(".") for part in name.parts) or real(path.parent).is_relative_to(place)
+        # A link to nothing counts: reading it will tell.
+        if path.suffix.lower() in AUDIO_SUFFIXES and not ours and not path.is_dir():
             yield Input(name.with_suffix("").as_posix(), path)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 # A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # of a step: a batch script, one process, has its job's NTASKS too
 LOST = 4  # exit code
 LAST_WORDS = "What was saved is whole; run the same command on what is left."
 PARENT = "SPECTRON_PARENT"  # process id, for the child
@@ -21,7 +22,7 @@ def wanted(environment: Mapping[str, str]) -> str:
     """What the environment says of other processes: "explicit", "slurm", "tpu", or "" for none."""
     if EXPLICIT[0] in environment and EXPLICIT[1] in environment:
         return "explicit"
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    if int(environment.get(SLURM[1], "1")) > 1 and SLURM[0] in environment:
         return "slurm"
     if "MEGASCALE_COORDINATOR_ADDRESS" in environment or "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
         return "tpu"

@@ -16,7 +16,6 @@ import tiny_checkpoints
 from spectron import cli, generate
 from spectron.audio import wav
 from spectron.inference import Spectron
-from spectron.inputs import find_inputs
 from spectron.types import UserError
 
 RATE, ITEMS = 16_000, 24
@@ -91,31 +90,6 @@ def test_parts_make_the_whole(whole, checkpoint, recordings, tmp_path):
     assert content(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize(
-    ("environment", "part"),
-    [
-        ({}, (0, 1)),
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, (2, 4)),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "1"}, (1, 3)),
-    ],
-)
-def test_the_environment_says_which_part(environment, part):
-    assert cli.generate._part_of(environment) == part
-
-
-def test_a_process_without_a_number_is_refused():
-    for number in ({}, {"JAX_PROCESS_ID": "7"}):
-        with pytest.raises(UserError, match="JAX_PROCESS_ID and JAX_NUM_PROCESSES do not number"):
-            cli.generate._part_of({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", **number})
-
-
-@pytest.mark.parametrize("text", ["1", "2/2", "+1/2", "a/b", "/"])
-def test_a_part_that_is_none_is_refused(text, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["generate", "--checkpoint", "c", "--out", "o", "x.wav", "--part", text])
-    assert stopped.value.code == 2 and "must be written I/N" in capsys.readouterr().err
-
-
 def test_one_bad_file_costs_one_line(whole, checkpoint, recordings, tmp_path, capsys):
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"not audio")
@@ -169,6 +143,27 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(whole, checkpoint, rec
     assert content(tmp_path) == whole
 
 
+FULL = """
+import resource, signal, sys
+from spectron import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+most = int(sys.argv.pop())
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # what comes behind so many bytes finds no room
+sys.exit(cli.main(["generate", "--checkpoint", *sys.argv[1:], "--no-pictures", "--batch-size", "4"]))
+"""
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(whole, checkpoint, recordings, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    most = max(map(len, whole.values())) - 1
+    command = [sys.executable, "-c", FULL, checkpoint, recordings, "--out", tmp_path / "out", str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("spectron: ") == 1, done.stderr
+    assert "Cannot write" in done.stderr and "Traceback" not in done.stderr
+    made = content(tmp_path / "out")
+    assert all(whole[name] == data for name, data in made.items()) and len(made) < len(whole)
+
+
 def test_a_place_that_cannot_be_written_is_said_before_anything(checkpoint, recordings, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(checkpoint, tmp_path / "file" / "out", recordings) == 2
@@ -212,59 +207,106 @@ def test_a_name_that_is_no_utf8(checkpoint, tmp_path):
     assert os.fsencode(record.stem) == b"caf\xe9" and json.loads(record.read_text())["audio"] == str(path)
 
 
-def test_inputs_of_every_kind(tmp_path):
-    for name in ("a/x.wav", "a/b/y.FLAC", "a/b/z.txt", "c/x.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    lines = [{"audio": "a/x.wav"}, {"audio": "c/x.wav", "id": "second"}, {"audio": "../out.wav"}]
-    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    def names(*given):
-        return [each.name for each in find_inputs([str(tmp_path / name) for name in given], tmp_path / "out")]
-
-    assert names("a") == ["b/y", "x"]
-    assert names("**/x.wav") == ["a/x", "c/x"]
-    assert names("a/x.wav", "a/b/y.FLAC") == ["x", "y"]
-    assert names("m.jsonl") == ["a/x", "out", "second"]
-    assert find_inputs([str(tmp_path / "m.jsonl")], "out")[2].path == tmp_path / "c" / "x.wav"
-    assert names("a", "a", "a/x.wav") == ["b/y", "x"]
-    for given, words in (
-        (["a/x.wav", "c/x.wav"], "both be written as 'x'"),
-        (["a/b/*.mp3"], "has no audio"),
-        (["a", "c/x.wav"], "rename one"),
-    ):
-        with pytest.raises(UserError, match=words):
-            names(*given)
-    (tmp_path / "m.jsonl").write_text('{"text": "x"}\n')
-    with pytest.raises(UserError, match='has no "audio"'):
-        names("m.jsonl")
-    with pytest.raises(UserError, match="empty string"):
-        find_inputs([""], "out")
+def test_a_terminal_that_cannot_show_a_name(checkpoint, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(tmp_path / "x.wav", 0.1 * np.ones(5000), RATE)
+    (tmp_path / "x.wav").rename(path)
+    command = [
+        sys.executable,
+        "-m",
+        "spectron",
+        "generate",
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        tmp_path / "out",
+        path,
+    ]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"caf\\udce9.wav: " in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("given", "name"), [("a//b", "a/b"), ("c/", "c"), ("/d", "d"), ("../e", "e"), (0, "0"), (".", None), ("..", None)]
-)
-def test_an_id_stays_below_out(given, name, tmp_path):
-    (tmp_path / "m.jsonl").write_text(json.dumps({"audio": "x.wav", "id": given}))
-    if name is None:
-        with pytest.raises(UserError, match=r"line 1, names .*no name"):
-            find_inputs([str(tmp_path / "m.jsonl")], "out")
-    else:
-        assert [each.name for each in find_inputs([str(tmp_path / "m.jsonl")], "out")] == [name]
+def test_links_that_lead_nowhere_are_failures(checkpoint, tmp_path, capsys):
+    root = tmp_path / "in"
+    root.mkdir()
+    soundfile.write(root / "good.wav", 0.1 * np.ones(5000), RATE)
+    (root / "gone.wav").symlink_to("nothing.wav")
+    (root / "ring.wav").symlink_to("ring.wav")
+    assert run(checkpoint, tmp_path / "out", root, "--no-pictures") == 3
+    lines = (tmp_path / "out" / "failures.jsonl").read_text().splitlines()
+    assert [json.loads(line)["name"] for line in lines] == ["gone", "ring"]
+    assert capsys.readouterr().err.count("spectron: ") == 2 and (tmp_path / "out" / "good.json").exists()
 
 
-def test_answers_are_neither_heard_nor_put_in_place_of_recordings(tmp_path, monkeypatch):
-    for name in ("x.wav", ".hidden.wav", "out/x.wav", "out/b/y.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    assert [each.name for each in find_inputs([str(tmp_path)], tmp_path / "out")] == ["x"]
-    assert [each.name for each in find_inputs([str(tmp_path / "**" / "*.wav")], tmp_path / "out")] == ["x"]
+@pytest.mark.parametrize(("letters", "code"), [(211, 0), (212, 3), (251, 3)])
+def test_a_name_too_long_for_its_answer_costs_one_line(letters, code, checkpoint, tmp_path, capsys):
+    root, name = tmp_path / "in", "n" * letters
+    root.mkdir()
+    soundfile.write(root / "a.wav", 0.1 * np.ones(5000), RATE)
+    soundfile.write(root / f"{name}.wav", 0.1 * np.ones(5000), RATE)
+    for _ in range(2):
+        assert run(checkpoint, tmp_path / "out", root, "--pictures") == code
+        assert ("more than 211 bytes" in capsys.readouterr().err) == (code == 3)
+    assert {path.stem for path in (tmp_path / "out").glob("*.json")} == ({"a", name} if code == 0 else {"a"})
+
+
+def test_bad_inputs_alone_are_told_too(checkpoint, recordings, tmp_path, capsys):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    out.mkdir()
+    for stale in ("failures-00000-of-00007.jsonl", "failures_of_mine.jsonl"):
+        (out / stale).write_text("")
+    for name in ("a", "b", "c"):
+        (root / f"{name}.wav").write_bytes(b"not audio")
+    assert run(checkpoint, out, root) == 2
+    said = capsys.readouterr().err
+    assert said.count("spectron: ") == 1 and "All 3 inputs are bad" in said and "a.wav" in said
+    assert {path.name for path in out.iterdir()} == {"failures.jsonl", "failures_of_mine.jsonl"}
+    assert len((out / "failures.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["out", "checkpoint", "audio"])
+def test_addresses_are_refused(name, checkpoint, recordings, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert [each.name for each in find_inputs(["*.wav"], "out")] == ["x"]
-    for given in (str(tmp_path), "x.wav", "*.wav"):
-        with pytest.raises(UserError, match="choose another"):
-            find_inputs([given], ".")
+    given = {"out": "out", "checkpoint": checkpoint, "audio": recordings} | {name: "ftp://host/x"}
+    assert run(given["checkpoint"], given["out"], given["audio"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("spectron: ") == 1 and "'ftp://host/x' is an address" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_that_does_not_fit_is_one_sentence(checkpoint, recordings, tmp_path, capsys):
+    assert run(checkpoint, tmp_path / "out", recordings, "--batch-size", 10**10, "--no-pictures") == 2
+    said = capsys.readouterr().err
+    assert said.count("spectron: ") == 1 and "--batch-size 10000000000 does not fit" in said
+
+
+def test_what_nobody_may_read_is_said(checkpoint, recordings, tmp_path, capsys):
+    """Root may read everything, so it is somebody else for the time being."""
+    private = tmp_path / "private"
+    (private / "out").mkdir(parents=True)
+    private.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        tmp_path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        codes = [
+            run(checkpoint, private / "out", recordings),
+            run(private / "run", tmp_path / "new", recordings),
+            run(checkpoint, tmp_path / "new", private / "in"),
+            run(checkpoint, tmp_path / "new", private),
+        ]
+    finally:
+        if root:
+            os.seteuid(0)
+        private.chmod(0o700)
+    said = capsys.readouterr().err.splitlines()
+    assert codes == [2, 2, 2, 2] and len(said) == 4, said
+    # With pytest's folders closed to everybody else, it is one of those that is named.
+    assert all(line.startswith("spectron: ") and str(tmp_path.parents[2]) in line for line in said), said
 
 
 @pytest.mark.slow

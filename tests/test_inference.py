@@ -7,8 +7,9 @@ from models import tiny
 from test_decode import decoded, make_generator, prompts
 
 import spectron
+from spectron import decode
 from spectron.audio import wav
-from spectron.continuous import Batch, Request, room_for
+from spectron.continuous import SIZES, Batch, Request, room_for
 from spectron.decode import limits
 from spectron.types import UserError
 
@@ -82,6 +83,18 @@ def test_a_few_lengths_of_prompts_are_compiled():
         room_for(4101, 4100, 200)
 
 
+def test_one_program_runs_prompts_of_all_lengths(model):
+    rng, size = np.random.default_rng(0), model.prompt_size
+    samples = [
+        rng.integers(-9000, 9000, length).astype(np.int16) for length in np.linspace(size // 5, size, 20, dtype=int)
+    ]
+    programs = (decode.run, decode.admit, decode.hear)
+    before = [program._cache_size() for program in programs]
+    assert len(list(model.batch(7).answers(model.requests(samples)))) == 20
+    ran, admitted, heard = (now._cache_size() - then for now, then in zip(programs, before, strict=True))
+    assert (ran, admitted) == (1, SIZES) and heard <= SIZES  # others have heard prompts of these lengths before
+
+
 def test_the_padding_of_a_prompt_does_not_matter(model):
     """At the edges of the rooms, against the longest."""
     sample = prompts(1)[0][:1500]
@@ -126,6 +139,7 @@ def test_generate_takes_files_floats_and_lists(model, tmp_path):
         (np.zeros(4001, np.int16), "longer than the 0.25 s"),
         (np.full(3000, np.nan, np.float32), "NaN"),
         (np.zeros(0, np.int16), "no samples"),
+        (np.ones(199, np.int16), "199 samples is shorter than a frame"),
         ("nowhere.wav", "nowhere.wav"),
     ],
 )

@@ -173,8 +173,9 @@ def test_a_preemption_notice_to_one_process_saves_on_all(alone, tmp_path):
     ("environment", "kind"),
     [
         ({}, ""),
-        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}, "slurm"),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, ""),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, "slurm"),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ""),
+        ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, ""),  # a batch script, before any srun
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, "tpu"),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, ""),
         ({"MEGASCALE_COORDINATOR_ADDRESS": "a"}, "tpu"),

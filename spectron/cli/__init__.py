@@ -8,6 +8,7 @@ command that needs it, so --help is instant.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from spectron.cli import data, evaluate, export, generate, score, student, train
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file's name, or a transcript, may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     commands = parser()
     arguments, others = commands.parse_known_args(argv)
     if others and not hasattr(arguments, "pipeline_options"):
@@ -31,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.run(arguments)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"spectron: {error.filename!r}: permission denied; ask its owner, or name another.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("spectron: interrupted.", file=sys.stderr)

@@ -134,7 +134,7 @@ def _part_of(environment: Mapping[str, str]) -> tuple[int, int]:
     """Which of a job's processes this is. They never talk: one that is lost costs its own items alone."""
     from spectron.types import UserError
 
-    names = {"explicit": job.EXPLICIT[:0:-1], "slurm": ("SLURM_PROCID", "SLURM_NTASKS")}.get(job.wanted(environment))
+    names = {"explicit": job.EXPLICIT[:0:-1], "slurm": job.SLURM}.get(job.wanted(environment))
     if names is None:
         return 0, 1
     try:

@@ -43,6 +43,12 @@ def check_new(folder: Path) -> None:
         raise UserError(f"{str(folder)!r} is a file; give --out the name of a new folder.")
 
 
+def check_local(path: str | Path, what: str) -> None:
+    """Raise UserError for an address with a scheme, which would be taken for a folder of that name."""
+    if "://" in str(path):
+        raise UserError(f"{what} {str(path)!r} is an address; give a path of this machine (a bucket can be mounted).")
+
+
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` to fill, renamed to it when the block ends well and else removed.
@@ -50,6 +56,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises UserError when the target is not new, cannot be written, or the disk is full.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
+    check_local(target, "--out")
     try:
         check_new(target)
         target.parent.mkdir(parents=True, exist_ok=True)

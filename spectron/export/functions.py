@@ -39,9 +39,8 @@ Flat = dict[str, Any]  # name → array
 
 def flat(tree: Any) -> Flat:
     """A tree by the names of its leaves: keys, fields and numbers joined by "."."""
-    names = ("key", "name", "idx")
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {".".join(str(next(getattr(e, n) for n in names if hasattr(e, n))) for e in path): x for path, x in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 def _shaped(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:

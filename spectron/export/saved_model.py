@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from spectron.bundle import TOKENIZER, WEIGHTS
 from spectron.checkpoints import Loaded
 from spectron.config import FeatureConfig
 from spectron.export.functions import Functions, exported, flat, functions_of
+from spectron.inference import MIN_PROMPT_SECONDS
 from spectron.types import UserError
 
 FOLDER = "saved_model"
@@ -171,11 +173,20 @@ def detokenise(tf: Any, ids: Any, table: Mapping[str, Any]) -> Any:
 
 
 def check_lengths(tf: Any, lengths: Any, size: Any, functions: Functions) -> list[Any]:
-    """Operations that refuse a prompt that is too long, or longer than its row."""
+    """Operations that refuse a prompt that is too short or too long, or longer than its row."""
     return [
+        tf.debugging.assert_greater_equal(lengths, shortest(functions), message=TOO_SHORT),
         tf.debugging.assert_less_equal(lengths, functions.longest, message=too_long(functions)),
         tf.debugging.assert_less_equal(lengths, size, message="A prompt's length is more than there are samples."),
     ]
+
+
+TOO_SHORT = f"A prompt is shorter than {MIN_PROMPT_SECONDS:g} s; give more of the recording."
+
+
+def shortest(functions: Functions) -> int:
+    """Samples of the shortest prompt."""
+    return math.ceil(MIN_PROMPT_SECONDS * functions.experiment.features.sample_rate)
 
 
 def too_long(functions: Functions) -> str:
@@ -194,6 +205,7 @@ def read_wavs(tf: Any, wav_bytes: Any, functions: Functions) -> tuple[Any, Any]:
         checks = [
             tf.debugging.assert_equal(found, rate, message=f"A prompt must have {rate} samples a second; resample it."),
             tf.debugging.assert_equal(tf.shape(audio)[1], 1, message="A prompt must have one channel; mix it down."),
+            tf.debugging.assert_greater_equal(size, shortest(functions), message=TOO_SHORT),
             tf.debugging.assert_less_equal(size, longest, message=too_long(functions)),
         ]
         with tf.control_dependencies(checks):

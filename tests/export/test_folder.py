@@ -1,6 +1,7 @@
 """`spectron export` and `spectron import`: there and back to the bit, whole or not at all."""
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -240,6 +241,10 @@ def test_what_is_no_finished_checkpoint_is_not_exported(tmp_path, capsys):
         data.write_bytes(data.read_bytes()[:10])
     assert run("export", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out") == 2
     one_sentence(capsys.readouterr().err, "half-written")
+    shutil.rmtree(step / "ema")  # the parameters are there, and they are another model
+    assert run("export", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out") == 2
+    one_sentence(capsys.readouterr().err, "half-copied", "ema")
+    assert not load_params(step, prefer_ema=False).average
     (step / "meta" / "metadata").unlink()
     for folder in (tmp_path / "run", step, tmp_path / "nowhere"):
         assert run("export", "--checkpoint", folder, "--out", tmp_path / "out") == 2

@@ -14,7 +14,6 @@ from tiny_exports import one_sentence
 from tiny_speaker import agree, prompts, same_sound
 
 from spectron.export import saved_model
-from spectron.inference import Spectron
 
 tf = pytest.importorskip("tensorflow")
 
@@ -55,19 +54,15 @@ for kind in sorted(k for k in given.files if k.startswith("bad_")):
         model.signatures["serving_default"](wav_bytes=tf.constant([given[kind].tobytes()]))
     except tf.errors.InvalidArgumentError as error:
         found[kind] = str(error)
-try:
-    model.signatures["samples"](
-        samples=tf.zeros([1, 16001], tf.int16), lengths=tf.constant([16001]), seed=tf.constant(0)
-    )
-except tf.errors.InvalidArgumentError as error:
-    found["bad_samples"] = str(error)
+for kind, size in (("bad_samples", 16001), ("bad_few", 4799)):
+    try:
+        model.signatures["samples"](
+            samples=tf.zeros([1, size], tf.int16), lengths=tf.constant([size]), seed=tf.constant(0)
+        )
+    except tf.errors.InvalidArgumentError as error:
+        found[kind] = str(error)
 np.savez(sys.argv[3], **found)
 """
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return tiny_speaker.write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +87,7 @@ def said(folder, tmp_path_factory):
     arrays["bad_rate"] = wav_content(place / "rate.wav", given[0], 8000)
     arrays["bad_channels"] = wav_content(place / "channels.wav", given[1][:10000], 16000, 2)
     arrays["bad_length"] = wav_content(place / "length.wav", np.ones(16001))
+    arrays["bad_short"] = wav_content(place / "short.wav", np.ones(4799))
     lengths = np.array([len(prompt) for prompt in given], np.int32)
     np.savez(place / "given.npz", samples=samples, lengths=lengths, **arrays)
     words = [sys.executable, "-P", "-c", PLAIN, folder / "saved_model", place / "given.npz", place / "found.npz"]
@@ -99,11 +95,6 @@ def said(folder, tmp_path_factory):
     done = subprocess.run([*map(str, words)], env=own, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return dict(np.load(place / "found.npz"))
-
-
-@pytest.fixture(scope="module")
-def live(checkpoint):
-    return Spectron.from_checkpoint(checkpoint)
 
 
 @pytest.mark.parametrize("size", [1, 3, 6])
@@ -141,6 +132,8 @@ def test_weights_are_variables(said, folder):
         ("channels", "A prompt must have one channel; mix it down."),
         ("length", "A prompt is longer than the 1 s this model was trained for; cut it."),
         ("samples", "A prompt is longer than the 1 s this model was trained for; cut it."),
+        ("short", "A prompt is shorter than 0.3 s; give more of the recording."),
+        ("few", "A prompt is shorter than 0.3 s; give more of the recording."),
     ],
 )
 def test_what_it_refuses(said, kind, says):

@@ -46,20 +46,10 @@ def load_loader(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return tiny_speaker.write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
 def folder(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("export") / "tiny"
     assert tiny_exports.run("export", "--checkpoint", checkpoint, "--out", out, "--format", "stablehlo") == 0
     return out
-
-
-@pytest.fixture(scope="module")
-def live(checkpoint):
-    return Spectron.from_checkpoint(checkpoint)
 
 
 @pytest.fixture(scope="module")

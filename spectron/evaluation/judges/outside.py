@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 import spectron
 from spectron.bundle import FACTS, WEIGHTS, is_bundle
-from spectron.checkpoints import find
+from spectron.checkpoints import find, has_average
 from spectron.types import Recogniser, UserError
 
 RATE = 16_000  # of every recording a judge hears
@@ -99,7 +99,7 @@ def weights_of(step: Path) -> list[Path]:
     """The parts of a checkpoint or an export that decide what the model does; not the optimizer's."""
     if is_bundle(step):
         return [step / WEIGHTS, step / FACTS]
-    return [step / ("ema" if (step / "ema").is_dir() else "params"), step / "meta" / "metadata"]
+    return [step / ("ema" if has_average(step) else "params"), step / "meta" / "metadata"]
 
 
 def version_of(package: str) -> str:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from spectron.data.folders import check_local
 from spectron.evaluation.journal import Journal
 from spectron.inference import Spectron
 from spectron.types import UserError
@@ -100,6 +101,7 @@ def judge_items(
 
 def check_out(out: str | Path) -> None:
     """Raise UserError where a folder OUT cannot be made or written; makes nothing."""
+    check_local(out, "--out")
     place = Path(out).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
