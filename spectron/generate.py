@@ -56,7 +56,8 @@ class Summary:
     seconds: float
 
     def __str__(self) -> str:
-        said = f"{self.made} answers: {self.heard:.1f} s heard, {self.spoken:.1f} s spoken, in {self.seconds:.1f} s"
+        said = f"{self.made} answer{'s' * (self.made != 1)}: {self.heard:.1f} s heard, {self.spoken:.1f} s spoken, "
+        said += f"in {self.seconds:.1f} s"
         said += f" ({self.spoken / self.seconds:.2f} x real time)" if self.made else ""
         said += f"; {self.present} were there already" if self.present else ""
         return said + (f"; {len(self.failed)} failed" if self.failed else "") + "."

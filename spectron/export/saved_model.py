@@ -47,8 +47,9 @@ For TF Serving copy `saved_model/` to MODELS/NAME/1; in JSON a recording is `{{"
 - samples: samples int16 [B, S], lengths int32 [B], seed int32 → text string [B], frames float32 [B, {frames}, {bands}]
   (log-mel), num_frames int32 [B], samples int16 [B, {speech}], num_samples int32 [B], stopped bool [B]
 
-Row i draws from `fold_in(seed, i)` (serving_default: of seed 0). B is free, and so is S up to {longest:,}, a longer
-prompt is an error. Inside, prompts are padded to that many: what is met is compiled, some seconds for each B.
+Row i draws from `fold_in(seed, i)` (serving_default: of seed 0). B is free, and so is S up to {longest:,}; a longer
+prompt, or one of less than {shortest:,}, is an error. Inside, prompts are padded to the longest: what is met is
+compiled, some seconds for each B.
 Weights are variables of the type the model computes in, also of an int8 export.
 """
 
@@ -74,6 +75,7 @@ def write(folder: Path, loaded: Loaded) -> str:
         bands=features.num_mels,
         speech=frames * features.hop,
         longest=functions.longest,
+        shortest=shortest(functions),
     )
 
 
