@@ -51,7 +51,6 @@ class Checkpointer:
     """Saves the newest `keep` states of one stage in `directory`. One writer at a time."""
 
     def __init__(self, directory: str | Path, keep: int = 2) -> None:
-        check_local(directory, "--workdir")
         self.directory = Path(directory).absolute()
         calm()
         ONE_VOICE.failed = False

@@ -24,6 +24,7 @@ from spectron import accounting, checkpoints, distributed, sharding, start
 from spectron.checkpoints import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
 from spectron.data.batches import Feed, make_feed
+from spectron.data.folders import check_local
 from spectron.data.order import Room
 from spectron.held_out import make_held_out
 from spectron.metrics import MetricsLog, Work
@@ -239,6 +240,7 @@ def train(
     stages: only these. stop_after: leave after this step of a stage, as SIGTERM does. True when all have finished.
     Raises UserError for anything the user can mend.
     """
+    check_local(workdir, "--workdir")
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
     use_compilation_cache()
     try:

@@ -267,16 +267,6 @@ def test_bad_inputs_alone_are_told_too(checkpoint, recordings, tmp_path, capsys)
     assert len((out / "failures.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("name", ["out", "checkpoint", "audio"])
-def test_addresses_are_refused(name, checkpoint, recordings, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    given = {"out": "out", "checkpoint": checkpoint, "audio": recordings} | {name: "ftp://host/x"}
-    assert run(given["checkpoint"], given["out"], given["audio"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("spectron: ") == 1 and "'ftp://host/x' is an address" in said
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_batch_that_does_not_fit_is_one_sentence(checkpoint, recordings, tmp_path, capsys):
     assert run(checkpoint, tmp_path / "out", recordings, "--batch-size", 10**10, "--no-pictures") == 2
     said = capsys.readouterr().err

@@ -1,9 +1,11 @@
 """What `spectron generate` is given, found and named."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from spectron import cli
 from spectron.inputs import find_inputs
 from spectron.types import UserError
 
@@ -65,3 +67,21 @@ def test_answers_are_neither_heard_nor_put_in_place_of_recordings(tmp_path, monk
         with pytest.raises(UserError, match="choose another"):
             find_inputs([given], ".")
     assert [each.name for each in find_inputs(["out/b/y.wav"], "out")] == ["y"]
+
+
+@pytest.mark.parametrize("command", ["train", "export", "import", "--out", "--checkpoint", "input"])
+def test_addresses_are_no_folders(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config, far = Path(__file__).parent.parent / "configs" / "quickstart.py", "ftp://host/x"
+    words = {
+        "train": ("train", config, "--workdir", far),
+        "export": ("export", "--checkpoint", "run", "--out", far),
+        "import": ("import", "run", "--out", far),
+        "--out": ("generate", "--checkpoint", "run", "--out", far, __file__),
+        "--checkpoint": ("generate", "--checkpoint", far, "--out", "out", __file__),
+        "input": ("generate", "--checkpoint", "run", "--out", "out", far),
+    }
+    assert cli.main([str(word) for word in words[command]]) == 2
+    said = capsys.readouterr().err
+    assert said.count("spectron: ") == 1 and "is an address" in said
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -35,18 +36,19 @@ def write_folder(target: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_local(path: str | Path, what: str) -> None:
+    """Raise UserError for an address with a scheme, which would be taken for a folder of that name."""
+    if re.match("[a-z0-9]{2,}:/", str(path)):  # a Path has one slash left
+        raise UserError(f"{what} {str(path)!r} is an address; give a path of this machine (a bucket can be mounted).")
+
+
 def check_new(folder: Path) -> None:
-    """Raise UserError where a folder of this name cannot be new: it holds something, or is a file."""
+    """Raise UserError where a folder of this name cannot be new: it holds something, or is a file, or an address."""
+    check_local(folder, "--out")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{str(folder)!r} is not empty; give --out the name of a new folder.")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{str(folder)!r} is a file; give --out the name of a new folder.")
-
-
-def check_local(path: str | Path, what: str) -> None:
-    """Raise UserError for an address with a scheme, which would be taken for a folder of that name."""
-    if "://" in str(path):
-        raise UserError(f"{what} {str(path)!r} is an address; give a path of this machine (a bucket can be mounted).")
 
 
 @contextlib.contextmanager
@@ -56,7 +58,6 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises UserError when the target is not new, cannot be written, or the disk is full.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
-    check_local(target, "--out")
     try:
         check_new(target)
         target.parent.mkdir(parents=True, exist_ok=True)

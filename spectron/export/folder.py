@@ -46,8 +46,8 @@ def export(
     kind: one of FORMATS. int8: weights in a byte, see spectron.export.quantise. raw: the parameters themselves, where
     the moving average would be taken. Raises UserError; then nothing is left under the folder's name.
     """
+    check_new(Path(out))
     target = Path(out).absolute()
-    check_new(target)
     loaded = load_params(checkpoint, prefer_ema=not raw)
     tensors = bundle.flatten(loaded.params)
     size = sum(x.nbytes for x in tensors.values())

@@ -19,8 +19,8 @@ def import_export(export: str | Path, out: str | Path) -> Path:
 
     It holds no optimizer state. Raises UserError; then nothing is left under the folder's name.
     """
+    check_new(Path(out))
     source, target = Path(export).absolute(), Path(out).absolute()
-    check_new(target)
     if not is_bundle(source):
         raise UserError(f"{str(source)!r} is no export; give a folder that `spectron export` wrote.")
     loaded, facts = load_params(source), read_facts(source)
