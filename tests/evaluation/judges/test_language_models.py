@@ -46,6 +46,7 @@ def ours(params, monkeypatch, tmp_path):
     (tmp_path / "params" / "weights").write_bytes(b"1")
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "metadata").write_bytes(b"{}")
+    (tmp_path / "_CHECKPOINT_METADATA").write_text('{"item_handlers": {}}')
     return CheckpointLM(tmp_path)
 
 
@@ -102,6 +103,7 @@ def test_facts_of_a_recogniser(tmp_path, monkeypatch):
     for part in ("params", "meta/metadata", "optimizer"):
         (tmp_path / part).parent.mkdir(exist_ok=True)
         (tmp_path / part).write_text("1")
+    (tmp_path / "_CHECKPOINT_METADATA").write_text('{"item_handlers": {}}')
     monkeypatch.setattr(outside, "find", lambda path: tmp_path)
     said = facts_of(Ours())
     assert (said["role"], said["name"]) == ("speech recogniser", f"ctc {tmp_path}")
