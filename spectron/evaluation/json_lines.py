@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}); give a UTF-8 text file.") from error
 
 
@@ -32,7 +33,16 @@ def read_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
             raise UserError(f"{place} is not JSON ({error}); mend it.") from error
         if not isinstance(row, dict):
             raise UserError(f"{place} is no JSON object; write {{…}} on every line.")
+        check_letters(row, place)
         yield number, place, row
+
+
+def check_letters(row: Any, place: str) -> None:
+    """Raise UserError for what JSON can hold and no file can: half of a character (a lone surrogate)."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place} holds half of a character ({error.object[error.start]!a}); mend it.") from error
 
 
 def are_texts(answers: Any) -> bool:

@@ -16,6 +16,7 @@ from spectron.config import DataConfig, FeatureConfig
 from spectron.data.clips import Clips, load_clips
 from spectron.evaluation.judges import digits
 from spectron.evaluation.judges.digits import DigitJudge, train_digit_judge
+from spectron.evaluation.judges.outside import checksum_of
 from spectron.evaluation.judges.speakers import SpeakerJudge, train_speaker_judge
 from spectron.types import UserError
 
@@ -47,21 +48,25 @@ def get_judges(data: DataConfig, features: FeatureConfig, folder: str | Path) ->
     clips, folder = load_clips(data, features, "train"), Path(folder)
     wanted = {"version": VERSION, "clips": data.clips, "fingerprint": fingerprint(clips)}
     try:
-        if json.loads((folder / "judges.json").read_text()) == wanted:
+        if json.loads((folder / "judges.json").read_text()) == wanted | {"files": _sums(folder)}:
             return Judges(DigitJudge.load(folder / "digits.npz"), SpeakerJudge.load(folder / "speakers.npz"))
-    except (OSError, ValueError, KeyError):
-        pass  # none there, or half of them: train
+    except (OSError, ValueError):
+        pass  # none there, or half of them, or somebody else's half: train
     judges = train_judges(clips, STEPS.get(data.clips, digits.STEPS))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         judges.digits.save(folder / "digits.npz")
         judges.speakers.save(folder / "speakers.npz")
         temporary = folder / ".judges.json"
-        temporary.write_text(json.dumps(wanted))
+        temporary.write_text(json.dumps(wanted | {"files": _sums(folder)}))
         os.replace(temporary, folder / "judges.json")  # last: it says that the others are whole
     except OSError as error:
         raise UserError(f"The judges cannot be kept in {str(folder)!r} ({error}); choose another --judges.") from error
     return judges
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    return {name: checksum_of([folder / name]) for name in ("digits.npz", "speakers.npz")}
 
 
 def train_judges(clips: Clips, steps: int) -> Judges:

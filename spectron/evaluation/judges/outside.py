@@ -82,7 +82,8 @@ def facts_of(recogniser: Recogniser) -> dict[str, Any]:
     settings = dataclasses.asdict(fusion) if fusion is not None else {}
     checksum = ""
     if folder and Path(folder).is_dir():
-        checksum = checksum_of([Path(folder)] if kind == "transformers" else weights_of(find(folder)))
+        parts = [Path(folder)] if kind == "transformers" else weights_of(find(folder))
+        checksum = checksum_of([*parts, Path(fusion.lm)] if fusion is not None and fusion.lm else parts)
     return facts("speech recogniser", recogniser.name, version, settings, checksum)
 
 

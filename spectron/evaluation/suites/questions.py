@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spectron.data.folders import cache_folder
-from spectron.evaluation.json_lines import are_texts, read_objects, read_text
+from spectron.evaluation.json_lines import are_texts, check_letters, read_objects, read_text
 from spectron.evaluation.picking import spread
 from spectron.types import UserError
 
@@ -167,6 +167,7 @@ _READERS = {".tsv": _read_tsv, ".jsonl": _read_jsonl, ".json": _read_json}
 
 
 def _question(row: Mapping[str, Any], where: str, number: str, folder: Path) -> Question:
+    check_letters(row, where)
     text, answers = row.get("question"), row.get("answers", row.get("answer"))
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where} has no text under 'question'; add it or leave the question out.")

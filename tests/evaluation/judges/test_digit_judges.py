@@ -59,6 +59,14 @@ def test_half_written_judges_are_trained_again(world, judges_dir, tmp_path, monk
     (tmp_path / "digits.npz").unlink()
     digit_judges.get_judges(world.data, world.features, tmp_path)
     assert (tmp_path / "digits.npz").is_file()
+    # Others were trained for the same folder, and killed when one of theirs was written.
+    monkeypatch.setattr(digit_judges, "train_judges", lambda *_: pytest.fail("trained again"))
+    digit_judges.get_judges(world.data, world.features, tmp_path)
+    stranger = digits.DigitJudge({name: value + 1 for name, value in trained.digits.weights.items()})
+    for damage in (lambda path: stranger.save(path), lambda path: path.write_bytes(path.read_bytes()[:100])):
+        damage(tmp_path / "digits.npz")
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            digit_judges.get_judges(world.data, world.features, tmp_path)
 
 
 def test_another_sample_rate_is_refused(world, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import tiny_run
 
 from spectron import sharding
+from spectron.beam import Fusion
 from spectron.checkpoints import Loaded
 from spectron.config import StreamConfig
 from spectron.evaluation.judges import language_models, outside
@@ -110,7 +111,15 @@ def test_facts_of_a_recogniser(tmp_path, monkeypatch):
     (tmp_path / "optimizer").write_text("2")
     assert facts_of(Ours()) == said
     (tmp_path / "params").write_text("2")
-    assert facts_of(Ours())["checksum"] != said["checksum"]
+    other = facts_of(Ours())["checksum"]
+    assert other != said["checksum"]
+    # Its language model may come to be another one under the same name.
+    Ours.fusion = Fusion(str(tmp_path / "lm.arpa"))
+    sums = {other}
+    for content in ("a", "b"):
+        (tmp_path / "lm.arpa").write_text(content)
+        sums.add(facts_of(Ours())["checksum"])
+    assert len(sums) == 3
 
 
 @pytest.fixture(scope="module")
