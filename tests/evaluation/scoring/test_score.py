@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,14 @@ def test_words_of_a_manifest_and_of_a_recogniser(tmp_path):
     results = score(heard, from_manifest(path, heard.roles), tmp_path / "heard", "x")
     assert results.tables[0].rows["x"]["WER"].value == 0
     assert results.judges[0]["name"] == "length"
+
+
+def test_a_recogniser_of_another_rate_is_refused():
+    slow = LengthRecogniser({})
+    slow.experiment = SimpleNamespace(features=SimpleNamespace(sample_rate=8000))
+    for make in (Words, Questions, lambda recogniser: Perplexity(LetterLM(), recogniser)):
+        with pytest.raises(UserError, match="'length' hears 8000 Hz, recordings are scored at 16000 Hz; give --recog"):
+            make(slow)
 
 
 def test_perplexity_by_all_three_definitions(tmp_path):
