@@ -13,8 +13,9 @@ from spectron.cli import main
 from spectron.evaluation.scores import similarity
 from spectron.evaluation.scores.perplexity import perplexity_figures, surprise
 from spectron.evaluation.scoring.items import from_folders, from_manifest
+from spectron.evaluation.scoring.joining import joined
 from spectron.evaluation.scoring.metrics import Perplexity, Quality, Questions, Voices, Words
-from spectron.evaluation.scoring.score import joined, score
+from spectron.evaluation.scoring.score import score
 from spectron.types import UserError
 
 pytest.importorskip("soundfile", reason="soundfile is not installed")
