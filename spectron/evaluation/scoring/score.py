@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import spectron
 from spectron.data.folders import write_text
 from spectron.evaluation.journal import Journal
 from spectron.evaluation.judges.outside import Facts
@@ -58,7 +59,8 @@ def score(metric: Metric, items: Items, out: str | Path, row: str) -> Results:
     out, data = Path(out), items.facts()
     facts = {"metric": metric.name, **metric.settings}
     plan = {"metric": metric.name, "settings": dict(metric.settings), "judges": list(metric.judges), "data": data}
-    journal = Journal(out / "journal", {**plan, "chunk": CHUNK})
+    # The version: what is kept are verdicts, which another scorer may give otherwise.
+    journal = Journal(out / "journal", {**plan, "chunk": CHUNK, "spectron": spectron.__version__})
 
     def work(numbers: range) -> bytes:
         records = metric.measure([items.items[i] for i in numbers])

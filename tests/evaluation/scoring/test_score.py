@@ -102,6 +102,14 @@ def test_an_out_folder_of_other_recordings_is_refused(pairs):
         score(Quality("level", Level(), pairs=False), items, pairs / "out", "x")
 
 
+def test_verdicts_of_another_version_are_not_gone_on_with(tmp_path, monkeypatch):
+    items = from_manifest(manifest(tmp_path, [{"answers": "a", "transcript": "b"}]), Questions(None).roles)
+    score(Questions(None), items, tmp_path / "out", "x")
+    monkeypatch.setattr("spectron.__version__", "another")
+    with pytest.raises(UserError, match=r'the work of another spectron \(".*", not "another"\); choose another --out'):
+        score(Questions(None), items, tmp_path / "out", "x")
+
+
 def test_quality_with_and_without_a_reference(pairs):
     items = from_folders({"audio": str(pairs / "said")}, ["audio"])
     alone = score(Quality("level", Level(), pairs=False), items, pairs / "out", "x").tables[0]
