@@ -48,9 +48,8 @@ class Voices:
         """Similarity, similarity to the other items' prompts, drift; and similarity by second."""
         prompts = np.asarray([record["prompt_embedding"] for record in records], np.float32)
         spoken = np.asarray([record["embedding"] for record in records], np.float32)
-        grid = [[similarity.cosine(p, s) for p in prompts] for s in spoken]  # continuation → every prompt
-        same = [each[i] for i, each in enumerate(grid)]
-        others = [_mean([x for j, x in enumerate(each) if j != i]) for i, each in enumerate(grid)]
+        same = [similarity.cosine(p, s) for p, s in zip(prompts, spoken, strict=True)]
+        others = similarity.to_others(prompts, spoken)
         courses = [[(start, value) for start, value in record["course"]] for record in records]
         told = [
             {"similarity": a, "to_other_prompts": b, "drift": similarity.drift(course), "course": course}
@@ -206,11 +205,6 @@ def check_rate(recogniser: Recogniser | None) -> None:
             f"The recogniser {recogniser.name!r} hears {rate} Hz, recordings are scored at {RATE} Hz; "
             f"give --recogniser one of that rate."
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    found = similarity.known(values)
-    return sum(found) / len(found) if found else math.nan
 
 
 def _left_out(row: str, lacking: Sequence[bool], why: str) -> str:
