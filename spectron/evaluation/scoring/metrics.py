@@ -108,10 +108,13 @@ class _OfText:
         self.settings: dict[str, Any] = {"judged": "what was heard" if recogniser else "transcript"}
 
     def said(self, items: Sequence[Item]) -> list[str]:
-        """The text of each item."""
+        """The text of each item; nothing, of a recording without samples."""
         if self.recogniser is None:
             return [item.texts["transcript"] for item in items]
-        return [found.text for found in self.recogniser.transcribe([item.hear("audio") for item in items])]
+        recordings = [item.hear("audio", may_be_empty=True) for item in items]
+        present = [samples for samples in recordings if len(samples)]
+        heard = iter(self.recogniser.transcribe(present) if present else [])
+        return [next(heard).text if len(samples) else "" for samples in recordings]
 
 
 class Words(_OfText):

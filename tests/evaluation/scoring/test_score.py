@@ -217,27 +217,6 @@ def test_answers_with_the_short_ones_apart(tmp_path):
     assert rows["x, other answers"]["substring"].n == 2
 
 
-@pytest.mark.parametrize(
-    ("records", "options", "said"),
-    [
-        ([{"id": 1}], {}, "has no field 'answers' (it has id); name the right one: --field answers=KEY"),
-        ([{"answers": [1], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": [], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": ["a", " "], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": "", "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": "a", "transcript": 3}], {}, "field 'transcript' must be a text"),
-        ([{"answers": "a", "transcript": "b", "id": 1}] * 2, {}, "has the id '1' of a line before it"),
-        ([{"answers": "a", "transcript": "b"}], {"where": {"task": "qa"}}, "has no line with task=qa"),
-        ([{"answers": "a", "transcript": "b"}], {"fields": {"prompt": "x"}}, "--field prompt=… is not read here"),
-        ([["a"]], {}, "line 1, is no JSON object"),
-    ],
-)
-def test_sentences_about_manifests(tmp_path, records, options, said):
-    with pytest.raises(UserError) as error:
-        from_manifest(manifest(tmp_path, records), Questions(None).roles, **options)
-    assert said in str(error.value)
-
-
 def test_nothing_to_score_is_null_in_json_and_a_dash_in_the_table(tmp_path):
     wav.write(tmp_path / "a" / "1.wav", np.zeros(16_000, np.int16), 16_000)
     items = from_folders({"audio": str(tmp_path / "a")}, ["audio"])
@@ -275,56 +254,6 @@ def test_commands_of_sound_by_their_names(pairs, monkeypatch, capsys):
         assert f"| {name} |" in capsys.readouterr().out, "the row is named after OUT"
     assert main(["score", "dnsmos", "--folder", f"prompt={prompts}", "--out", str(pairs / "no")]) == 2
     assert "--folder prompt=… is not read here; what is scored has audio." in capsys.readouterr().err
-
-
-def test_sentences_about_folders(pairs):
-    roles, folders = Voices.roles, {"prompt": str(pairs / "prompts"), "continuation": str(pairs / "said")}
-    with pytest.raises(UserError, match="add --folder continuation=DIR"):
-        from_folders({"prompt": str(pairs / "prompts")}, roles)
-    with pytest.raises(UserError, match="no such folder"):
-        from_folders({**folders, "prompt": str(pairs / "nowhere")}, roles)
-    with pytest.raises(UserError, match=r"holds no \.wav"):
-        from_folders({**folders, "prompt": str(manifest(pairs / "texts", []).parent)}, roles)
-    (pairs / "prompts" / "3.wav").unlink()
-    with pytest.raises(UserError, match=r"said' has '3' and .*prompts' has not"):
-        from_folders(folders, roles)
-    wav.write(pairs / "prompts" / "2.flac", tone(9, 1), 16_000)
-    with pytest.raises(UserError, match="have the same stem"):
-        from_folders(folders, roles)
-
-
-def test_texts_from_folders(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "1.json").write_text('{"transcript": "it is rome"}')
-    (tmp_path / "b" / "1.txt").write_text("Rome\nRoma\n\n")
-    folders = {"transcript": str(tmp_path / "a"), "answers": str(tmp_path / "b")}
-    (item,) = from_folders(folders, Questions(None).roles).items
-    assert item.texts == {"transcript": "it is rome"}
-    assert item.answers == ["Rome", "Roma"]
-    (tmp_path / "b" / "1.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"1\.txt' holds no answers; write one on every line"):
-        from_folders(folders, Questions(None).roles)
-    (tmp_path / "b" / "1.txt").unlink()
-    (tmp_path / "b" / "1.json").write_text('{"answers": ["Rome", "Roma"]}')
-    assert from_folders(folders, Questions(None).roles).items[0].answers == ["Rome", "Roma"]
-    (tmp_path / "b" / "1.json").write_text('{"answers": [5]}')
-    with pytest.raises(UserError, match=r"1\.json' holds no answers; write a text"):
-        from_folders(folders, Questions(None).roles)
-    (tmp_path / "a" / "1.json").write_text('{"transcript": 5}')
-    with pytest.raises(UserError, match="'transcript' must be a text"):
-        from_folders({"transcript": str(tmp_path / "a")}, ["transcript"])
-    (tmp_path / "a" / "1.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no transcript"):
-        from_folders(folders, Questions(None).roles)
-
-
-def test_lines_of_a_manifest_end_where_json_says(tmp_path):
-    path = tmp_path / "m.jsonl"
-    row = {"answers": "a", "transcript": "one\u2028two"}
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    (item,) = from_manifest(path, Questions(None).roles).items
-    assert item.texts["transcript"] == "one\u2028two"
 
 
 def test_the_command(tmp_path, capsys):
