@@ -108,7 +108,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
 def _table(arguments: argparse.Namespace) -> int:
     from spectron.evaluation.scores.tables import markdown
-    from spectron.evaluation.scoring.score import joined
+    from spectron.evaluation.scoring.joining import joined
 
     print(markdown(joined(arguments.results)))
     return 0

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from spectron.evaluation.judges.outside import RATE
 from spectron.evaluation.scores.intervals import Figure, average
@@ -32,6 +33,19 @@ LATER = "Later seconds are of fewer items: see n in results.json."
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """a · b of two unit vectors; NaN where one is zero: the encoder heard no voice."""
     return float(np.clip(a @ b, -1, 1)) if np.any(a) and np.any(b) else math.nan
+
+
+def to_others(prompts: Float[np.ndarray, "N D"], spoken: Float[np.ndarray, "N D"]) -> list[float]:
+    """Mean cosine of each continuation with all prompts but its own; unit vectors, or zeros where no voice was found.
+
+    Those without a voice are left out; NaN where nothing is left.
+    """
+    # The mean of products is the product with the mean: no table of all pairs, which grows with the square.
+    prompts, spoken = prompts.astype(np.float64), spoken.astype(np.float64)
+    others = np.any(prompts, axis=1).sum() - np.any(prompts, axis=1)
+    sums = np.sum(spoken * (prompts.sum(axis=0) - prompts), axis=1)
+    present = np.any(spoken, axis=1) & (others > 0)
+    return np.divide(sums, others, out=np.full(len(spoken), math.nan), where=present).tolist()
 
 
 def windows(samples: np.ndarray) -> list[np.ndarray]:

@@ -65,14 +65,24 @@ def exact(references: Sequence[str], said: str) -> bool:
 
 
 def _compared(references: Sequence[str], said: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Each reference's tokens with the said ones, which keep their articles where the reference is nothing else.
+    """Each reference's tokens with the said ones, and what else may count as them.
 
-    Where possessives were said, once more without their "'s".
+    Articles are kept where the reference is nothing else; of one that ends in an article ("Vitamin A") this last one is
+    kept, and each such article among the said words in turn. Where possessives were said, once more without their "'s".
     """
-    for wanted in filter(None, map(tokens, references)):
-        articles = all(word in ARTICLES for word in wanted)
+    for reference in references:
+        words = to_digits(plain_words(reference))
+        if not words:
+            continue
+        named = words[-1] in ARTICLES and any(word not in ARTICLES for word in words)
+        wanted = [*tokens(reference), *(words[-1:] if named else ())]
         for heard in dict.fromkeys((said, _POSSESSIVE.sub("", said))):
-            yield wanted, to_digits(plain_words(heard)) if articles else tokens(heard)
+            heard_words = to_digits(plain_words(heard))
+            if named:
+                for i in (i for i, word in enumerate(heard_words) if word == words[-1]):
+                    yield wanted, [w for k, w in enumerate(heard_words) if k == i or w not in ARTICLES]
+            else:
+                yield wanted, heard_words if wanted[-1] in ARTICLES else tokens(heard)
 
 
 def _run(wanted: list[str], heard: list[str]) -> bool:
@@ -88,7 +98,8 @@ SCORERS: dict[str, Scorer] = {"substring": substring, "contains": contains, "exa
 DEFINITIONS = {
     "substring": "The paper's: answers whose lower-cased text holds a lower-cased reference, inside a word too.",
     "contains": "Share of answers whose normalised tokens hold those of a reference as one run (lower case, "
-    "accents folded, punctuation and articles dropped, number words as digits, a possessive with or without its 's).",
+    "accents folded, punctuation and articles dropped, but for one that ends a reference (Vitamin A), number words as "
+    "digits, a possessive with or without its 's).",
     "exact": "Share of answers whose normalised tokens are those of a reference, no more and no fewer.",
 }
 SHORT_NOTE = f"Short: a reference of at most {SHORT} characters, which is found by chance inside many a word."

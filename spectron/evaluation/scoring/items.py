@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from spectron.evaluation.judges.outside import RATE
 from spectron.types import UserError
 
 SOUNDS = ("prompt", "continuation", "audio", "reference")  # roles that are recordings
+GENERATED = ("audio", "continuation")  # those of them that a system made, and may have left empty
 TEXTS = ("text", "transcript", "answers")  # roles that are texts; answers may be several
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
@@ -30,9 +32,15 @@ class Item:
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     answers: Sequence[str] = ()
 
-    def hear(self, role: str) -> np.ndarray:
-        """int16 [S] at 16 kHz. Raises UserError for a file that is no audio."""
-        return wav.read(self.sounds[role], RATE)
+    def hear(self, role: str, may_be_empty: bool = False) -> np.ndarray:
+        """int16 [S] at 16 kHz. Raises UserError for a file that is no audio, or has no samples.
+
+        may_be_empty: a generated one of no samples is [0], a system that said nothing.
+        """
+        path = self.sounds[role]
+        if may_be_empty and role in GENERATED and _has_no_samples(path):
+            return np.zeros(0, np.int16)
+        return wav.read(path, RATE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +188,19 @@ def _content(path: Path, role: str) -> Any:
         raise UserError(f"{str(path)!r} holds no {role} ({error}); give STEM.txt, or JSON with {role!r}.") from error
 
 
+def _has_no_samples(path: Path) -> bool:
+    """Whether this is an audio file of no samples; one of no bytes is none, but what a full disk leaves."""
+    import soundfile  # here: texts are scored without it
+
+    try:
+        return bool(soundfile.info(io.BytesIO(_bytes(path))).frames == 0)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
+        return False  # no audio: wav.read says what it is instead
+
+
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}); check the path.") from error
+    except (OSError, ValueError) as error:  # of a value: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{str(path)!r} cannot be read ({reason}); check the path.") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spectron.evaluation.judges.outside import Facts, LanguageModel, SpeakerEncoder, SpeechQuality, facts_of
+from spectron.evaluation.judges.outside import RATE, Facts, LanguageModel, SpeakerEncoder, SpeechQuality, facts_of
 from spectron.evaluation.scores import perplexity, similarity, text_scores
 from spectron.evaluation.scores.intervals import average, proportion
 from spectron.evaluation.scores.tables import Table
@@ -48,9 +48,8 @@ class Voices:
         """Similarity, similarity to the other items' prompts, drift; and similarity by second."""
         prompts = np.asarray([record["prompt_embedding"] for record in records], np.float32)
         spoken = np.asarray([record["embedding"] for record in records], np.float32)
-        grid = [[similarity.cosine(p, s) for p in prompts] for s in spoken]  # continuation → every prompt
-        same = [each[i] for i, each in enumerate(grid)]
-        others = [_mean([x for j, x in enumerate(each) if j != i]) for i, each in enumerate(grid)]
+        same = [similarity.cosine(p, s) for p, s in zip(prompts, spoken, strict=True)]
+        others = similarity.to_others(prompts, spoken)
         courses = [[(start, value) for start, value in record["course"]] for record in records]
         told = [
             {"similarity": a, "to_other_prompts": b, "drift": similarity.drift(course), "course": course}
@@ -102,16 +101,20 @@ class _OfText:
     name: str
 
     def __init__(self, recogniser: Recogniser | None, needs: Sequence[str] = ()):
+        check_rate(recogniser)
         self.recogniser = recogniser
         self.roles = (*needs, "audio" if recogniser else "transcript")
         self.judges: list[Facts] = [facts_of(recogniser)] if recogniser else []
         self.settings: dict[str, Any] = {"judged": "what was heard" if recogniser else "transcript"}
 
     def said(self, items: Sequence[Item]) -> list[str]:
-        """The text of each item."""
+        """The text of each item; nothing, of a recording without samples."""
         if self.recogniser is None:
             return [item.texts["transcript"] for item in items]
-        return [found.text for found in self.recogniser.transcribe([item.hear("audio") for item in items])]
+        recordings = [item.hear("audio", may_be_empty=True) for item in items]
+        present = [samples for samples in recordings if len(samples)]
+        heard = iter(self.recogniser.transcribe(present) if present else [])
+        return [next(heard).text if len(samples) else "" for samples in recordings]
 
 
 class Words(_OfText):
@@ -196,9 +199,15 @@ class Questions(_OfText):
         return list(records), [Table("Answers", rows, text_scores.SHORT_NOTE)]
 
 
-def _mean(values: Sequence[float]) -> float:
-    found = similarity.known(values)
-    return sum(found) / len(found) if found else math.nan
+def check_rate(recogniser: Recogniser | None) -> None:
+    """Raise UserError for one that hears another rate than items have, as evaluate's suites do of theirs."""
+    experiment = getattr(recogniser, "experiment", None)  # only a recogniser of ours has one
+    rate = RATE if experiment is None else experiment.features.sample_rate
+    if recogniser is not None and rate != RATE:
+        raise UserError(
+            f"The recogniser {recogniser.name!r} hears {rate} Hz, recordings are scored at {RATE} Hz; "
+            f"give --recogniser one of that rate."
+        )
 
 
 def _left_out(row: str, lacking: Sequence[bool], why: str) -> str:

@@ -28,7 +28,7 @@ def write(path: Path, results: Results, items: Sequence[Item], told: Sequence[Ma
     shown = []
     for i in chosen:
         item, record = items[i], told[i]
-        sounds = [(role, item.hear(role)) for role in item.sounds] if i in heard else []
+        sounds = [(role, item.hear(role, may_be_empty=True)) for role in item.sounds] if i in heard else []
         cells = {name.replace("_", " "): _cell(name, value) for name, value in _values(item, record).items()}
         groups = ["short answers"] if record.get("short") else []
         shown.append(page.Item(item.id, cells, sounds, right=_right(record), groups=groups))

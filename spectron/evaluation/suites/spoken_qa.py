@@ -109,7 +109,11 @@ def evaluate_spoken_qa(
             "longest_prompt_seconds": round(exam.generator.experiment.data.max_prompt_seconds, 3),
             "longest_prompt_seconds_in_training": exam.trained_seconds,
         },
-        [qa.judge_facts(role, judge) for role, judge in (("asr", asr), ("cascade lm", lm)) if judge is not None],
+        [
+            qa.judge_facts(role, judge)
+            for role, judge in (("speech recogniser", asr), ("cascade lm", lm))
+            if judge is not None
+        ],
         qa.data_facts(sets, synthesis_facts(settings.voice)),
     )
     more = [_sound_facts(exam, i) for i in range(len(exam.asked))]

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from spectron.cli import main
 from spectron.evaluation.scores import similarity
 from spectron.evaluation.scores.perplexity import perplexity_figures, surprise
 from spectron.evaluation.scoring.items import from_folders, from_manifest
+from spectron.evaluation.scoring.joining import joined
 from spectron.evaluation.scoring.metrics import Perplexity, Quality, Questions, Voices, Words
-from spectron.evaluation.scoring.score import joined, score
+from spectron.evaluation.scoring.score import score
 from spectron.types import UserError
 
 pytest.importorskip("soundfile", reason="soundfile is not installed")
@@ -100,6 +102,14 @@ def test_an_out_folder_of_other_recordings_is_refused(pairs):
         score(Quality("level", Level(), pairs=False), items, pairs / "out", "x")
 
 
+def test_verdicts_of_another_version_are_not_gone_on_with(tmp_path, monkeypatch):
+    items = from_manifest(manifest(tmp_path, [{"answers": "a", "transcript": "b"}]), Questions(None).roles)
+    score(Questions(None), items, tmp_path / "out", "x")
+    monkeypatch.setattr("spectron.__version__", "another")
+    with pytest.raises(UserError, match=r'the work of another spectron \(".*", not "another"\); choose another --out'):
+        score(Questions(None), items, tmp_path / "out", "x")
+
+
 def test_quality_with_and_without_a_reference(pairs):
     items = from_folders({"audio": str(pairs / "said")}, ["audio"])
     alone = score(Quality("level", Level(), pairs=False), items, pairs / "out", "x").tables[0]
@@ -121,6 +131,14 @@ def test_words_of_a_manifest_and_of_a_recogniser(tmp_path):
     results = score(heard, from_manifest(path, heard.roles), tmp_path / "heard", "x")
     assert results.tables[0].rows["x"]["WER"].value == 0
     assert results.judges[0]["name"] == "length"
+
+
+def test_a_recogniser_of_another_rate_is_refused():
+    slow = LengthRecogniser({})
+    slow.experiment = SimpleNamespace(features=SimpleNamespace(sample_rate=8000))
+    for make in (Words, Questions, lambda recogniser: Perplexity(LetterLM(), recogniser)):
+        with pytest.raises(UserError, match="'length' hears 8000 Hz, recordings are scored at 16000 Hz; give --recog"):
+            make(slow)
 
 
 def test_perplexity_by_all_three_definitions(tmp_path):
@@ -199,27 +217,6 @@ def test_answers_with_the_short_ones_apart(tmp_path):
     assert rows["x, other answers"]["substring"].n == 2
 
 
-@pytest.mark.parametrize(
-    ("records", "options", "said"),
-    [
-        ([{"id": 1}], {}, "has no field 'answers' (it has id); name the right one: --field answers=KEY"),
-        ([{"answers": [1], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": [], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": ["a", " "], "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": "", "transcript": ""}], {}, "field 'answers' must be a text or a list of texts"),
-        ([{"answers": "a", "transcript": 3}], {}, "field 'transcript' must be a text"),
-        ([{"answers": "a", "transcript": "b", "id": 1}] * 2, {}, "has the id '1' of a line before it"),
-        ([{"answers": "a", "transcript": "b"}], {"where": {"task": "qa"}}, "has no line with task=qa"),
-        ([{"answers": "a", "transcript": "b"}], {"fields": {"prompt": "x"}}, "--field prompt=… is not read here"),
-        ([["a"]], {}, "line 1, is no JSON object"),
-    ],
-)
-def test_sentences_about_manifests(tmp_path, records, options, said):
-    with pytest.raises(UserError) as error:
-        from_manifest(manifest(tmp_path, records), Questions(None).roles, **options)
-    assert said in str(error.value)
-
-
 def test_nothing_to_score_is_null_in_json_and_a_dash_in_the_table(tmp_path):
     wav.write(tmp_path / "a" / "1.wav", np.zeros(16_000, np.int16), 16_000)
     items = from_folders({"audio": str(tmp_path / "a")}, ["audio"])
@@ -257,56 +254,6 @@ def test_commands_of_sound_by_their_names(pairs, monkeypatch, capsys):
         assert f"| {name} |" in capsys.readouterr().out, "the row is named after OUT"
     assert main(["score", "dnsmos", "--folder", f"prompt={prompts}", "--out", str(pairs / "no")]) == 2
     assert "--folder prompt=… is not read here; what is scored has audio." in capsys.readouterr().err
-
-
-def test_sentences_about_folders(pairs):
-    roles, folders = Voices.roles, {"prompt": str(pairs / "prompts"), "continuation": str(pairs / "said")}
-    with pytest.raises(UserError, match="add --folder continuation=DIR"):
-        from_folders({"prompt": str(pairs / "prompts")}, roles)
-    with pytest.raises(UserError, match="no such folder"):
-        from_folders({**folders, "prompt": str(pairs / "nowhere")}, roles)
-    with pytest.raises(UserError, match=r"holds no \.wav"):
-        from_folders({**folders, "prompt": str(manifest(pairs / "texts", []).parent)}, roles)
-    (pairs / "prompts" / "3.wav").unlink()
-    with pytest.raises(UserError, match=r"said' has '3' and .*prompts' has not"):
-        from_folders(folders, roles)
-    wav.write(pairs / "prompts" / "2.flac", tone(9, 1), 16_000)
-    with pytest.raises(UserError, match="have the same stem"):
-        from_folders(folders, roles)
-
-
-def test_texts_from_folders(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "1.json").write_text('{"transcript": "it is rome"}')
-    (tmp_path / "b" / "1.txt").write_text("Rome\nRoma\n\n")
-    folders = {"transcript": str(tmp_path / "a"), "answers": str(tmp_path / "b")}
-    (item,) = from_folders(folders, Questions(None).roles).items
-    assert item.texts == {"transcript": "it is rome"}
-    assert item.answers == ["Rome", "Roma"]
-    (tmp_path / "b" / "1.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"1\.txt' holds no answers; write one on every line"):
-        from_folders(folders, Questions(None).roles)
-    (tmp_path / "b" / "1.txt").unlink()
-    (tmp_path / "b" / "1.json").write_text('{"answers": ["Rome", "Roma"]}')
-    assert from_folders(folders, Questions(None).roles).items[0].answers == ["Rome", "Roma"]
-    (tmp_path / "b" / "1.json").write_text('{"answers": [5]}')
-    with pytest.raises(UserError, match=r"1\.json' holds no answers; write a text"):
-        from_folders(folders, Questions(None).roles)
-    (tmp_path / "a" / "1.json").write_text('{"transcript": 5}')
-    with pytest.raises(UserError, match="'transcript' must be a text"):
-        from_folders({"transcript": str(tmp_path / "a")}, ["transcript"])
-    (tmp_path / "a" / "1.json").write_text("{}")
-    with pytest.raises(UserError, match="holds no transcript"):
-        from_folders(folders, Questions(None).roles)
-
-
-def test_lines_of_a_manifest_end_where_json_says(tmp_path):
-    path = tmp_path / "m.jsonl"
-    row = {"answers": "a", "transcript": "one\u2028two"}
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\n")
-    (item,) = from_manifest(path, Questions(None).roles).items
-    assert item.texts["transcript"] == "one\u2028two"
 
 
 def test_the_command(tmp_path, capsys):

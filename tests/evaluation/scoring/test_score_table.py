@@ -5,9 +5,13 @@ import json
 import pytest
 from evaluation.fakes import LetterLM
 
+from spectron.evaluation.judges.outside import facts
+from spectron.evaluation.scores.intervals import average
+from spectron.evaluation.scores.tables import Results, Table
 from spectron.evaluation.scoring.items import from_manifest
+from spectron.evaluation.scoring.joining import joined
 from spectron.evaluation.scoring.metrics import Perplexity, Questions
-from spectron.evaluation.scoring.score import joined, score
+from spectron.evaluation.scoring.score import score
 from spectron.types import UserError
 
 
@@ -45,3 +49,69 @@ def test_rows_of_different_judges_do_not_stand_in_one_table(tmp_path):
         score(metric, from_manifest(path, metric.roles), tmp_path / name, name)
     with pytest.raises(UserError, match="the same language model"):
         joined([tmp_path / "1", tmp_path / "2"])
+
+
+def written(folder, row, judges, title="Sound", column="DNSMOS overall", told=None, value=1.0):
+    """What a command might have left: one figure."""
+    folder.mkdir(parents=True)
+    table = Table(title, {row: {column: average(column, [value, 2.0], "How good.", "")}})
+    (folder / "results.json").write_text(Results("score x", [table], told or {}, judges).to_json())
+    return folder
+
+
+def test_columns_of_one_system_have_judges_of_their_own_and_share_its_row(tmp_path):
+    dnsmos, pesq, stoi = (facts("speech quality", name, "1", {}, name) for name in ("dnsmos", "pesq", "stoi"))
+    made = [written(tmp_path / system / "dnsmos", system, [dnsmos]) for system in ("ours", "theirs")]
+    made.append(written(tmp_path / "ours" / "pesq", "ours", [pesq], column="PESQ"))
+    made.append(written(tmp_path / "ours" / "stoi", "ours", [stoi], column="STOI"))
+    (table,) = joined(made).tables
+    assert {row: list(cells) for row, cells in table.rows.items()} == {
+        "ours": ["DNSMOS overall", "PESQ", "STOI"],
+        "theirs": ["DNSMOS overall"],
+    }
+    other = written(tmp_path / "other", "other", [{**pesq, "version": "2"}], column="PESQ")
+    with pytest.raises(UserError, match="the same speech quality"):
+        joined([*made, other])
+
+
+def test_other_figures_of_a_column_are_another_row(tmp_path):
+    dnsmos = facts("speech quality", "dnsmos", "1", {}, "")
+    made = [written(tmp_path / str(i), "ours", [dnsmos], value=float(i)) for i in range(2)]
+    assert list(joined(made).tables[0].rows) == ["ours", "ours, 1"]
+
+
+@pytest.mark.parametrize(("title", "column"), [("Words", "WER"), ("Answers", "contains")])
+def test_rows_that_nobody_heard_are_named_beside_those_that_were(tmp_path, title, column):
+    ear = facts("speech recogniser", "ctc a", "1", {}, "a")
+    heard = written(tmp_path / "heard", "heard", [ear], title, column)
+    given = written(tmp_path / "given", "given", [], title, column, told={"judged": "transcript"}, value=3.0)
+    together = joined([heard, given])
+    assert together.tables[0].note == "Texts as given, not heard by a speech recogniser as other rows may be: given."
+    assert together.facts == {"joined": [{}, {"judged": "transcript"}]}
+    assert joined([given, given]).tables[0].note == ""
+    moved = written(tmp_path / "moved", "moved", [{**ear, "name": "ctc b"}], title, column)
+    assert joined([heard, moved]).tables[0].note == ""
+    other = written(tmp_path / "other", "other", [{**ear, "checksum": "b"}], title, column)
+    with pytest.raises(UserError, match="the same speech recogniser"):
+        joined([heard, other])
+
+
+def test_a_recogniser_is_nothing_to_voices(tmp_path):
+    ear, voices = facts("speech recogniser", "ctc a", "1", {}, "a"), facts("speaker encoder", "r", "1", {}, "r")
+    suite = written(tmp_path / "suite", "ours", [ear, voices], "Speaker similarity", "Speaker similarity")
+    alone = written(tmp_path / "alone", "theirs", [voices], "Speaker similarity", "Speaker similarity")
+    assert joined([suite, alone]).tables[0].note == ""
+
+
+def test_texts_in_their_case_do_not_stand_beside_lower_case(tmp_path):
+    path = manifest(tmp_path, {"transcript": "A"})
+    for name, kept in (("kept", True), ("lower", False)):
+        metric = Perplexity(LetterLM(), None, kept)
+        score(metric, from_manifest(path, metric.roles), tmp_path / name, name)
+    said = r"the same case \('kept', 'lower'\); score them again with one"
+    with pytest.raises(UserError, match=said):
+        joined([tmp_path / "kept", tmp_path / "lower"])
+    suite = written(tmp_path / "suite", "ours", [], "Log-perplexity", "log-ppl per token")
+    with pytest.raises(UserError, match=said):  # of a suite's results, which are of lower case without saying so
+        joined([tmp_path / "kept", suite])
+    assert len(joined([tmp_path / "lower", suite]).tables[0].rows) == 2

@@ -162,7 +162,7 @@ def test_every_system_is_judged_by_every_scorer(evaluated):
     )
     plan = json.loads((out / "work" / "answers-0" / "plan.json").read_text())
     assert plan["weights"] == stored["facts"]["weights"] and len(plan["weights"]) == 64
-    assert [judge["role"] for judge in stored["judges"]] == ["asr", "cascade lm"]
+    assert [judge["role"] for judge in stored["judges"]] == ["speech recogniser", "cascade lm"], "as `score` calls it"
     assert [entry["items"] for entry in stored["data"]] == [5, 2] and str(out) not in json.dumps(stored)
     assert "**Answers**" in (out / "results.md").read_text()
 
