@@ -39,7 +39,7 @@ def test_spoken_qa_from_texts_to_report(run, tmp_path, monkeypatch, capsys):
     first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
     assert set(first) == {"results.json", "results.md", "items.jsonl", "report.html"}
     results = json.loads(first["results.json"])
-    assert [judge["role"] for judge in results["judges"]] == ["asr", "cascade lm"]
+    assert [judge["role"] for judge in results["judges"]] == ["speech recogniser", "cascade lm"]
     assert all(judge["name"] and judge["version"] and judge["checksum"] for judge in results["judges"])
     assert results["facts"]["prompt"] == "q: {question}\na:" and results["facts"]["max_tokens"] == 6
     assert results["data"][0]["synthesised"] == 2 and results["data"][0]["voice"] == "en-us"
