@@ -22,6 +22,7 @@ from spectron.evaluation.suites import speaking_page
 from spectron.evaluation.suites.answers import Said, answer_items
 from spectron.evaluation.suites.continuation import (
     WORK,
+    check_length,
     load,
     prompt_words,
     unknown_ends,
@@ -111,6 +112,7 @@ def evaluate_probes(
         hearing = Hearing(panel, out / WORK, max(batch_size, 32), windows=False)
         return probe(generator, full, cuts, out, hearing, facts, text, digit_voices(panel, full))
     lengths = sorted({float(s) for s in prompts or PROMPTS})
+    check_length("--prompts", lengths[0], experiment.features)
     facts["prompts"] = lengths
     trained = experiment.data.prompt_seconds
     checks = [short, speakable(experiment, round(trained * RATE))]
