@@ -125,8 +125,9 @@ def test_the_command_measures_a_checkpoint_and_says_what_is_wrong(tmp_path, caps
     assert main([*flags, "--task", f"manifest:{tmp_path / 'corpus'}", "--limit", "2"]) == 0
     assert "| greedy |" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["utterances"] == 2
-    assert 0 <= results["figures"]["greedy"]["low"] <= results["figures"]["greedy"]["high"]
+    (figure,) = results["tables"][0]["rows"]["greedy"].values()
+    assert figure["n"] == 2
+    assert 0 <= figure["low"] <= figure["high"]
     assert len((tmp_path / "out" / "items.jsonl").read_text().splitlines()) == 2
     assert main([*flags, "--task", "unheard"]) == 2
     assert "'unheard'" in capsys.readouterr().err

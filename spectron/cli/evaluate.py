@@ -78,7 +78,7 @@ def _add_recognition(suites: Any) -> None:
     recognition = suites.add_parser("recognition", help="word error rate of a recogniser, greedy and with an LM")
     flags.add_recogniser(recognition)
     recognition.add_argument("--task", required=True, help="one of its own tasks, or KIND:PATH (manifest:DIR)")
-    flags.add_out(recognition, "results.json, results.md and items.jsonl")
+    flags.add_out(recognition)
     recognition.add_argument("--lm", metavar="FILE", help="an ARPA file to fuse, instead of its own")
     recognition.add_argument("--lm-weight", type=float, default=1.0, metavar="X", help="of its log-probability")
     recognition.add_argument("--word-bonus", type=float, default=0.0, metavar="X", help="added for every word")
@@ -126,7 +126,8 @@ def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
 
 def _evaluate_recognition(arguments: argparse.Namespace) -> int:
     from spectron.beam import Fusion
-    from spectron.evaluation.suites.recognition import evaluate, markdown
+    from spectron.evaluation.scores.tables import markdown
+    from spectron.evaluation.suites.recognition import evaluate
 
     fusion = Fusion(arguments.lm, arguments.lm_weight, arguments.word_bonus) if arguments.lm else None
     results = evaluate(

@@ -64,6 +64,8 @@ def evaluate_continuation(
     generator, facts = load(checkpoint, overrides, seeds, batch_size, limit)
     experiment = generator.experiment
     size = round(prompt_seconds * RATE)
+    if prompt_seconds:
+        check_length("--prompt-seconds", prompt_seconds, experiment.features)
     checks = [speakable(experiment, size)]
     examples, left_out = read_examples(experiment, task, split, prompt_seconds, limit, checks)
     items = [cut(example, size or example.prompt_samples) for example in examples]
@@ -71,6 +73,13 @@ def evaluate_continuation(
     facts |= {"task": task, "split": split, "prompt_seconds": prompt_seconds, "prompts": [heard[0], heard[-1]]}
     facts["left_out"] = left_out
     return continue_items(generator, items, out, panel or Panel(), facts, seeds, batch_size)
+
+
+def check_length(flag: str, seconds: float, features: FeatureConfig) -> None:
+    """Raise UserError for a prompt that holds no frame."""
+    if round(seconds * RATE) < features.hop:
+        least = features.hop / RATE
+        raise UserError(f"{flag} {seconds:g} is shorter than a frame of the model; give at least {least:g} seconds.")
 
 
 def load(

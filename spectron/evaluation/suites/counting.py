@@ -22,7 +22,7 @@ from spectron.evaluation.judges.digit_judges import Judges
 from spectron.evaluation.judges.spectra import copy_synthesis, distance, log_mels
 from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import plain
-from spectron.evaluation.suites.answers import Said, answer_items
+from spectron.evaluation.suites.answers import Said, answer_items, check_out
 from spectron.evaluation.suites.continuation import WORK, load
 from spectron.evaluation.suites.digit_panel import digit_panel, pick_items
 from spectron.evaluation.suites.utterances import cut, data_facts, plan_of
@@ -76,7 +76,7 @@ def evaluate_counting(
     overrides: Sequence[str] = (),
     limit: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint; writes OUT/results.json, items.jsonl and report.html and returns what results.json holds.
+    """Evaluate a checkpoint; returns what OUT/results.json holds, beside results.md, items.jsonl and report.html.
 
     judges_dir: where the judges are kept (OUT/judges). repeats: takes of each sequence by each speaker. overrides:
     "key=value" for the checkpoint's experiment, such as data.root. limit: only so many items, evenly spread (0: all).
@@ -86,6 +86,7 @@ def evaluate_counting(
 
     if repeats < 1:
         raise UserError("--repeats must be at least 1.")
+    check_folders(out, judges_dir)
     generator, facts = load(checkpoint, overrides, seeds, batch_size, limit)
     experiment, out = generator.experiment, Path(out)
     items = pick_items(experiment, repeats, limit)
@@ -111,8 +112,19 @@ def evaluate_counting(
     counting_page.write(
         out / "report.html", results, figures, items, answers[0], [row[0] for row in verdicts], experiment
     )
+    write_text(out / "results.md", markdown(results) + "\n")
     write_text(out / "results.json", json.dumps(plain(results), indent=1) + "\n")
     return results
+
+
+def check_folders(out: str | Path, judges_dir: str | Path | None) -> None:
+    """Raise UserError where OUT, or the folder of judges yet to be trained, cannot be made or written."""
+    check_out(out)
+    if judges_dir and not (Path(judges_dir) / "judges.json").is_file():  # those that are there need only be read
+        try:
+            check_out(judges_dir)
+        except UserError as error:
+            raise UserError(str(error).replace("--out", "--judges", 1)) from error
 
 
 def answer(generator: Spectron, items: Sequence[Example], out: Path, facts: Mapping[str, Any], seed: int) -> list[Said]:
@@ -288,7 +300,7 @@ def by_speaker(verdicts: Sequence[Sequence[Verdict]]) -> dict[str, dict[str, flo
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """results.json's figures and speakers as two Markdown tables."""
+    """results.json's figures and speakers as two Markdown tables, definitions and judges below them."""
     figures = {key: Figure(**fields) for key, fields in results["figures"].items()}
     lines = ["| figure | value | 95 % interval | n |", "|---|---|---|---|"]
     lines += [f"| {f.label} | {f.text()} | {f.interval_text()} | {f.n} |" for f in figures.values()]
@@ -300,4 +312,6 @@ def markdown(results: dict[str, Any]) -> str:
     for speaker, row in results["speakers"].items():
         shares = " | ".join(f"{100 * row[k]:.1f} %" for k in ("text", "heard", "voice", "stopped"))
         lines.append(f"| {speaker} | {row['answers']} | {shares} |")
+    lines += ["", *(f"- {figure.label}: {figure.definition}" for figure in figures.values()), ""]
+    lines += [f"- {judge['role']}: {judge['name']}, version {judge['version']}" for judge in results["judges"]]
     return "\n".join(lines)

@@ -16,9 +16,9 @@ BY_LM = f"Of {_HEARD} and −ln p a word of the speech's transcript under the la
 BY_TEXT = f"Of {_HEARD} and of the speech against the model's own text."
 
 
-def error_pairs(row: Row, truths: Sequence[list[str] | None], closed: bool) -> tuple[Pairs, str]:
-    """(pairs, what they are): in a closed world errors against the truth, else what the language model makes of it."""
-    likely = any(m.opinion.nats is not None for each in row for m in each)
+def error_pairs(row: Row, truths: Sequence[list[str] | None], closed: bool, likely: bool) -> tuple[Pairs, str]:
+    """(pairs, what they are): in a closed world errors against the truth, else, where it was asked about any row
+    (likely), what the language model makes of it."""
     told = CLOSED if closed else BY_LM if likely else BY_TEXT
     pairs: Pairs = []
     for each, truth in zip(row, truths, strict=True):
@@ -40,13 +40,17 @@ def _wrong(m: Measured, truth: list[str] | None, likely: bool) -> float | None:
     return None if m.faults is None else m.faults / max(len(m.own or ()), 1)
 
 
-def error_rows(free: Mapping[str, tuple[Pairs, str]]) -> dict[str, dict[str, Figure]]:
-    """Rows of the table: each free row alone, then all of them together."""
-    rows = {name: error_figures(*found) for name, found in free.items()}
-    if len(free) > 1:
-        told = next(iter(free.values()))[1]
+def error_rows(
+    free: Mapping[str, tuple[Row, Sequence[list[str] | None]]], closed: bool
+) -> dict[str, dict[str, Figure]]:
+    """Rows of the table: each free row alone, then all of them together, in one unit. free: name → (row, truths)."""
+    likely = any(m.opinion.nats is not None for row, _ in free.values() for each in row for m in each)
+    found = {name: error_pairs(*each, closed, likely) for name, each in free.items()}
+    rows = {name: error_figures(*each) for name, each in found.items()}
+    if len(found) > 1:
+        told = next(iter(found.values()))[1]
         rows["all of these"] = error_figures(
-            [[pair for row in each for pair in row] for each in zip(*(p for p, _ in free.values()), strict=True)], told
+            [[pair for row in each for pair in row] for each in zip(*(p for p, _ in found.values()), strict=True)], told
         )
     return {name: row for name, row in rows.items() if row}
 

@@ -20,12 +20,21 @@ from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import Results, Table
 from spectron.evaluation.suites import speaking_page
 from spectron.evaluation.suites.answers import Said, answer_items
-from spectron.evaluation.suites.continuation import WORK, load, prompt_words, unknown_ends, write, write_items
+from spectron.evaluation.suites.continuation import (
+    WORK,
+    check_length,
+    load,
+    prompt_words,
+    unknown_ends,
+    write,
+    write_items,
+)
+from spectron.evaluation.suites.counting import check_folders
 from spectron.evaluation.suites.digit_panel import PROMPTS as DIGIT_PROMPTS
 from spectron.evaluation.suites.digit_panel import digit_cuts, digit_panel, digit_voices, is_known, pick_items
 from spectron.evaluation.suites.measures import Measured, Row, figures, measure, titled
 from spectron.evaluation.suites.panel import Hearing, Panel
-from spectron.evaluation.suites.probe_errors import Pairs, error_pairs, error_rows
+from spectron.evaluation.suites.probe_errors import error_rows
 from spectron.evaluation.suites.utterances import (
     Item,
     cut,
@@ -81,6 +90,7 @@ def evaluate_probes(
     of each sequence by each speaker of the counting world. Raises UserError.
     """
     prompts = _checked(prompts, bool(task))
+    check_folders(out, judges_dir)
     generator, facts = load(checkpoint, overrides, seeds, batch_size, limit)
     out, experiment = Path(out), generator.experiment
     left_out: dict[str, int] = {}
@@ -102,6 +112,7 @@ def evaluate_probes(
         hearing = Hearing(panel, out / WORK, max(batch_size, 32), windows=False)
         return probe(generator, full, cuts, out, hearing, facts, text, digit_voices(panel, full))
     lengths = sorted({float(s) for s in prompts or PROMPTS})
+    check_length("--prompts", lengths[0], experiment.features)
     facts["prompts"] = lengths
     trained = experiment.data.prompt_seconds
     checks = [short, speakable(experiment, round(trained * RATE))]
@@ -139,7 +150,7 @@ def probe(
             hearing.voices("prompts", [item.prompt for item in full], windows=False) if hearing.panel.speaker else []
         )
     rows: dict[str, tuple[Sequence[Item], Row]] = {}
-    free: dict[str, tuple[Pairs, str]] = {}
+    free: dict[str, tuple[Row, Sequence[list[str] | None]]] = {}
     tables: dict[str, dict[str, Figure]] = {}
     written: list[list[Said]] = []
     shown: list[speaking_page.Shown] = []
@@ -154,12 +165,12 @@ def probe(
         truths = [None if n is None else item.plain(n) for item, n in zip(each.items, known, strict=True)]
         tables[each.name] = probe_figures(row, each.items, truths, closed, each.force is None, quality)
         if each.force is None:
-            free[each.name] = error_pairs(row, truths, closed)
+            free[each.name] = row, truths
     results = Results(
         "probes",
         [
             *titled("Probes", tables, f"{PROBES} {unknown_ends(hearing.panel, heard)}".strip(), quality),
-            Table("Does a wrong transcript make a wrong continuation?", error_rows(free)),
+            Table("Does a wrong transcript make a wrong continuation?", error_rows(free, closed)),
         ],
         facts,
         hearing.panel.facts(),

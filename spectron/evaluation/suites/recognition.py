@@ -6,30 +6,42 @@ import dataclasses
 import json
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from spectron.beam import Fusion, WordSearch, greedy
-from spectron.config import DataConfig, Experiment, TaskConfig
+from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.corpora import BadExample
 from spectron.data.folders import write_text
 from spectron.data.labels import Label
 from spectron.data.selection import Selection
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
+from spectron.evaluation.judges.outside import checksum_of, facts_of
+from spectron.evaluation.pages import page
+from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread
-from spectron.evaluation.scores.word_errors import errors, word_error_rate
+from spectron.evaluation.scores import tables
+from spectron.evaluation.scores.intervals import average
+from spectron.evaluation.scores.tables import Results, Table, plain
+from spectron.evaluation.scores.text_scores import plain_words
+from spectron.evaluation.scores.word_errors import WER, errors, word_error_rate
+from spectron.evaluation.suites.answers import check_out, checksum, judge_items
 from spectron.overrides import override
-from spectron.recognise import CTCRecogniser, load_recogniser
+from spectron.recognise import CTCRecogniser, load_recogniser, pin
 from spectron.student_config import BeamConfig
-from spectron.types import Hypothesis, Recogniser, UserError
+from spectron.types import Example, Hypothesis, Recogniser, UserError
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # ours: recordings read at once
+SHOWN, PLAYERS = 240, 32  # ours: utterances on the page, and those of them with sounds, which make it heavy
+PLAIN = "Both texts in lower case, without accents and punctuation."
+UNUSABLE = "that cannot be used"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,44 +177,128 @@ def evaluate(
     overrides: Sequence[str] = (),
     fusion: Fusion | None = None,
     limit: int = 0,
-) -> dict[str, Any]:
-    """Transcribe a task's utterances and score them against its texts; results.json, results.md and items.jsonl in OUT.
+) -> Results:
+    """Transcribe a task's utterances and score them against its texts; results and report.html in OUT. Killed and
+    called again, it goes on.
 
     path: as load_recogniser takes it. fusion: another search than its own. limit: only so many utterances, evenly
-    spread.
+    spread (0: all). Raises UserError.
     """
-    from tqdm import tqdm
+    if limit < 0:
+        raise UserError(f"--limit {limit} must be above 0, or 0 for all utterances.")
+    check_out(out)
+    page.check()
+    errors("", "")  # what counts them is installed, or that is said now
+    recogniser, out = load_recogniser(pin(path), fusion), Path(out)
+    judge = judge_facts(recogniser)
+    ours = recogniser.experiment if isinstance(recogniser, CTCRecogniser) else None
+    experiment = override(ours or Experiment("elsewhere", DataConfig(), ()), overrides)
+    features = experiment.features
+    source = make_source(task_of(task, experiment), unlimited(experiment.data), features)
+    chosen, left_out, data = survey(source, task, limit)
+    facts = {"recogniser": str(path), "task": task, "set": list(overrides), "limit": limit, "left_out": left_out}
 
-    recogniser = load_recogniser(path, fusion)
-    ours = isinstance(recogniser, CTCRecogniser)
-    experiment = (
-        recogniser.experiment if isinstance(recogniser, CTCRecogniser) else Experiment("elsewhere", DataConfig(), ())
-    )
-    experiment = override(experiment, overrides)
-    source = make_source(task_of(task, experiment), unlimited(experiment.data), experiment.features)
-    ids, texts, seconds, bad = [], [], [], 0
-    found: dict[str, list[Hypothesis]] = {"greedy": []} if ours else {"own": []}
-    if isinstance(recogniser, CTCRecogniser) and recogniser.search is not None:
-        found["fused"] = []
-    chosen = spread(range(len(source)), limit or len(source))
-    for first in tqdm(range(0, len(chosen), CHUNK), desc="recognising", unit="batch", disable=None):
-        examples = []
-        for i in chosen[first : first + CHUNK]:
+    def work(numbers: range) -> list[dict[str, Any]]:
+        examples = [source[chosen[i]] for i in numbers]
+        found = transcripts(recogniser, [example.samples for example in examples])
+        return [
+            record(example, {way: each[i] for way, each in found.items()}, features.sample_rate)
+            for i, example in enumerate(examples)
+        ]
+
+    plan = {**facts, "judge": judge, "utterances": data, "jax": f"{jax.__version__} {jax.default_backend()}"}
+    records = judge_items(out / "work" / "recognition", plan, len(chosen), CHUNK, work, "recognising")
+    facts["hours"] = round(sum(each["seconds"] for each in records) / 3600, 3)
+    results = Results("recognition", [table_of(records)], facts, [judge], [data])
+    lines = (json.dumps(plain(each), ensure_ascii=False) + "\n" for each in records)
+    write_text(out / "items.jsonl", "".join(lines))
+    _page(out / "report.html", results, records, lambda i: source[chosen[i]].samples, features)
+    write_text(out / "results.md", tables.markdown(results))
+    write_text(out / "results.json", results.to_json())
+    return results
+
+
+def judge_facts(recogniser: Recogniser) -> dict[str, Any]:
+    """What results say of the recogniser, its language model's checksum among the settings. Raises UserError."""
+    told = facts_of(recogniser)
+    if isinstance(recogniser, CTCRecogniser) and recogniser.search is not None:  # it can be read
+        told["settings"] |= {"lm_checksum": checksum_of([Path(recogniser.fusion.lm)])}
+    return told
+
+
+def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int], dict[str, Any]]:
+    """(numbers of the utterances, how many were left out by reason, what results say of them): reads each once.
+
+    Raises UserError where there is none.
+    """
+    kept: list[int] = []
+    left_out = {reason: len(ids) for reason, ids in source.rejected.items()}
+
+    def contents() -> Iterator[bytes]:
+        for i in spread(range(len(source)), limit or len(source)):
             try:
-                examples.append(source[i])
+                example = source[i]
             except BadExample as error:
-                bad += 1
                 log.warning("Left out: %s", error)
-        recordings = [example.samples for example in examples]
-        for way, each in transcripts(recogniser, recordings).items():
-            found[way] += each
-        ids += [example.id for example in examples]
-        texts += [example.text for example in examples]
-        seconds += [len(samples) / experiment.features.sample_rate for samples in recordings]
-    facts = {"title": f"{task}, {recogniser.name}", "checkpoint": str(path), "left_out": bad}
-    if isinstance(recogniser, CTCRecogniser):
-        facts["fusion"] = dataclasses.asdict(recogniser.fusion)
-    return write(Path(out), ids, texts, seconds, found, facts)
+                left_out[UNUSABLE] = left_out.get(UNUSABLE, 0) + 1
+            else:
+                kept.append(i)
+                yield from (example.id.encode(), example.text.encode(), example.samples.tobytes())
+
+    digest = checksum(contents())
+    if not kept:
+        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise UserError(f"--task {task!r} has no utterance to transcribe: {why or 'it is empty'}; choose another.")
+    return kept, left_out, {"name": task, "items": len(kept), "checksum": digest}
+
+
+def record(example: Example, found: dict[str, Hypothesis], rate: int) -> dict[str, Any]:
+    """What items.jsonl says of an utterance: way of decoding → hypothesis and its errors over so many words."""
+    text = " ".join(example.text.split())
+    told: dict[str, Any] = {"id": example.id, "seconds": round(len(example.samples) / rate, 3), "text": text}
+    for way, hypothesis in found.items():
+        wrong, words = errors(*(" ".join(plain_words(each)) for each in (text, hypothesis.text)))
+        told[way] = {**hypothesis._asdict(), "errors": wrong, "words": words}
+    return told
+
+
+def table_of(records: Sequence[dict[str, Any]]) -> Table:
+    """The rate over all words; a row for each way of decoding."""
+    rows = {}
+    for way in ways(records[0]):
+        wrong, words = ([each[way][key] for each in records] for key in ("errors", "words"))
+        rows[way] = {"WER": average("WER", wrong, f"{WER} {PLAIN}", "%", words)}
+    return Table("Word error rate", rows)
+
+
+def ways(record: dict[str, Any]) -> list[str]:
+    """The ways of decoding that a record holds."""
+    return [name for name in ("own", "greedy", "fused") if name in record]
+
+
+def _page(
+    path: Path,
+    results: Results,
+    records: Sequence[dict[str, Any]],
+    hear: Callable[[int], np.ndarray],
+    features: FeatureConfig,
+) -> None:
+    chosen = spread(range(len(records)), SHOWN)
+    heard = set(spread(chosen, PLAYERS))
+    items = []
+    for i in chosen:
+        each, best = records[i], ways(records[i])[-1]
+        cells = {"Text": Cell(each["text"])}
+        for way in ways(each):
+            cells[way.capitalize()] = Cell(each[way]["text"], each[way]["errors"] == 0)
+            cells[f"Errors, {way}"] = Cell(str(each[way]["errors"]), value=each[way]["errors"], brief=True)
+        cells["Seconds"] = Cell(f"{each['seconds']:.2f}", value=each["seconds"], brief=True)
+        sounds = [("utterance", hear(i))] if i in heard else []
+        items.append(page.Item(each["id"], cells, sounds, right=each[best]["errors"] == 0, description=each["text"]))
+    intro = ["Utterances as a recogniser hears them, beside what was said. Below the figures: the utterances."]
+    if len(chosen) < len(records):
+        intro.append(f"{len(chosen)} of {len(records)} are shown, evenly spread; all are in items.jsonl.")
+    page.write(path, results, items, intro, features, "Utterance")
 
 
 def transcripts(recogniser: Recogniser, recordings: list[np.ndarray]) -> dict[str, list[Hypothesis]]:

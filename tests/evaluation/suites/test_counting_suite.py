@@ -156,8 +156,20 @@ def test_evaluation_of_a_known_model(evaluated, world):
         assert figure["low"] - 1e-9 <= figure["value"] <= figure["high"] + 1e-9
     lines = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
     assert len(lines) == 48 and {line["seed"] for line in lines} == {0, 1}
-    table = counting.markdown(results)
+    table = (out / "results.md").read_text()
+    assert table == counting.markdown(results) + "\n"
+    assert "- speaker encoder: speaker judge, version" in table
     assert "| Three digits heard, held-out |" in table and "| anna |" in table
+
+
+def test_folders_that_cannot_be_made_are_refused_before_judges_are_trained(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "digit_panel", lambda *_: pytest.fail("judges are trained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*is no folder"):
+        evaluate(Parrot(world), tmp_path / "file" / "x", None)
+    with pytest.raises(UserError, match=r"--judges .*is no folder"):
+        evaluate(Parrot(world), tmp_path / "out", tmp_path / "file" / "x")
+    assert not (tmp_path / "out").exists()
 
 
 class Page(HTMLParser):

@@ -14,8 +14,9 @@ from spectron.evaluation.judges.outside import checksum_of
 from spectron.evaluation.scores.intervals import correlation
 from spectron.evaluation.suites import probes
 from spectron.evaluation.suites.digit_panel import digit_cuts, digit_panel, digit_voices, is_known, pick_items
-from spectron.evaluation.suites.panel import Hearing, Panel
-from spectron.evaluation.suites.probe_errors import error_figures, error_pairs
+from spectron.evaluation.suites.measures import Measured
+from spectron.evaluation.suites.panel import Hearing, Opinion, Panel
+from spectron.evaluation.suites.probe_errors import error_figures, error_pairs, error_rows
 from spectron.evaluation.suites.probes import FULL, NO_TEXT, NULL, OTHER, TRUE, another, probe
 from spectron.evaluation.suites.utterances import keep
 from spectron.types import Answer, UserError
@@ -100,7 +101,21 @@ def test_errors_are_by_the_transcript():
     figures = error_figures([[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.5)]], "told")
     assert figures["errors, transcript right"].value == 0.25 and figures["errors, transcript wrong"].value == 1.0
     assert set(error_figures([[(0.0, 0.5)]], "told")) == {"errors, transcript right"}
-    assert error_pairs([], [], closed=True)[0] == []
+    assert error_pairs([], [], closed=True, likely=False)[0] == []
+
+
+def test_all_rows_together_are_in_one_unit():
+    def row(nats):
+        return [[Measured("one two", 1, 2, ("two",), Opinion("three", n, 1), True, 1.0)] for n in nats]
+
+    silent = {FULL: (row([None, None]), [None, None]), "prompt of 1 s": (row([4.0, 6.0]), [None, None])}
+    rows = error_rows(silent, closed=False)
+    assert set(rows) == {"prompt of 1 s", "all of these"}, "of the other row nothing was asked"
+    pooled = rows["all of these"]["errors, transcript wrong"]
+    assert (pooled.value, pooled.unit, pooled.n) == (5.0, "nats a word", 2)
+    unasked = {name: (row([None, None]), [None, None]) for name in silent}
+    pooled = error_rows(unasked, closed=False)["all of these"]["errors, transcript wrong"]
+    assert (pooled.value, pooled.unit) == (1.0, "%")
 
 
 # The counting world.

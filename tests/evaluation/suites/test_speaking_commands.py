@@ -82,6 +82,8 @@ def test_probes_of_any_task(made, tmp_path, capsys):
     ("suite", "flags", "words"),
     [
         ("continuation", ["--prompt-seconds", "-1"], ["--prompt-seconds"]),
+        ("continuation", ["--prompt-seconds", "0.00001"], ["--prompt-seconds 1e-05", "a frame", "0.0125 seconds"]),
+        ("probes", ["--prompts", "0.5", "0.00001"], ["--prompts 1e-05", "a frame", "0.0125 seconds"]),
         ("continuation", ["--limit", "-1"], ["--limit"]),
         ("continuation", ["--task", "nothing"], ["--task 'nothing'"]),
         ("continuation", ["--split", "dev"], ["no usable example"]),
