@@ -80,6 +80,8 @@ def facts_of(recogniser: Recogniser) -> dict[str, Any]:
     version = version_of(kind) if kind == "transformers" else spectron.__version__
     fusion = getattr(recogniser, "fusion", None)
     settings = dataclasses.asdict(fusion) if fusion is not None else {}
+    if fusion is not None and fusion.lm and not Path(fusion.lm).is_file():
+        raise UserError(f"Language model {fusion.lm!r} does not exist; check the path.")
     checksum = ""
     if folder and Path(folder).is_dir():
         parts = [Path(folder)] if kind == "transformers" else weights_of(find(folder))

@@ -14,7 +14,6 @@ from spectron.evaluation.judges.outside import Facts
 from spectron.evaluation.scores.tables import Results, Table, markdown, plain, restored
 from spectron.evaluation.scoring import score_page
 from spectron.evaluation.scoring.items import Item, Items
-from spectron.evaluation.scoring.joining import joined as joined  # what was scored, in one table
 
 CHUNK = 16  # ours: items measured together, and lost at the most when killed
 Record = dict[str, Any]  # what was measured of one item, as JSON

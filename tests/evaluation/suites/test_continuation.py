@@ -16,7 +16,8 @@ from spectron.evaluation.picking import spread
 from spectron.evaluation.scores.alignment import distance, fit_start
 from spectron.evaluation.scoring import metrics
 from spectron.evaluation.scoring.items import from_manifest
-from spectron.evaluation.scoring.score import joined, score
+from spectron.evaluation.scoring.joining import joined
+from spectron.evaluation.scoring.score import score
 from spectron.evaluation.suites import continuation, speaking_page
 from spectron.evaluation.suites.continuation import (
     COPY,
