@@ -1,5 +1,7 @@
 """Judges that need nothing: a voice is a pitch, a language model a price per letter, a recogniser a list."""
 
+import json
+
 import numpy as np
 
 from spectron.evaluation.judges.outside import facts
@@ -12,6 +14,14 @@ def tone(pitch, seconds, amplitude=8000):
     """int16 [S]: the "voice" of a pitch in Hz."""
     time = np.arange(round(seconds * RATE)) / RATE
     return (amplitude * np.sin(2 * np.pi * pitch * time)).astype(np.int16)
+
+
+def manifest(folder, records):
+    """FOLDER/items.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "items.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
 
 
 class PitchEncoder:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from evaluation.fakes import LengthRecogniser, LetterLM, Level, tone
+from evaluation.fakes import LengthRecogniser, LetterLM, Level, manifest, tone
 
 from spectron.audio import wav
 from spectron.evaluation.scoring.items import from_folders, from_manifest
@@ -13,13 +13,6 @@ from spectron.evaluation.scoring.score import score
 from spectron.types import UserError
 
 pytest.importorskip("soundfile", reason="soundfile is not installed")
-
-
-def manifest(folder, records):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "items.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from evaluation.fakes import LengthRecogniser, LetterLM, Level, PitchEncoder, tone
+from evaluation.fakes import LengthRecogniser, LetterLM, Level, PitchEncoder, manifest, tone
 
 from spectron.audio import wav
 from spectron.cli import main
@@ -19,13 +19,6 @@ from spectron.evaluation.scoring.score import score
 from spectron.types import UserError
 
 pytest.importorskip("soundfile", reason="soundfile is not installed")
-
-
-def manifest(folder, records):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "items.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
