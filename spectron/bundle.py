@@ -73,6 +73,12 @@ def _put(tree: dict[str, Any], keys: Sequence[str], leaf: Any) -> None:
     tree[keys[-1]] = leaf
 
 
+def with_scales(stored: Mapping[str, Any]) -> Tensors:
+    """Tensors as a file holds them → int8 values and their scales as one Int8 each."""
+    scales = {name + SCALE for name, x in stored.items() if x.dtype == np.int8}
+    return {n: Int8(x, stored[n + SCALE]) if n + SCALE in scales else x for n, x in stored.items() if n not in scales}
+
+
 def dequantised(tensors: Mapping[str, Any]) -> Tensors:
     """The same tensors, int8 ones as float32."""
     return {name: x.dequantise() if isinstance(x, Int8) else x for name, x in tensors.items()}
@@ -120,8 +126,7 @@ def read_tensors(folder: Path, parts: Sequence[str] = ()) -> Tensors:
         with safe_open(folder / WEIGHTS, framework="np") as file:
             wanted = [name for name in facts["tensors"] if not parts or name.split(".")[0] in parts]
             read = {name: file.get_tensor(name) for name in wanted}
-        scales = {name + SCALE for name, x in read.items() if x.dtype == np.int8}
-        return {n: Int8(x, read[n + SCALE]) if n + SCALE in scales else x for n, x in read.items() if n not in scales}
+        return with_scales(read)
 
 
 def read_params(folder: Path, scan_layers: bool, parts: Sequence[str] = ()) -> Params:

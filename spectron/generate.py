@@ -134,14 +134,14 @@ class _Run:
                 raise
         if self.broken:
             raise self.broken
-        none = len(self.failed) == everything and next(iter(self.failed.values()))[1]
-        if none and everything == 1:
-            raise UserError(none)
+        failed = tuple(reason for _, reason in self.failed.values())
+        if len(failed) == everything == 1:
+            raise UserError(failed[0])
         told = self._tell(part)
-        if none:
-            raise UserError(f"All {everything} inputs are bad (see {str(told)!r}), the first: {none}")
+        if len(failed) == everything:
+            raise UserError(f"All {everything} inputs are bad (see {str(told)!r}), the first: {failed[0]}")
         rate, seconds = self.model.features.sample_rate, time.monotonic() - start
-        failed, present = tuple(reason for _, reason in self.failed.values()), len(inputs) - len(todo)
+        present = len(inputs) - len(todo)
         return Summary(self.made, present, failed, self.heard / rate, self.spoken / rate, seconds)
 
     def _facts(self, each: Input) -> dict[str, Any]:

@@ -144,9 +144,9 @@ def _evaluate_recognition(arguments: argparse.Namespace) -> int:
 
 def _panel(arguments: argparse.Namespace) -> Any:
     """The judges asked for, once it is known that their answers can be kept. Raises UserError."""
+    from spectron.data.folders import check_out
     from spectron.evaluation.judges.language_models import load_language_model
     from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
-    from spectron.evaluation.suites.answers import check_out
     from spectron.evaluation.suites.panel import Panel
     from spectron.recognise import load_recogniser, pin
     from spectron.types import UserError

@@ -83,9 +83,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     """Every input of one part of a job; returns the exit code."""
     from spectron.checkpoints import find
+    from spectron.data.folders import check_out
     from spectron.evaluation.judges.outside import checkpoint_facts
     from spectron.evaluation.pages import pictures
-    from spectron.evaluation.suites.answers import check_out
     from spectron.inputs import find_inputs
     from spectron.types import UserError
 

@@ -52,7 +52,7 @@ def _add_questions(command: argparse.ArgumentParser) -> None:
 
 
 def _sets(arguments: argparse.Namespace) -> list[QuestionSet]:
-    from spectron.evaluation.suites.answers import check_out
+    from spectron.data.folders import check_out
     from spectron.evaluation.suites.questions import read_questions
     from spectron.types import UserError
 

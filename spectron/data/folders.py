@@ -51,6 +51,17 @@ def check_new(folder: Path) -> None:
         raise UserError(f"{str(folder)!r} is a file; give --out the name of a new folder.")
 
 
+def check_out(out: str | Path, flag: str = "--out") -> None:
+    """Raise UserError where a folder cannot be made or written; makes nothing. flag: who named it."""
+    check_local(out, flag)
+    place = Path(out).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        why = "is no folder" if not place.is_dir() else "cannot be written"
+        raise UserError(f"{flag} {str(out)!r}: {str(place)!r} {why}; choose another folder.")
+
+
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` to fill, renamed to it when the block ends well and else removed.

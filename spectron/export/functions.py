@@ -20,7 +20,7 @@ from jaxtyping import Array
 from spectron import decode
 from spectron.audio.signal import to_int16
 from spectron.audio.vocoder import FRAMES, ITERATIONS, invert
-from spectron.bundle import SCALE, unflatten
+from spectron.bundle import dequantised, unflatten, with_scales
 from spectron.checkpoints import Loaded
 from spectron.config import Experiment
 from spectron.decode import Limits
@@ -28,7 +28,7 @@ from spectron.export.folder import NAMES
 from spectron.models.conformer import Conformer
 from spectron.models.kernels import for_decoding
 from spectron.objectives.joint import Joint
-from spectron.types import Int8, Params, Statistics, UserError
+from spectron.types import Params, Statistics, UserError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHORTEST = 8  # frames of a prompt; of fewer, convolutions would have to know how many
@@ -141,13 +141,7 @@ class Functions:
 
     def _for_decoding(self, tensors: Flat) -> Params:
         spoken = {name: x for name, x in tensors.items() if name.split(".")[0] in Joint.parts}
-        scales = {name + SCALE for name, x in spoken.items() if x.dtype == jnp.int8}
-        whole = {
-            name: Int8(x, spoken[name + SCALE]).dequantise() if name + SCALE in scales else x
-            for name, x in spoken.items()
-            if name not in scales
-        }
-        params = unflatten(whole, scan_layers=False)
+        params = unflatten(dequantised(with_scales(spoken)), scan_layers=False)
         model = self.experiment.model
         if model.scan_layers:  # the encoder's program is one layer in a loop, here as in training
             encoder = params["encoder"]

@@ -82,11 +82,22 @@ def facts_of(recogniser: Recogniser) -> dict[str, Any]:
     settings = dataclasses.asdict(fusion) if fusion is not None else {}
     if fusion is not None and fusion.lm and not Path(fusion.lm).is_file():
         raise UserError(f"Language model {fusion.lm!r} does not exist; check the path.")
-    checksum = ""
+    parts: list[Path] = []
     if folder and Path(folder).is_dir():
-        parts = [Path(folder)] if kind == "transformers" else weights_of(find(folder))
-        checksum = checksum_of([*parts, Path(fusion.lm)] if fusion is not None and fusion.lm else parts)
-    return facts("speech recogniser", recogniser.name, version, settings, checksum)
+        parts += [Path(folder)] if kind == "transformers" else weights_of(find(folder))
+    if fusion is not None and fusion.lm:
+        parts.append(Path(fusion.lm))
+    return facts("speech recogniser", recogniser.name, version, settings, checksum_of(parts) if parts else "")
+
+
+def check_rate(recogniser: Recogniser | None, flag: str) -> None:
+    """Raise UserError for one that hears another rate than RATE; flag: who named it."""
+    experiment = getattr(recogniser, "experiment", None)  # only a recogniser of ours has one
+    if recogniser is not None and experiment is not None and experiment.features.sample_rate != RATE:
+        raise UserError(
+            f"The recogniser {recogniser.name!r} hears {experiment.features.sample_rate} Hz, recordings are judged at "
+            f"{RATE} Hz; give {flag} one of that rate."
+        )
 
 
 def checkpoint_facts(directory: str | Path) -> dict[str, str]:

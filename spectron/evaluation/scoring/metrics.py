@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spectron.evaluation.judges.outside import RATE, Facts, LanguageModel, SpeakerEncoder, SpeechQuality, facts_of
+from spectron.evaluation.judges.outside import Facts, LanguageModel, SpeakerEncoder, SpeechQuality, check_rate, facts_of
 from spectron.evaluation.scores import perplexity, similarity, text_scores
 from spectron.evaluation.scores.intervals import average, proportion
 from spectron.evaluation.scores.tables import Table
@@ -101,7 +101,7 @@ class _OfText:
     name: str
 
     def __init__(self, recogniser: Recogniser | None, needs: Sequence[str] = ()):
-        check_rate(recogniser)
+        check_rate(recogniser, "--recogniser")
         self.recogniser = recogniser
         self.roles = (*needs, "audio" if recogniser else "transcript")
         self.judges: list[Facts] = [facts_of(recogniser)] if recogniser else []
@@ -197,17 +197,6 @@ class Questions(_OfText):
             for name, chosen in groups.items()
         }
         return list(records), [Table("Answers", rows, text_scores.SHORT_NOTE)]
-
-
-def check_rate(recogniser: Recogniser | None) -> None:
-    """Raise UserError for one that hears another rate than items have, as evaluate's suites do of theirs."""
-    experiment = getattr(recogniser, "experiment", None)  # only a recogniser of ours has one
-    rate = RATE if experiment is None else experiment.features.sample_rate
-    if recogniser is not None and rate != RATE:
-        raise UserError(
-            f"The recogniser {recogniser.name!r} hears {rate} Hz, recordings are scored at {RATE} Hz; "
-            f"give --recogniser one of that rate."
-        )
 
 
 def _left_out(row: str, lacking: Sequence[bool], why: str) -> str:

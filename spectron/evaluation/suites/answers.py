@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectron.data.folders import check_local
 from spectron.evaluation.journal import Journal
 from spectron.inference import Spectron
-from spectron.types import UserError
 
 NO_FRAMES = np.zeros((0, 0), np.float32)
 
@@ -97,17 +94,6 @@ def judge_items(
         return json.dumps(list(work(numbers))).encode()
 
     return [said for chunk in Journal(folder, plan)(items, size, encoded, what) for said in json.loads(chunk)]
-
-
-def check_out(out: str | Path) -> None:
-    """Raise UserError where a folder OUT cannot be made or written; makes nothing."""
-    check_local(out, "--out")
-    place = Path(out).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "is no folder" if not place.is_dir() else "cannot be written"
-        raise UserError(f"--out {str(out)!r}: {str(place)!r} {why}; choose another folder.")
 
 
 def checksum(parts: Iterable[bytes]) -> str:

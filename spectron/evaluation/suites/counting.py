@@ -17,12 +17,12 @@ from jaxtyping import Int
 
 from spectron.config import Experiment
 from spectron.data.counting import TEST_REPEATS, WORDS, is_held_out, test_clips
-from spectron.data.folders import write_text
+from spectron.data.folders import check_out, write_text
 from spectron.evaluation.judges.digit_judges import Judges
 from spectron.evaluation.judges.spectra import copy_synthesis, distance, log_mels
 from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import plain
-from spectron.evaluation.suites.answers import Said, answer_items, check_out
+from spectron.evaluation.suites.answers import Said, answer_items
 from spectron.evaluation.suites.continuation import WORK, load
 from spectron.evaluation.suites.digit_panel import digit_panel, pick_items
 from spectron.evaluation.suites.utterances import cut, data_facts, plan_of
@@ -121,10 +121,7 @@ def check_folders(out: str | Path, judges_dir: str | Path | None) -> None:
     """Raise UserError where OUT, or the folder of judges yet to be trained, cannot be made or written."""
     check_out(out)
     if judges_dir and not (Path(judges_dir) / "judges.json").is_file():  # those that are there need only be read
-        try:
-            check_out(judges_dir)
-        except UserError as error:
-            raise UserError(str(error).replace("--out", "--judges", 1)) from error
+        check_out(judges_dir, "--judges")
 
 
 def answer(generator: Spectron, items: Sequence[Example], out: Path, facts: Mapping[str, Any], seed: int) -> list[Said]:

@@ -16,7 +16,6 @@ from spectron.evaluation.scores.perplexity import surprise
 from spectron.evaluation.scores.similarity import cosine
 from spectron.evaluation.scores.similarity import windows as windows_of
 from spectron.evaluation.suites.answers import checksum, judge_items
-from spectron.types import UserError
 
 Recordings = Sequence[Int[np.ndarray, " S"]]
 
@@ -35,13 +34,7 @@ class Panel:
     mos: Any = None
 
     def __post_init__(self) -> None:
-        experiment = getattr(self.asr, "experiment", None)  # only a recogniser of ours has one
-        rate = outside.RATE if experiment is None else experiment.features.sample_rate
-        if rate != outside.RATE:
-            raise UserError(
-                f"The recogniser {self.asr.name!r} hears {rate} Hz, the suites speak at {outside.RATE} Hz; "
-                f"give --asr one of that rate."
-            )
+        outside.check_rate(self.asr, "--asr")
 
     def facts(self) -> list[dict[str, Any]]:
         """Who judges, for the results."""

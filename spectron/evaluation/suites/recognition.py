@@ -16,12 +16,12 @@ import numpy as np
 from spectron.beam import Fusion, WordSearch, greedy
 from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.corpora import BadExample
-from spectron.data.folders import write_text
+from spectron.data.folders import check_out, write_text
 from spectron.data.labels import Label
 from spectron.data.selection import Selection
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
-from spectron.evaluation.judges.outside import checksum_of, facts_of
+from spectron.evaluation.judges.outside import facts_of
 from spectron.evaluation.pages import page
 from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread
@@ -30,7 +30,7 @@ from spectron.evaluation.scores.intervals import average
 from spectron.evaluation.scores.tables import Results, Table, plain
 from spectron.evaluation.scores.text_scores import plain_words
 from spectron.evaluation.scores.word_errors import WER, errors, word_error_rate
-from spectron.evaluation.suites.answers import check_out, checksum, judge_items
+from spectron.evaluation.suites.answers import checksum, judge_items
 from spectron.overrides import override
 from spectron.recognise import CTCRecogniser, load_recogniser, pin
 from spectron.student_config import BeamConfig
@@ -190,7 +190,9 @@ def evaluate(
     page.check()
     errors("", "")  # what counts them is installed, or that is said now
     recogniser, out = load_recogniser(pin(path), fusion), Path(out)
-    judge = judge_facts(recogniser)
+    judge = facts_of(recogniser)
+    if isinstance(recogniser, CTCRecogniser):
+        _ = recogniser.search  # a language model that cannot be read is refused before anything is heard
     ours = recogniser.experiment if isinstance(recogniser, CTCRecogniser) else None
     experiment = override(ours or Experiment("elsewhere", DataConfig(), ()), overrides)
     features = experiment.features
@@ -216,14 +218,6 @@ def evaluate(
     write_text(out / "results.md", tables.markdown(results))
     write_text(out / "results.json", results.to_json())
     return results
-
-
-def judge_facts(recogniser: Recogniser) -> dict[str, Any]:
-    """What results say of the recogniser, its language model's checksum among the settings. Raises UserError."""
-    told = facts_of(recogniser)
-    if isinstance(recogniser, CTCRecogniser) and recogniser.search is not None:  # it can be read
-        told["settings"] |= {"lm_checksum": checksum_of([Path(recogniser.fusion.lm)])}
-    return told
 
 
 def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int], dict[str, Any]]:

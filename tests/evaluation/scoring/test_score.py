@@ -130,7 +130,7 @@ def test_a_recogniser_of_another_rate_is_refused():
     slow = LengthRecogniser({})
     slow.experiment = SimpleNamespace(features=SimpleNamespace(sample_rate=8000))
     for make in (Words, Questions, lambda recogniser: Perplexity(LetterLM(), recogniser)):
-        with pytest.raises(UserError, match="'length' hears 8000 Hz, recordings are scored at 16000 Hz; give --recog"):
+        with pytest.raises(UserError, match="'length' hears 8000 Hz, recordings are judged at 16000 Hz; give --recog"):
             make(slow)
 
 

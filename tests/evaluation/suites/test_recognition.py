@@ -193,11 +193,12 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_heard(corpus, tm
 def test_the_language_model_is_known_by_its_content(tmp_path):
     from test_recognise import fresh
 
+    from spectron.evaluation.judges.outside import facts_of
     from spectron.recognise import CTCRecogniser
 
     told = []
     for texts in (["A B"] * 3, ["B A"] * 3):
         (tmp_path / "lm.arpa").write_bytes(ngram.estimate(texts, 2).arpa())
         recogniser = CTCRecogniser(fresh(), Fusion(str(tmp_path / "lm.arpa"), 1.0))
-        told.append(recognition.judge_facts(recogniser)["settings"]["lm_checksum"])
+        told.append(facts_of(recogniser)["checksum"])
     assert told[0] != told[1]
