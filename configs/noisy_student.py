@@ -26,7 +26,7 @@ from spectron.config import (
     TaskConfig,
     VocabularyConfig,
 )
-from spectron.student_config import (
+from spectron.config.noisy_student import (
     BeamConfig,
     GenerationConfig,
     LanguageModelConfig,

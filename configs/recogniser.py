@@ -24,8 +24,8 @@ from spectron.config import (
     TaskConfig,
     VocabularyConfig,
 )
+from spectron.config.noisy_student import BeamConfig, GenerationConfig, LanguageModelConfig, LoopConfig, SplitConfig
 from spectron.data.vocabulary import SPECIALS
-from spectron.student_config import BeamConfig, GenerationConfig, LanguageModelConfig, LoopConfig, SplitConfig
 
 LABELLED, HELD_OUT = "librispeech_train5/manifest.jsonl", "librispeech_spk251/manifest.jsonl"
 PIECES = 256  # ours: five hours of text fill no larger table

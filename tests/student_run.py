@@ -23,7 +23,7 @@ from spectron.config import (
     TaskConfig,
     VocabularyConfig,
 )
-from spectron.student_config import (
+from spectron.config.noisy_student import (
     BeamConfig,
     GenerationConfig,
     LanguageModelConfig,
@@ -109,6 +109,6 @@ def loop(root: str) -> LoopConfig:
 
 
 if __name__ == "__main__":
-    from spectron import student
+    from spectron.noisy_student import loop
 
-    print(student.markdown(student.run(loop(sys.argv[1]), sys.argv[2])))
+    print(loop.markdown(loop.run(loop(sys.argv[1]), sys.argv[2])))

@@ -1,6 +1,7 @@
 """The house: who imports whom, how long a file may be, and what may not be written into one."""
 
 import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -10,38 +11,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A module imports only from rungs below its own, and from its own package.
+# A module imports only from rungs below its own, and from its own folder. One rung a folder: spectron/README.md says why.
 LADDER = (
-    {"types", "overrides", "config", "job"},
-    {"student_config"},
-    {"ngram", "disk"},
-    {"audio"},
-    {"data", "sharding", "distributed"},
-    {"models"},
-    {"pretrained"},
-    {"losses", "accounting", "collectives"},
-    {"optimizer"},
-    {"objectives"},
-    {"bundle"},  # an export, read where checkpoints are
-    {"checkpoints"},
-    {"step", "metrics", "held_out"},  # parts of training
-    {"start"},
-    {"train", "compile"},
-    {"decode"},
-    {"continuous"},
-    {"inference"},
-    {"beam", "teachers"},
-    {"recognise"},
-    {"export"},
-    {"evaluation"},
-    {"inputs"},
-    {"generate"},
-    {"student"},
-    {"serve"},
-    {"cli"},
-    {"__main__"},
+    "types",
+    "config",
+    "utils",
+    "parallel",
+    "audio",
+    "vocoders",
+    "models",
+    "pretrained",
+    "data",
+    "objectives",
+    "cost",
+    "checkpoints",
+    "training",
+    "compile",
+    "inference",
+    "recognition",
+    "corpora",
+    "evaluation",
+    "noisy_student",
+    "export",
+    "serve",
+    "cli",
+    "__main__",
 )
-RUNG = {name: i for i, names in enumerate(LADDER) for name in names}
+RUNG = {name: i for i, name in enumerate(LADDER)}
 # The same inside spectron/evaluation; what lies there beside the folders imports none of them.
 EVALUATION = ("judges", "scores", "pages", "scoring", "suites")
 STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of each other
@@ -98,7 +94,7 @@ def test_there_is_something_to_check():
 def test_imports_go_down_the_ladder(path):
     area = area_of(path)
     if area == "__init__":
-        public = {"spectron.inference", "spectron.inference.Spectron"}  # for type checkers
+        public = {"spectron.inference.api", "spectron.inference.api.Spectron"}  # for type checkers
         assert {name for name in imports_of(path) if name.startswith("spectron.")} <= public
         return
     assert area in RUNG, f"spectron/{area} has no place on the ladder; give it one in this test"
@@ -107,8 +103,7 @@ def test_imports_go_down_the_ladder(path):
         if other is None or other == area or other.startswith("__"):
             continue
         assert other in RUNG, f"{name_of(path)} imports {name}, which does not exist or has no rung"
-        same = {area, other} <= LADDER[0]
-        assert same or RUNG[other] < RUNG[area], f"{name_of(path)} imports {name}, which stands above it"
+        assert RUNG[other] < RUNG[area], f"{name_of(path)} imports {name}, which stands above it"
         assert {area, other} != set(STRANGERS), f"{name_of(path)} imports {name}: data and models meet in types.Batch"
 
 
@@ -133,22 +128,41 @@ def test_libraries_stay_in_their_folders(path):
     if area_of(path) == "export":  # the SavedModel writer, when it is asked for
         top = ast.parse(path.read_text(encoding="utf-8")).body
         roots = {alias.name.split(".")[0] for node in top if isinstance(node, ast.Import) for alias in node.names}
-    if area_of(path) != "data":
-        assert not roots & set(CORPUS_LIBRARIES), f"{name_of(path)}: only spectron/data reads corpora through these"
-    if area_of(path) not in ("models", "sharding"):
+    if not name_of(path).startswith(("spectron/data/seqio/", "spectron/corpora/")):
+        assert not roots & set(CORPUS_LIBRARIES), f"{name_of(path)}: only data/seqio and corpora use these libraries"
+    if area_of(path) not in ("models", "parallel"):
         assert not any(name.startswith("flax.linen") for name in names), f"{name_of(path)}: models alone use flax.linen"
         assert "flax.linen" not in path.read_text(encoding="utf-8")
+
+
+def test_no_module_imports_itself_through_others():
+    """No import cycle, imports inside functions included."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES
+    }
+    graph = {}
+    for name, path in modules.items():
+        graph[name] = sorted({other for other in imports_of(path) if other in modules} - {name, "spectron"})
+        # `from package import module` needs the module, not what else its package imports.
+        graph[name] = [m for m in graph[name] if not any(other.startswith(f"{m}.") for other in graph[name])]
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError naming the modules
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_compiled_is_under_version_control(path):
+    assert path.suffix not in (".pyc", ".pyo", ".so", ".o", ".a"), f"{name_of(path)} is made from a source: remove it"
+    assert "__pycache__" not in path.parts
 
 
 @pytest.mark.parametrize("path", [path for path in PYTHON if "configs" not in path.parts], ids=name_of)
 def test_a_module_is_a_page(path):
     text = path.read_text(encoding="utf-8")
     lines = text.count("\n")
-    assert lines <= 350, f"{name_of(path)} has {lines} lines: split it where a second reason to change appears"
+    assert lines <= 420, f"{name_of(path)} has {lines} lines: split it where a second reason to change appears"
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = node.end_lineno - node.lineno + 1
-            assert length <= 60, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
+            assert length <= 75, f"{name_of(path)}:{node.lineno}: {node.name} has {length} lines"
 
 
 MACHINE_PATH = re.compile(r"(?<![\w.*$}~-])/(?:home|Users|root|tmp|work|mnt)/\w")
@@ -179,7 +193,7 @@ def test_the_patterns_find_what_they_are_for():
 
 def test_models_training_and_decoding_need_no_corpus_library(run_python):
     """Where these cannot be imported, modules below `export` import (but the seqio adapter)."""
-    areas = {name for names in LADDER[: RUNG["export"]] for name in names} - {"data", "pretrained"}
+    areas = set(LADDER[: RUNG["export"]]) - {"data", "corpora", "pretrained"}
     names = [
         name_of(p).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
         for p in MODULES

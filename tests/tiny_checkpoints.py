@@ -6,8 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from spectron import sharding
-from spectron.checkpoints import Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import (
     DataConfig,
     EncoderConfig,
@@ -20,7 +19,8 @@ from spectron.config import (
     StreamConfig,
     VocabularyConfig,
 )
-from spectron.step import make_plan
+from spectron.parallel import sharding
+from spectron.training.step import make_plan
 from spectron.types import Batch, Statistics
 
 LETTERS = tuple(" abcdefghijklmnopqrstuvwxyz?'")

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import tiny_run
 
-from spectron import cli, sharding
-from spectron.checkpoints import FOLDER, Checkpointer, make_meta
+from spectron import cli
+from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
 from spectron.objectives import make_objective
+from spectron.parallel import sharding
 from spectron.types import Statistics, TrainState
 
 SIZES = ("data.max_prompt_seconds=1.0", "data.max_continuation_seconds=0.5", "data.max_seconds=1.5")

@@ -4,10 +4,10 @@ The batches are noise made from (seed, step), so that no corpus is read; the obj
 second, unless --real is given.
 """
 
-from spectron import job
+from spectron.parallel import supervisor
 
 if __name__ == "__main__":
-    job.supervise()  # before anything heavy is imported
+    supervisor.supervise()  # before anything heavy is imported
 
 import argparse
 import dataclasses
@@ -22,9 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spectron import distributed
-from spectron import step as step_module
-from spectron import train as training
 from spectron.audio import wav
 from spectron.audio.features import log_mel, normalise
 from spectron.config import (
@@ -42,6 +39,9 @@ from spectron.config import (
     VocabularyConfig,
     override,
 )
+from spectron.parallel import multihost
+from spectron.training import loop as training
+from spectron.training import step as step_module
 from spectron.types import Batch, Losses, Term, UserError
 
 WORDS = ("zero", "one", "two", "three")
@@ -193,13 +193,13 @@ def main() -> int:
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (arguments.file_limit, arguments.file_limit))
-    distributed.connect()
+    multihost.connect()
     try:
-        with distributed.watching():
+        with multihost.watching():
             print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return distributed.leave(2)
+        return multihost.leave(2)
     return 0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tiny_exports
 import tiny_run
 
-from spectron.checkpoints import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
 from spectron.types import Statistics, TrainState
 
 RATE = 16000

@@ -64,8 +64,8 @@ def _pipeline(kinds: Any, name: str, purpose: str, run: Any) -> argparse.Argumen
 
 
 def _cut(arguments: argparse.Namespace) -> int:
-    from spectron.data import libriheavy, pipelines
-    from spectron.overrides import override
+    from spectron.config.overrides import override
+    from spectron.corpora import libriheavy, pipelines
 
     config = override(pipelines.CorpusConfig(), arguments.set)
     options = arguments.pipeline_options
@@ -79,7 +79,7 @@ def _cut(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from spectron.data import pipelines
+    from spectron.corpora import pipelines
     from spectron.types import UserError
 
     experiment = load_config(arguments, arguments.config)
@@ -107,8 +107,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _label(arguments: argparse.Namespace) -> int:
-    from spectron.data.labelling import label
-    from spectron.recognise import load_recogniser, pin
+    from spectron.corpora.labelling import label
+    from spectron.recognition.recogniser import load_recogniser, pin
 
     path = pin(arguments.recogniser)
     factory = functools.partial(load_recogniser, path)
@@ -118,8 +118,8 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from spectron.data import pipelines
-    from spectron.data.selection import load
+    from spectron.corpora import pipelines
+    from spectron.corpora.selection import load
 
     selection = load(arguments.selection) if arguments.selection else None
     report = pipelines.write(
@@ -129,7 +129,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from spectron.data.corpus_report import write_report
+    from spectron.corpora.report import write_report
 
     return _tell(write_report(arguments.shards, out=arguments.out), arguments.out or arguments.shards)
 
@@ -143,11 +143,11 @@ def _tell(report: dict[str, Any], out: str) -> int:
 
 
 def _fit_filter(arguments: argparse.Namespace) -> int:
-    from spectron.data import selection
-    from spectron.data.folders import write_bytes
-    from spectron.data.labels import read_labels
-    from spectron.student_config import SelectionConfig
+    from spectron.config.noisy_student import SelectionConfig
+    from spectron.corpora import selection
+    from spectron.corpora.labels import read_labels
     from spectron.types import UserError
+    from spectron.utils.files import write_bytes
 
     paths = sorted(Path(arguments.labels).glob("shard-*.jsonl"))
     if not paths:

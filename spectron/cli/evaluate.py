@@ -125,9 +125,9 @@ def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_recognition(arguments: argparse.Namespace) -> int:
-    from spectron.beam import Fusion
     from spectron.evaluation.scores.tables import markdown
     from spectron.evaluation.suites.recognition import evaluate
+    from spectron.recognition.ctc_search import Fusion
 
     fusion = Fusion(arguments.lm, arguments.lm_weight, arguments.word_bonus) if arguments.lm else None
     results = evaluate(
@@ -144,12 +144,12 @@ def _evaluate_recognition(arguments: argparse.Namespace) -> int:
 
 def _panel(arguments: argparse.Namespace) -> Any:
     """The judges asked for, once it is known that their answers can be kept. Raises UserError."""
-    from spectron.data.folders import check_out
     from spectron.evaluation.judges.language_models import load_language_model
     from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
     from spectron.evaluation.suites.panel import Panel
-    from spectron.recognise import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser, pin
     from spectron.types import UserError
+    from spectron.utils.files import check_out
 
     check_out(arguments.out)
     if arguments.lm and not arguments.asr:

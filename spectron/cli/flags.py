@@ -20,7 +20,7 @@ def add_set(command: argparse.ArgumentParser) -> None:
 
 
 def add_recogniser(command: argparse.ArgumentParser) -> None:
-    """--recogniser DIR, for spectron.recognise."""
+    """--recogniser DIR, for spectron.recognition.recogniser."""
     command.add_argument(
         "--recogniser",
         required=True,

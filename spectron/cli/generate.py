@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectron import job
 from spectron.cli.flags import positive
+from spectron.parallel import supervisor
 
 if TYPE_CHECKING:
     from spectron.types import Answer
@@ -60,46 +60,46 @@ def add_generate(commands: Any) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     # A slice's devices come up together only; elsewhere the processes of a job know nothing of each other.
-    joined = not arguments.part and (arguments.distributed or job.wanted(os.environ) == "tpu")
+    joined = not arguments.part and (arguments.distributed or supervisor.wanted(os.environ) == "tpu")
     if not joined:
         return _answer(arguments, *(arguments.part or _part_of(os.environ)))
-    job.supervise(always=True)
-    from spectron import distributed
+    supervisor.supervise(always=True)
+    from spectron.parallel import multihost
     from spectron.types import UserError
 
-    distributed.connect(always=True)
+    multihost.connect(always=True)
     import jax
 
     try:
-        with distributed.watching():
+        with multihost.watching():
             code = _answer(arguments, jax.process_index(), jax.process_count())
-            distributed.meet("generated", patient=True)
+            multihost.meet("generated", patient=True)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return distributed.leave(2)
+        return multihost.leave(2)
     return code
 
 
 def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     """Every input of one part of a job; returns the exit code."""
-    from spectron.checkpoints import find
-    from spectron.data.folders import check_out
+    from spectron.audio import spectrogram_png
+    from spectron.checkpoints.manager import find
     from spectron.evaluation.judges.outside import checkpoint_facts
-    from spectron.evaluation.pages import pictures
-    from spectron.inputs import find_inputs
+    from spectron.inference.inputs import find_inputs
     from spectron.types import UserError
+    from spectron.utils.files import check_out
 
     inputs = find_inputs(arguments.audio, arguments.out)
     few = len(inputs) <= FEW
     draws = few if arguments.pictures is None else arguments.pictures
     if draws:
-        pictures.check()
+        spectrogram_png.check()
     check_out(arguments.out)
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed} is no seed; give 0 to {2**31 - 1}.")
     checkpoint = find(arguments.checkpoint)
-    from spectron.generate import Settings, generate
-    from spectron.inference import Spectron
+    from spectron.inference.api import Spectron
+    from spectron.inference.batch_job import Settings, generate
 
     settings = Settings(
         checkpoint_facts(checkpoint), arguments.seed, arguments.batch_size, arguments.prompt_seconds, draws
@@ -134,7 +134,7 @@ def _part_of(environment: Mapping[str, str]) -> tuple[int, int]:
     """Which of a job's processes this is. They never talk: one that is lost costs its own items alone."""
     from spectron.types import UserError
 
-    names = {"explicit": job.EXPLICIT[:0:-1], "slurm": job.SLURM}.get(job.wanted(environment))
+    names = {"explicit": supervisor.EXPLICIT[:0:-1], "slurm": supervisor.SLURM}.get(supervisor.wanted(environment))
     if names is None:
         return 0, 1
     try:

@@ -52,9 +52,9 @@ def _add_questions(command: argparse.ArgumentParser) -> None:
 
 
 def _sets(arguments: argparse.Namespace) -> list[QuestionSet]:
-    from spectron.data.folders import check_out
     from spectron.evaluation.suites.questions import read_questions
     from spectron.types import UserError
+    from spectron.utils.files import check_out
 
     if arguments.limit < 0:
         raise UserError(f"--limit {arguments.limit} is below 0; give how many questions of each set to ask, or 0.")
@@ -72,7 +72,7 @@ def _spoken_qa(arguments: argparse.Namespace) -> int:
     sets = _sets(arguments)
     from spectron.evaluation.judges.language_models import load_language_model
     from spectron.evaluation.suites.spoken_qa import Settings, evaluate_spoken_qa
-    from spectron.recognise import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser, pin
 
     settings = Settings(
         seeds=arguments.seeds,

@@ -117,7 +117,7 @@ def _table(arguments: argparse.Namespace) -> int:
 def _heard_by(arguments: argparse.Namespace) -> Recogniser | None:
     if not arguments.recogniser:
         return None
-    from spectron.recognise import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser, pin
 
     return load_recogniser(pin(arguments.recogniser))
 

@@ -21,10 +21,10 @@ def add_noisy_student(commands: Any) -> None:
 
 
 def _noisy_student(arguments: argparse.Namespace) -> int:
-    from spectron.student_config import load_loop
+    from spectron.config.noisy_student import load_loop
 
     config = load_loop(arguments.config, arguments.set)
-    from spectron.student import markdown, run
+    from spectron.noisy_student.loop import markdown, run
 
     results = run(config, arguments.workdir)
     if results is None:

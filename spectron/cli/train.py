@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from spectron import job
 from spectron.cli.flags import add_set, load_config, positive
+from spectron.parallel import supervisor
 
 
 def add_train(commands: Any) -> None:
@@ -44,26 +44,26 @@ def add_compile(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    job.supervise(arguments.distributed)
+    supervisor.supervise(arguments.distributed)
     experiment = load_config(arguments, arguments.config)
     for name in arguments.stage or ():
         experiment.stage(name)
-    from spectron import distributed
-    from spectron.train import train
+    from spectron.parallel import multihost
+    from spectron.training.loop import train
     from spectron.types import UserError
 
-    distributed.connect(arguments.distributed)
+    multihost.connect(arguments.distributed)
     try:
-        with distributed.watching():
+        with multihost.watching():
             train(experiment, arguments.workdir, arguments.stage)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return distributed.leave(2)
+        return multihost.leave(2)
     return 0
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from spectron import compile as ahead
+    from spectron.compile import aot as ahead
 
     ahead.prepare()  # before anything looks for devices
     experiment = load_config(arguments, arguments.config)

@@ -141,7 +141,7 @@ def make_feed(
 
     elif data.reader == "seqio":
         try:
-            from spectron.data import tasks
+            from spectron.data.seqio import tasks
         except ModuleNotFoundError as error:
             raise UserError(
                 f"data.reader 'seqio' needs the package {error.name!r}; pip install 'spectron-jax[data]', "

@@ -14,11 +14,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from spectron.config import DataConfig, Experiment, FeatureConfig
-from spectron.data.corpora import BadExample
-from spectron.data.folders import write_folder
+from spectron.data.recordings import BadExample
 from spectron.data.sources import Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Example, UserError
+from spectron.utils.files import write_folder
 
 VERSION = 2
 

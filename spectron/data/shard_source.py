@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
-from spectron.data.corpora import SPARE_TOKENS, BadExample, Fitting, report
+from spectron.data.recordings import SPARE_TOKENS, BadExample, Fitting, report
 from spectron.data.shards import Shards
 from spectron.types import Example, UserError
 

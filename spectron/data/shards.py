@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spectron.data.folders import part_of
 from spectron.types import UserError
+from spectron.utils.files import part_of
 
 VERSION = 1
 SUFFIX = ".array_record"

@@ -7,8 +7,8 @@ import math
 from typing import Protocol
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
-from spectron.data.corpora import BadExample, RecordingSource, TextSource
-from spectron.data.counting import CountingText, DigitSource
+from spectron.data.counting.utterances import CountingText, DigitSource
+from spectron.data.recordings import BadExample, RecordingSource, TextSource
 from spectron.data.shard_source import ShardSource
 from spectron.types import Example, UserError
 

@@ -13,16 +13,16 @@ import jax
 import numpy as np
 
 import spectron
-from spectron import bundle
-from spectron.bundle import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
-from spectron.checkpoints import Loaded, load_params, make_meta
+from spectron.checkpoints import export_format
+from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
+from spectron.checkpoints.manager import Loaded, load_params, make_meta
 from spectron.config import Experiment, FeatureConfig
-from spectron.data.folders import check_new, new_folder
 from spectron.data.vocabulary import make_vocabulary
 from spectron.export.formats import writer
 from spectron.export.quantise import quantised
 from spectron.export.readme import readme
 from spectron.types import Int8
+from spectron.utils.files import check_new, new_folder
 
 README = "README.md"
 NAMES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16", "int32": "I32", "int8": "I8"}
@@ -49,13 +49,13 @@ def export(
     check_new(Path(out))
     target = Path(out).absolute()
     loaded = load_params(checkpoint, prefer_ema=not raw)
-    tensors = bundle.flatten(loaded.params)
+    tensors = export_format.flatten(loaded.params)
     size = sum(x.nbytes for x in tensors.values())
     add = writer(kind)
     if int8:
         tensors = quantised(tensors)
     if int8 and add:
-        params = bundle.unflatten(bundle.dequantised(tensors), loaded.experiment.model.scan_layers)
+        params = export_format.unflatten(export_format.dequantised(tensors), loaded.experiment.model.scan_layers)
         loaded = dataclasses.replace(loaded, params=params)
     stored = as_stored(tensors)
     with new_folder(target) as folder:
@@ -91,7 +91,7 @@ def make_facts(folder: Path, loaded: Loaded, stored: Mapping[str, np.ndarray], k
     experiment = loaded.experiment
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
-        "format": bundle.VERSION,
+        "format": export_format.VERSION,
         "written_by": {"spectron": spectron.__version__, "jax": jax.__version__},
         "kind": kind,
         **make_meta(experiment, loaded.stage, loaded.statistics),
@@ -100,7 +100,9 @@ def make_facts(folder: Path, loaded: Loaded, stored: Mapping[str, np.ndarray], k
         "quantised": "int8" if int8 else None,
         "features": feature_facts(experiment.features),
         "tensors": {n: {"dtype": NAMES[x.dtype.name], "shape": list(x.shape)} for n, x in stored.items()},
-        "files": {n: {"bytes": (folder / n).stat().st_size, "sha256": bundle.checksum(folder / n)} for n in names},
+        "files": {
+            n: {"bytes": (folder / n).stat().st_size, "sha256": export_format.checksum(folder / n)} for n in names
+        },
     }
 
 

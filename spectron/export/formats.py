@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spectron.checkpoints import Loaded
+    from spectron.checkpoints.manager import Loaded
 
 # write(folder, loaded): adds files to a folder that holds the base already, but for spectron.json and README.md, which
 # come last and know the new files. `loaded` is what a reader of the folder gets: float32, int8 already applied. Returns

@@ -17,18 +17,18 @@ import jax.numpy as jnp
 from jax import export
 from jaxtyping import Array
 
-from spectron import decode
 from spectron.audio.signal import to_int16
-from spectron.audio.vocoder import FRAMES, ITERATIONS, invert
-from spectron.bundle import dequantised, unflatten, with_scales
-from spectron.checkpoints import Loaded
+from spectron.checkpoints.export_format import dequantised, unflatten, with_scales
+from spectron.checkpoints.manager import Loaded
 from spectron.config import Experiment
-from spectron.decode import Limits
 from spectron.export.folder import NAMES
+from spectron.inference import decode
+from spectron.inference.decode import Limits
 from spectron.models.conformer import Conformer
-from spectron.models.kernels import for_decoding
+from spectron.models.decode_layout import for_decoding
 from spectron.objectives.joint import Joint
 from spectron.types import Params, Statistics, UserError
+from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHORTEST = 8  # frames of a prompt; of fewer, convolutions would have to know how many

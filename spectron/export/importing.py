@@ -8,10 +8,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from spectron.bundle import PIECES, is_bundle, read_facts
-from spectron.checkpoints import FOLDER, Checkpointer, load_params, make_meta
-from spectron.data.folders import check_new, new_folder
+from spectron.checkpoints.export_format import PIECES, is_bundle, read_facts
+from spectron.checkpoints.manager import FOLDER, Checkpointer, load_params, make_meta
 from spectron.types import TrainState, UserError
+from spectron.utils.files import check_new, new_folder
 
 
 def import_export(export: str | Path, out: str | Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spectron.bundle import Tensors
+from spectron.checkpoints.export_format import Tensors
 from spectron.types import Int8, UserError
 
 SMALL = 4096  # ours: elements; smaller matrices are a few kilobytes, and the stop head is one of them

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from spectron.bundle import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
+from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
 
 WHAT = {
     FACTS: "versions, the whole config, stage, step, log-mel statistics, feature settings, shapes, checksums",
@@ -33,7 +33,7 @@ from safetensors.numpy import load_file
 
 tensors = load_file("THIS_FOLDER/weights.safetensors")    # {name: numpy array}
 
-from spectron.inference import Spectron                     # the whole model, with spectron installed
+from spectron.inference.api import Spectron                     # the whole model, with spectron installed
 
 generator = Spectron.from_checkpoint("THIS_FOLDER")
 ```

@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from spectron.bundle import TOKENIZER, WEIGHTS
-from spectron.checkpoints import Loaded
+from spectron.checkpoints.export_format import TOKENIZER, WEIGHTS
+from spectron.checkpoints.manager import Loaded
 from spectron.config import FeatureConfig
 from spectron.export.functions import Functions, exported, flat, functions_of
-from spectron.inference import MIN_PROMPT_SECONDS
+from spectron.inference.api import MIN_PROMPT_SECONDS
 from spectron.types import UserError
 
 FOLDER = "saved_model"

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from spectron.audio.vocoder import FRAMES
-from spectron.bundle import WEIGHTS
-from spectron.checkpoints import Loaded
+from spectron.checkpoints.export_format import WEIGHTS
+from spectron.checkpoints.manager import Loaded
 from spectron.export.functions import SHORTEST, Functions, exported, flat, functions_of
 from spectron.types import UserError
+from spectron.vocoders.griffin_lim import FRAMES
 
 LOADER, FOLDER, SUFFIX = "loader.py", "stablehlo", ".bin"
 READER = "flatbuffers"  # what jax reads the files with and pip does not install beside it

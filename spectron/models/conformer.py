@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from spectron.config import EncoderConfig
 from spectron.models.layers import Attention, Dense, LayerNorm, stack
 from spectron.models.specaugment import specaugment
-from spectron.sharding import constrain
+from spectron.parallel.sharding import constrain
 from spectron.types import Sequence
 
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import LMConfig
-from spectron.models.kernels import Turned
+from spectron.models.decode_layout import Turned
 from spectron.models.layers import Attention, Dense, GatedFeedForward, KVCache, RMSNorm, stack
-from spectron.sharding import constrain
+from spectron.parallel.sharding import constrain
 
 Cache = KVCache | tuple[KVCache, ...]  # of a stack that is scanned, or of one that is not
 

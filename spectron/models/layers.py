@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from spectron.models.fused import fused
-from spectron.models.kernels import Turned, joined_name
-from spectron.sharding import is_split
+from spectron.models.decode_layout import Turned, joined_name
+from spectron.models.fused_attention import fused
+from spectron.parallel.sharding import is_split
 
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -115,7 +115,7 @@ class Attention(nn.Module):
     num_kv_heads: int
     rope_base: float = 10_000.0
     dtype: Any = jnp.float32
-    kernel: str = "plain"  # or one of fused.py's, which wants to know the prefix
+    kernel: str = "plain"  # or one of fused_attention.py's, which wants to know the prefix
     prefix: int | None = None
 
     @nn.compact

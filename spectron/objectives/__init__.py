@@ -17,7 +17,7 @@ OBJECTIVES: dict[str, Any] = {"spectron": Joint, "text_lm": TextLM, "ctc": CTC}
 
 
 class Objective(Protocol):
-    """What train.py asks of a kind of training. `parts` are the top-level parameter names it reads and trains."""
+    """What training asks of a kind of training. `parts` are the top-level parameter names it reads and trains."""
 
     name: str
     parts: tuple[str, ...]

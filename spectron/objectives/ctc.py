@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from spectron import losses
 from spectron.audio.features import log_mel, normalise
 from spectron.config import Experiment, StreamConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.conformer import Conformer
 from spectron.models.layers import Dense
+from spectron.objectives import losses
 from spectron.types import Batch, Losses, Params, Sequence, Statistics
 
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from spectron import losses
 from spectron.audio.features import log_mel, normalise
 from spectron.config import Experiment, FramesConfig, StreamConfig
 from spectron.data.batches import samples_per_row
 from spectron.data.buckets import continuation_room
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.spectron import Output, Spectron
+from spectron.objectives import losses
 from spectron.objectives.text_lm import shift_right
 from spectron.types import Batch, Losses, Params, Sequence, Statistics, Term, length_mask
 

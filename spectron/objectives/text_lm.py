@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from spectron import losses
 from spectron.config import Experiment, StreamConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.models.decoder import Decoder
+from spectron.objectives import losses
 from spectron.types import Batch, Losses, Params, Statistics
 
 

@@ -25,13 +25,13 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
-from spectron import decode  # noqa: E402
-from spectron.accounting import position_bytes  # noqa: E402
 from spectron.config import EncoderConfig, Experiment, load_experiment  # noqa: E402
+from spectron.cost.flops import position_bytes  # noqa: E402
+from spectron.inference import decode  # noqa: E402
 from spectron.models.conformer import Conformer  # noqa: E402
-from spectron.models.kernels import for_decoding  # noqa: E402
+from spectron.models.decode_layout import for_decoding  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
-from spectron.sharding import unbox  # noqa: E402
+from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Params, Sequence  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "spectron_350m.py"

@@ -24,8 +24,8 @@ from spectron.evaluation.suites.continuation import OURS, continue_items, load
 from spectron.evaluation.suites.digit_panel import digit_cuts, pick_items
 from spectron.evaluation.suites.panel import Panel
 from spectron.evaluation.suites.utterances import Item
-from spectron.inference import Spectron
-from spectron.recognise import load_recogniser
+from spectron.inference.api import Spectron
+from spectron.recognition.recogniser import load_recogniser
 
 REPEATS = 12  # takes of every sequence and speaker: enough of them for any number of prompts
 

@@ -26,10 +26,10 @@ from benchmarks import timing, torch_decoding, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
 from spectron.config import Experiment, load_experiment  # noqa: E402
-from spectron.decode import decode, limits  # noqa: E402
-from spectron.models.kernels import for_decoding  # noqa: E402
+from spectron.inference.decode import decode, limits  # noqa: E402
+from spectron.models.decode_layout import for_decoding  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
-from spectron.sharding import unbox  # noqa: E402
+from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Batch, Params  # noqa: E402
 
 ROWS = 8

@@ -35,13 +35,13 @@ from benchmarks import timing  # noqa: E402
 
 from spectron.audio import wav  # noqa: E402
 from spectron.config import DataConfig, Experiment, LMConfig, ModelConfig  # noqa: E402
-from spectron.continuous import Request  # noqa: E402
-from spectron.decode import decode, limits  # noqa: E402
-from spectron.generate import Settings, generate  # noqa: E402
-from spectron.inference import Spectron  # noqa: E402
-from spectron.inputs import Input  # noqa: E402
+from spectron.inference.api import Spectron  # noqa: E402
+from spectron.inference.batch_job import Settings, generate  # noqa: E402
+from spectron.inference.decode import decode, limits  # noqa: E402
+from spectron.inference.engine import Request  # noqa: E402
+from spectron.inference.inputs import Input  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
-from spectron.sharding import unbox  # noqa: E402
+from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Sequence, Statistics  # noqa: E402
 
 SHARE = 10  # of the utterances one by one takes one in so many

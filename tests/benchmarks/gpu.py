@@ -11,7 +11,7 @@ An entry of --variant or --decoding is "key=value,…" over the config: remat, a
 (scan_layers), dft, any dotted key, batch, and in --decoding weights (the type they are stored in).
 
 Training. Noise of full length, on the device already; each step is waited for. MFU = model FLOPs
-(spectron.accounting) / (median seconds x FLOP/s), the FLOP/s of the best matrix product measured here, or the data
+(spectron.cost.flops) / (median seconds x FLOP/s), the FLOP/s of the best matrix product measured here, or the data
 sheet's. Positions are what the LM computes: rows x (encoder frames + text + frame steps).
 
 Decoding, greedy, batch 1. A position must read once the weights that its phase multiplies by, in the compute type:
@@ -46,7 +46,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 from benchmarks import gpu_ours, gpu_tables  # noqa: E402
 
 from spectron.config import Experiment, StreamConfig, load_experiment  # noqa: E402
-from spectron.overrides import override  # noqa: E402
+from spectron.config.overrides import override  # noqa: E402
 from spectron.types import UserError  # noqa: E402
 
 PARTS = ("rates", "check", "step", "torch", "decode")

@@ -13,15 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spectron import accounting, sharding
 from spectron.config import Experiment
+from spectron.cost import flops
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
-from spectron.decode import decode, limits
+from spectron.inference.decode import decode, limits
 from spectron.models.conformer import Conformer
+from spectron.models.decode_layout import for_decoding
 from spectron.models.decoder import empty_cache
-from spectron.models.kernels import for_decoding
 from spectron.objectives import make_objective
-from spectron.step import make_plan
+from spectron.parallel import sharding
+from spectron.training.step import make_plan
 from spectron.types import Batch, Params, Statistics
 
 WARM_UP = 3
@@ -70,7 +71,7 @@ def times(call: Callable[[], Any], rounds: int) -> dict[str, Any]:
 def about() -> dict[str, Any]:
     """What JAX runs on."""
     device = jax.devices()[0]
-    chip = accounting.chip_of(device.device_kind)
+    chip = flops.chip_of(device.device_kind)
     return {
         "device": device.device_kind,
         "jax": jax.__version__,
@@ -156,7 +157,7 @@ def work(experiment: Experiment) -> dict[str, Any]:
     rows = stage.streams[0].batch_size
     return {
         "batch": rows,
-        "flops": accounting.step_flops(experiment, stage).step,
+        "flops": flops.step_flops(experiment, stage).step,
         "positions": rows * positions(experiment),
         "speech_seconds": rows * experiment.data.max_seconds,
     }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spectron.config import Experiment, StageConfig
 from spectron.objectives import make_objective
-from spectron.sharding import unbox
+from spectron.parallel.sharding import unbox
 from spectron.types import Batch, Statistics
 
 AGREE = 1e-3  # of the losses in float32: sums of another order, and another Fourier transform

@@ -53,7 +53,7 @@ def make_tree(root: Path, chapters: int) -> Path:
 
 def work(tree: str, out: Path, megabytes: float, delay: float, options: list[str]) -> None:
     """All three steps; prints the seconds of each."""
-    from spectron.data import pipelines
+    from spectron.corpora import pipelines
 
     took = {}
     start = time.perf_counter()

@@ -24,10 +24,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)
 from benchmarks import timing, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
-from spectron import sharding  # noqa: E402
 from spectron.config import Experiment, StageConfig, load_experiment  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
-from spectron.step import make_plan  # noqa: E402
+from spectron.parallel import sharding  # noqa: E402
+from spectron.training.step import make_plan  # noqa: E402
 from spectron.types import Batch  # noqa: E402
 
 Batches = tuple[Batch, ...]

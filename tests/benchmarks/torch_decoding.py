@@ -15,7 +15,7 @@ Reader = Callable[[Tensor, Tensor], Tensor]  # (next vectors [B, D], rows that s
 
 
 class Spoken(NamedTuple):
-    """As spectron.decode.Decoded: text [B, L], frames [B, T, F] log-mel, num_frames [B]."""
+    """As spectron.inference.decode.Decoded: text [B, L], frames [B, T, F] log-mel, num_frames [B]."""
 
     text: Tensor
     frames: Tensor

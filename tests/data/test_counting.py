@@ -7,7 +7,7 @@ from data_helpers import with_data
 
 from spectron.audio import wav
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
-from spectron.data import clips, counting
+from spectron.data.counting import clips, utterances
 from spectron.data.sources import make_source
 from spectron.types import UserError
 
@@ -17,40 +17,43 @@ def source(experiment, kind, split="train", size=300, seed=1):
 
 
 def digits_of(example):
-    return tuple(counting.WORDS.index(word) for word in example.text.split())
+    return tuple(utterances.WORDS.index(word) for word in example.text.split())
 
 
 def test_thirty_sequences_two_of_each_step_held_out():
-    assert len(set(counting.SEQUENCES.values())) == 30
-    assert counting.SEQUENCES[2, 3] == (2, 5, 8, 1, 4, 7)
-    assert sorted(k for _, k in counting.HELD_OUT) == [1, 1, 2, 2, 3, 3]
-    assert len(counting.SEEN) == 24
-    assert len(counting.HELD_OUT_TRIPLES) == 12
+    assert len(set(utterances.SEQUENCES.values())) == 30
+    assert utterances.SEQUENCES[2, 3] == (2, 5, 8, 1, 4, 7)
+    assert sorted(k for _, k in utterances.HELD_OUT) == [1, 1, 2, 2, 3, 3]
+    assert len(utterances.SEEN) == 24
+    assert len(utterances.HELD_OUT_TRIPLES) == 12
 
 
 def test_training_speech_never_holds_a_held_out_sequence(experiment):
     counted = {digits_of(e) for e in source(experiment, "counting")}
-    assert counted == {counting.SEQUENCES[key] for key in counting.SEEN}
+    assert counted == {utterances.SEQUENCES[key] for key in utterances.SEEN}
     for example in source(experiment, "random_digits"):
         digits = digits_of(example)
         triples = {digits[i : i + 3] for i in range(4)}
         assert len(digits) == 6
-        assert not triples & counting.HELD_OUT_TRIPLES
+        assert not triples & utterances.HELD_OUT_TRIPLES
         assert example.scored_words == 3
 
 
 def test_is_clean_looks_everywhere():
-    prompt, continuation = counting.SEQUENCES[counting.HELD_OUT[0]][:3], counting.SEQUENCES[counting.HELD_OUT[0]][3:]
-    assert not counting.is_clean((0, *prompt, 0, 0))
-    assert not counting.is_clean((0, 0, 0, *continuation))
-    assert counting.is_clean((0, 0, 0, 0, 0, 0))
-    assert counting.is_held_out((*prompt, *continuation))
-    assert not counting.is_held_out((*continuation, *prompt))
+    prompt, continuation = (
+        utterances.SEQUENCES[utterances.HELD_OUT[0]][:3],
+        utterances.SEQUENCES[utterances.HELD_OUT[0]][3:],
+    )
+    assert not utterances.is_clean((0, *prompt, 0, 0))
+    assert not utterances.is_clean((0, 0, 0, *continuation))
+    assert utterances.is_clean((0, 0, 0, 0, 0, 0))
+    assert utterances.is_held_out((*prompt, *continuation))
+    assert not utterances.is_held_out((*continuation, *prompt))
 
 
 def test_text_holds_all_thirty(experiment):
     texts = source(experiment, "counting_text")
-    assert {digits_of(e) for e in texts} == set(counting.SEQUENCES.values())
+    assert {digits_of(e) for e in texts} == set(utterances.SEQUENCES.values())
     assert all(len(e.samples) == 0 for e in texts)
 
 
@@ -63,21 +66,21 @@ def test_examples_are_a_pure_function_of_seed_and_number(experiment):
 
 
 def test_test_items_are_every_sequence_by_every_speaker(experiment):
-    items = counting.test_items(experiment.data, experiment.features, repeats=2)
+    items = utterances.test_items(experiment.data, experiment.features, repeats=2)
     assert len(items) == 30 * 2 * 2
     assert len({e.id for e in items}) == len(items)
     assert items[0].id == "counting/anna/012345/0"
     assert {(digits_of(e), e.speaker) for e in items} == {
-        (d, s) for d in counting.SEQUENCES.values() for s in ("anna", "bert")
+        (d, s) for d in utterances.SEQUENCES.values() for s in ("anna", "bert")
     }
-    again = counting.test_items(experiment.data, dataclasses.replace(experiment.features), repeats=1)
+    again = utterances.test_items(experiment.data, dataclasses.replace(experiment.features), repeats=1)
     np.testing.assert_array_equal(again[5].samples, items[5].samples)
     np.testing.assert_array_equal(source(experiment, "counting", "test", 0, seed=9)[5].samples, items[5].samples)
 
 
 def test_prompt_ends_in_the_quiet_after_the_third_digit(experiment):
     hop = experiment.features.hop
-    for example in counting.test_items(experiment.data, experiment.features, 1)[:20]:
+    for example in utterances.test_items(experiment.data, experiment.features, 1)[:20]:
         assert example.prompt_samples % hop == 0
         around = example.samples[example.prompt_samples - 100 : example.prompt_samples + 100].astype(float)
         assert 0 < np.abs(around).max() < 40  # quiet, not digital zero
@@ -97,9 +100,9 @@ def test_test_speech_is_official_test_recordings_only(experiment):
     }
     assert {n.split("_")[2] for n in names["test"]} == {"0", "1"}
     assert {n.split("_")[2] for n in names["train"]} == {"5", "6"}
-    singles = counting.test_clips(experiment.data, experiment.features)
+    singles = utterances.test_clips(experiment.data, experiment.features)
     assert len(singles) == 40
-    assert {e.text for e in singles} == set(counting.WORDS)
+    assert {e.text for e in singles} == set(utterances.WORDS)
     assert {e.id for e in singles} == names["test"]
 
 
@@ -173,12 +176,12 @@ def test_mistakes_are_named(experiment, clips_root, tmp_path):
 
 def test_free_spoken_digits(data_dir):
     data = DataConfig(root=str(data_dir / "fsdd"), max_seconds=8.0)
-    singles = counting.test_clips(data, FeatureConfig())
+    singles = utterances.test_clips(data, FeatureConfig())
     assert len(singles) == 300
     assert {int(e.id.split("_")[2]) for e in singles} == {0, 1, 2, 3, 4}
-    items = counting.test_items(data, FeatureConfig(), repeats=2)
+    items = utterances.test_items(data, FeatureConfig(), repeats=2)
     assert len(items) == 360
-    assert sum(counting.is_held_out(digits_of(e)) for e in items) == 72
+    assert sum(utterances.is_held_out(digits_of(e)) for e in items) == 72
     # Only test recordings are joined: every item's first clip is one of them.
     firsts = {e.samples[:1000].tobytes() for e in singles if len(e.samples) >= 1000}
     assert all(e.samples[:1000].tobytes() in firsts for e in items)

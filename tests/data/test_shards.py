@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from librilight_tree import contents
 
-from spectron.data.labels import Label, clean_text, labels_path, read_labels, write_labels
+from spectron.corpora.labels import Label, clean_text, labels_path, read_labels, write_labels
 from spectron.data.shards import (
     Index,
     Shards,

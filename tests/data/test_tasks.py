@@ -11,8 +11,9 @@ seqio = pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
 from spectron.audio import wav
 from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig, to_json
-from spectron.data import batches, tasks
-from spectron.data.converter import SpectronConverter, feature_lengths, tf
+from spectron.data import batches
+from spectron.data.seqio import tasks
+from spectron.data.seqio.converter import SpectronConverter, feature_lengths, tf
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import UserError
 

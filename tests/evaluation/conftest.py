@@ -7,7 +7,7 @@ import pytest
 
 from spectron.audio import wav
 from spectron.config import DataConfig, Experiment, FeatureConfig, VocabularyConfig
-from spectron.data.counting import WORDS
+from spectron.data.counting.utterances import WORDS
 
 SPEAKERS = ("anna", "bert")
 HUMS = (2800, 3400)  # Hz: what tells the speakers apart

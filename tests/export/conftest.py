@@ -3,7 +3,7 @@
 import pytest
 import tiny_speaker
 
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import tiny_run
 from safetensors.numpy import load_file
 from tiny_exports import one_sentence, run, same, write_checkpoint
 
-from spectron import bundle, checkpoints
-from spectron.checkpoints import find, load_params, load_part, read_meta
+from spectron.checkpoints import export_format, manager
+from spectron.checkpoints.manager import find, load_params, load_part, read_meta
 from spectron.config import to_json
 from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.evaluation.judges.outside import checkpoint_facts
 from spectron.export.formats import FORMATS
-from spectron.inference import Spectron
-from spectron.train import train
+from spectron.inference.api import Spectron
+from spectron.training.loop import train
 from spectron.types import UserError
 
 
@@ -82,7 +82,7 @@ def test_the_folder_says_all_that_a_reader_needs(exported, checkpoint):
     assert facts["written_by"]["jax"] == jax.__version__ and facts["kind"] == "safetensors"
     assert facts["statistics"]["mean"] == read_meta(find(checkpoint))["statistics"]["mean"]
     for name, file in facts["files"].items():
-        assert file == {"bytes": (exported / name).stat().st_size, "sha256": bundle.checksum(exported / name)}
+        assert file == {"bytes": (exported / name).stat().st_size, "sha256": export_format.checksum(exported / name)}
     tensors = load_file(exported / "weights.safetensors")
     assert {name: list(x.shape) for name, x in tensors.items()} == {n: t["shape"] for n, t in facts["tensors"].items()}
     text = (exported / "README.md").read_text()
@@ -273,7 +273,7 @@ def test_a_checkpoint_of_a_newer_version_is_one_sentence(command, tmp_path, caps
 def newer(folder):
     meta = find(write_checkpoint(folder / "run")) / "meta" / "metadata"
     told = json.loads(meta.read_text())
-    meta.write_text(json.dumps({**told, "version": checkpoints.VERSION + 1}))
+    meta.write_text(json.dumps({**told, "version": manager.VERSION + 1}))
 
 
 def test_training_does_not_go_on_from_a_newer_version(tmp_path):

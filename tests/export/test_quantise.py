@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_exports import one_sentence, run, same, write_checkpoint
 
-from spectron.bundle import WEIGHTS, dequantised, flatten, read_tensors
-from spectron.checkpoints import load_params
+from spectron.checkpoints.export_format import WEIGHTS, dequantised, flatten, read_tensors
+from spectron.checkpoints.manager import load_params
 from spectron.export import quantise as module
 from spectron.export.quantise import quantise, summed_axis
 from spectron.types import Int8, UserError

@@ -19,10 +19,10 @@ import vocabulary_tables
 from tiny_exports import one_sentence
 from tiny_speaker import agree, prompts, read_wav, same_sound, write_wav
 
-from spectron import decode
 from spectron.export import functions
-from spectron.inference import Spectron
-from spectron.models.kernels import for_decoding
+from spectron.inference import decode
+from spectron.inference.api import Spectron
+from spectron.models.decode_layout import for_decoding
 
 NEEDED = ("jax", "jaxlib", "numpy", "safetensors", "ml_dtypes", "opt_einsum", "scipy")
 BARE = """

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectron.models.fused import fused
+from spectron.models.fused_attention import fused
 from spectron.models.layers import attend
 from spectron.types import UserError
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from models import tiny
 
-from spectron import losses
 from spectron.audio.features import log_mel, normalise
 from spectron.config import StreamConfig
-from spectron.objectives import make_objective
+from spectron.objectives import losses, make_objective
 from spectron.objectives.joint import feedback, go_frames, window
 from spectron.types import Sequence, UserError, length_mask
 

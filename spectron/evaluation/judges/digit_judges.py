@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig
-from spectron.data.clips import Clips, load_clips
+from spectron.data.counting.clips import Clips, load_clips
 from spectron.evaluation.judges import digits
 from spectron.evaluation.judges.digits import DigitJudge, train_digit_judge
 from spectron.evaluation.judges.outside import checksum_of

@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int
 
 from spectron.audio.features import log_mel
 from spectron.audio.signal import to_int16
+from spectron.audio.spectrograms import by_length
 from spectron.config import FeatureConfig
-from spectron.data.clips import Clips
-from spectron.evaluation.judges.spectra import by_length
+from spectron.data.counting.clips import Clips
 
 # Everything below is ours, chosen by trial on Free Spoken Digits.
 # The telephone band is enough for digits, and recordings of 8 kHz hold nothing above it.

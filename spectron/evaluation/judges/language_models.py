@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spectron
-from spectron.checkpoints import find, load_params
+from spectron.checkpoints.manager import find, load_params
 from spectron.config import Experiment, StreamConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.evaluation.judges.outside import LanguageModel, checksum_of, facts, version_of, weights_of

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 import spectron
-from spectron.bundle import FACTS, WEIGHTS, is_bundle
-from spectron.checkpoints import find, has_average
+from spectron.checkpoints.export_format import FACTS, WEIGHTS, is_bundle
+from spectron.checkpoints.manager import find, has_average
 from spectron.types import Recogniser, UserError
 
 RATE = 16_000  # of every recording a judge hears
@@ -75,7 +75,7 @@ def facts(role: str, name: str, version: str, settings: Mapping[str, Any], check
 
 
 def facts_of(recogniser: Recogniser) -> dict[str, Any]:
-    """What a result says about a recogniser of spectron.recognise; its name is "ctc DIR" or "transformers DIR"."""
+    """What a result says about one of our recognisers; its name is "ctc DIR" or "transformers DIR"."""
     kind, _, folder = recogniser.name.partition(" ")
     version = version_of(kind) if kind == "transformers" else spectron.__version__
     fusion = getattr(recogniser, "fusion", None)

@@ -11,9 +11,9 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Float, Int
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.data.clips import Clips
-from spectron.evaluation.judges.spectra import log_mels
+from spectron.data.counting.clips import Clips
 
 # Ours: finer in time than the model's own features; recordings of 8 kHz hold nothing above 4 kHz.
 FEATURES = FeatureConfig(

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from spectron.audio import spectrogram_png
 from spectron.config import FeatureConfig
-from spectron.data.folders import write_text
-from spectron.evaluation.pages import pictures
 from spectron.evaluation.picking import spreading
 from spectron.evaluation.scores.intervals import Figure
 from spectron.evaluation.scores.tables import Results, Table, meanings
+from spectron.utils.files import write_text
 
 LARGEST = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
 _LEFT_OUT = "Rows without a player have their verdicts all the same: only so many sounds fit into one file."
 TEMPLATE = Path(__file__).with_name("page.html")
-check = pictures.check
+check = spectrogram_png.check
 
 Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # a picture's row: label, before a line, behind
 
@@ -239,7 +239,7 @@ def _media(item: Item, features: FeatureConfig) -> str:
     name = html.escape(item.description or item.name)
     picture = ""
     if item.mels:
-        png = pictures.spectrograms(item.mels, features)
+        png = spectrogram_png.spectrograms(item.mels, features)
         picture = f'<img alt="Spectrograms of {name}" src="{data_uri(png, "image/png")}">'
     players = "".join(
         f'<label>{html.escape(label)}<audio controls preload="none" aria-label="{html.escape(label)}, {name}" '

@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spectron import accounting
+from spectron.audio import spectrogram_png
+from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment, StreamConfig
+from spectron.cost import flops
 from spectron.data.buckets import BucketRows, homes_of, rooms_of
-from spectron.data.folders import write_text
 from spectron.data.order import Room
 from spectron.data.sources import BadExample, Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
-from spectron.evaluation.judges.spectra import log_mels
-from spectron.evaluation.pages import pictures
 from spectron.evaluation.pages.page import TEMPLATE, data_uri, wav_uri
 from spectron.evaluation.picking import spread
 from spectron.types import Example
+from spectron.utils.files import write_text
 
 READ = 100  # ours: records read, evenly spread over the task, for what is not known without reading
 NAMED = 5  # ours: of what is left out for one reason
@@ -101,14 +101,14 @@ def _positions(
     prompts = np.minimum(getattr(source, "prompts", np.full(len(lengths), usual)), lengths)
     real = computed = 0
     for room, cell in cells.items():
-        found, each = accounting.row_positions(experiment, stream, room, lengths[cell], prompts[cell], tokens[cell])
+        found, each = flops.row_positions(experiment, stream, room, lengths[cell], prompts[cell], tokens[cell])
         real, computed = real + int(found.sum()), computed + len(cell) * each
     return 1 - real / computed
 
 
 def write(path: Path, experiment: Experiment, task: str, source: Source, shown: Mapping[int, Example]) -> None:
     """Write the page. shown: record → example. Raises UserError without matplotlib or a place to write."""
-    pictures.check()
+    spectrogram_png.check()
     found = look(experiment, source)
     style = TEMPLATE.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
     title = f"Task {html.escape(task)} · {html.escape(experiment.name)}"
@@ -157,7 +157,7 @@ def _facts(experiment: Experiment, task: str, source: Source, found: Lengths) ->
 def _picture(experiment: Experiment, found: Lengths) -> str:
     if not found.seconds.any():
         return ""
-    png = pictures.histogram(found.seconds, "seconds of a record; red: buckets", experiment.data.buckets)
+    png = spectrogram_png.histogram(found.seconds, "seconds of a record; red: buckets", experiment.data.buckets)
     return f'<p><img alt="Histogram of lengths in seconds" src="{data_uri(png, "image/png")}"></p>'
 
 
@@ -201,7 +201,7 @@ def _example(number: int, example: Example, experiment: Experiment) -> str:
     if len(example.samples):
         prompt, rest = example.samples[: example.prompt_samples], example.samples[example.prompt_samples :]
         mels = log_mels([prompt, rest], features)
-        png = pictures.spectrograms([("log-mel", mels[0], mels[1])], features)
+        png = spectrogram_png.spectrograms([("log-mel", mels[0], mels[1])], features)
         sound = wav_uri(example.samples, features.sample_rate)
         look = (
             f'<img alt="Spectrogram of {name}" src="{data_uri(png, "image/png")}">'

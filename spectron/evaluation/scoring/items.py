@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from spectron.audio import wav
-from spectron.evaluation.json_lines import are_texts, read_objects
 from spectron.evaluation.judges.outside import RATE
 from spectron.types import UserError
+from spectron.utils.jsonl import are_texts, read_objects
 
 SOUNDS = ("prompt", "continuation", "audio", "reference")  # roles that are recordings
 GENERATED = ("audio", "continuation")  # those of them that a system made, and may have left empty

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import spectron
-from spectron.data.folders import write_text
-from spectron.evaluation.journal import Journal
 from spectron.evaluation.judges.outside import Facts
 from spectron.evaluation.scores.tables import Results, Table, markdown, plain, restored
 from spectron.evaluation.scoring import score_page
 from spectron.evaluation.scoring.items import Item, Items
+from spectron.utils.chunk_cache import Journal
+from spectron.utils.files import write_text
 
 CHUNK = 16  # ours: items measured together, and lost at the most when killed
 Record = dict[str, Any]  # what was measured of one item, as JSON

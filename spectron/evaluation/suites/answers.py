@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectron.evaluation.journal import Journal
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
+from spectron.utils.chunk_cache import Journal
 
 NO_FRAMES = np.zeros((0, 0), np.float32)
 

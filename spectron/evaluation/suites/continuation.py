@@ -13,10 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spectron.config import FeatureConfig
-from spectron.data.folders import write_text
-from spectron.evaluation.journal import Journal
 from spectron.evaluation.judges.outside import RATE, checkpoint_facts
-from spectron.evaluation.judges.spectra import copy_synthesis
 from spectron.evaluation.pages import page
 from spectron.evaluation.scores.alignment import fit_text
 from spectron.evaluation.scores.tables import Results, markdown, plain
@@ -34,8 +31,11 @@ from spectron.evaluation.suites.utterances import (
     speakable,
     with_room,
 )
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 from spectron.types import UserError
+from spectron.utils.chunk_cache import Journal
+from spectron.utils.files import write_text
+from spectron.vocoders.copy_synthesis import copy_synthesis
 
 OURS, TRUTH, COPY = "Spectron", "ground truth", "ground truth, copy synthesis"
 WORK = "work"  # below OUT: what was done, kept for a run that goes on

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from spectron.audio.spectrograms import distance, log_mels
 from spectron.config import Experiment
-from spectron.data.counting import TEST_REPEATS, WORDS, is_held_out, test_clips
-from spectron.data.folders import check_out, write_text
+from spectron.data.counting.utterances import TEST_REPEATS, WORDS, is_held_out, test_clips
 from spectron.evaluation.judges.digit_judges import Judges
-from spectron.evaluation.judges.spectra import copy_synthesis, distance, log_mels
 from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import plain
 from spectron.evaluation.suites.answers import Said, answer_items
 from spectron.evaluation.suites.continuation import WORK, load
 from spectron.evaluation.suites.digit_panel import digit_panel, pick_items
 from spectron.evaluation.suites.utterances import cut, data_facts, plan_of
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 from spectron.types import Example, UserError
+from spectron.utils.files import check_out, write_text
+from spectron.vocoders.copy_synthesis import copy_synthesis
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment
-from spectron.evaluation.judges.spectra import log_mels
 from spectron.evaluation.pages import page
 from spectron.evaluation.pages.page import Cell, Item, Page
 from spectron.evaluation.picking import spread

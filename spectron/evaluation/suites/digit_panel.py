@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectron.config import Experiment, FeatureConfig
-from spectron.data.counting import PROMPT_DIGITS, WORDS, is_held_out, test_items
+from spectron.data.counting.utterances import PROMPT_DIGITS, WORDS, is_held_out, test_items
 from spectron.evaluation.judges.digit_judges import VERSION, Judges, get_judges
 from spectron.evaluation.judges.outside import checksum_of, facts
 from spectron.evaluation.picking import spread

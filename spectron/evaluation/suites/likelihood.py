@@ -35,10 +35,8 @@ from jaxtyping import Array, Float, Int
 from spectron.audio import wav
 from spectron.config import Experiment, FeatureConfig, StreamConfig
 from spectron.data.batches import samples_per_row, to_batch
-from spectron.data.folders import write_text
 from spectron.data.order import Room
 from spectron.data.vocabulary import encode_target
-from spectron.evaluation.journal import Journal
 from spectron.evaluation.judges.outside import checkpoint_facts
 from spectron.evaluation.pages import page
 from spectron.evaluation.picking import spread
@@ -46,12 +44,14 @@ from spectron.evaluation.scores.intervals import Figure, proportion
 from spectron.evaluation.scores.tables import Results, Table, markdown
 from spectron.evaluation.suites.answers import checksum
 from spectron.evaluation.suites.pairs import Pair, read_pairs
-from spectron.inference import Spectron
-from spectron.losses import log_probability
+from spectron.inference.api import Spectron
 from spectron.objectives.joint import Joint, feedback, go_frames
+from spectron.objectives.losses import log_probability
 from spectron.objectives.text_lm import shift_right
 from spectron.types import Batch, Example, Params, Statistics, UserError
 from spectron.types import Sequence as Frames
+from spectron.utils.chunk_cache import Journal
+from spectron.utils.files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from spectron.evaluation.json_lines import read_objects, read_text
 from spectron.types import UserError
+from spectron.utils.jsonl import read_objects, read_text
 
 LAYOUTS = "a JSONL of good and bad, a folder with gold.csv, one of *_correct.wav, or SALMon's folders of sample_N_*.wav"
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from spectron.decode import limits
 from spectron.evaluation.judges.outside import RATE
 from spectron.evaluation.scores.alignment import distance
 from spectron.evaluation.scores.intervals import Figure, average, proportion
@@ -45,7 +44,8 @@ from spectron.evaluation.suites.utterances import (
     speakable,
     with_room,
 )
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
+from spectron.inference.decode import limits
 from spectron.types import Example, UserError
 
 FULL, NO_TEXT, NULL, TRUE, OTHER = "full", "without text", "null tokens", "true text", "another's text"

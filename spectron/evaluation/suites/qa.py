@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.data.folders import write_text
-from spectron.evaluation.judges.spectra import log_mels
 from spectron.evaluation.pages.page import Cell, Item
 from spectron.evaluation.scores.alignment import fit_text
 from spectron.evaluation.scores.intervals import Figure, proportion
@@ -23,6 +22,7 @@ from spectron.evaluation.suites.answers import checksum, judge_items
 from spectron.evaluation.suites.panel import facts_of
 from spectron.evaluation.suites.questions import Question, QuestionSet
 from spectron.types import UserError
+from spectron.utils.files import write_text
 
 PROMPT = "Question: {question}\nAnswer:"  # ours: what a text LM continues; its first line is the answer
 MAX_TOKENS = 32  # ours: room for the longest alias of a name, not for an essay

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from spectron.data.folders import cache_folder
-from spectron.evaluation.json_lines import are_texts, check_letters, read_objects, read_text
 from spectron.evaluation.picking import spread
 from spectron.types import UserError
+from spectron.utils.files import cache_folder
+from spectron.utils.jsonl import are_texts, check_letters, read_objects, read_text
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ def _synthesise(missing: Mapping[Path, Question], sample_rate: int, voice: str) 
     from tqdm import tqdm
 
     from spectron.audio import wav
-    from spectron.data.synthetic import Reading, synthesise_all
+    from spectron.audio.espeak import Reading, synthesise_all
 
     if not missing:
         return

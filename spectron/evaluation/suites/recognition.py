@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from spectron.beam import Fusion, WordSearch, greedy
 from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
-from spectron.data.corpora import BadExample
-from spectron.data.folders import check_out, write_text
-from spectron.data.labels import Label
-from spectron.data.selection import Selection
+from spectron.config.noisy_student import BeamConfig
+from spectron.config.overrides import override
+from spectron.corpora.labels import Label
+from spectron.corpora.selection import Selection
+from spectron.data.recordings import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
 from spectron.evaluation.judges.outside import facts_of
@@ -31,10 +31,10 @@ from spectron.evaluation.scores.tables import Results, Table, plain
 from spectron.evaluation.scores.text_scores import plain_words
 from spectron.evaluation.scores.word_errors import WER, errors, word_error_rate
 from spectron.evaluation.suites.answers import checksum, judge_items
-from spectron.overrides import override
-from spectron.recognise import CTCRecogniser, load_recogniser, pin
-from spectron.student_config import BeamConfig
+from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
+from spectron.recognition.recogniser import CTCRecogniser, load_recogniser, pin
 from spectron.types import Example, Hypothesis, Recogniser, UserError
+from spectron.utils.files import check_out, write_text
 
 log = logging.getLogger(__name__)
 

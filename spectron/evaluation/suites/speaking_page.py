@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.judges.spectra import log_mels
 from spectron.evaluation.pages import page
 from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread

@@ -23,7 +23,7 @@ from spectron.evaluation.suites.panel import Hearing, Panel
 from spectron.evaluation.suites.qa import Asked
 from spectron.evaluation.suites.questions import VOICE, QuestionSet, recordings, synthesis_facts
 from spectron.evaluation.suites.utterances import configured, with_room
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 from spectron.types import UserError
 
 TEXT, BEHIND, SPEECH = "text stream", "text behind the question", "speech"

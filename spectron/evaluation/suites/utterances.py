@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int
 
 from spectron.config import DataConfig, Experiment, override
-from spectron.data.corpora import BadExample
-from spectron.data.counting import GAP_SECONDS
+from spectron.data.counting.utterances import GAP_SECONDS
+from spectron.data.recordings import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.evaluation.picking import spread, spreading
 from spectron.evaluation.scores.text_scores import plain_words
 from spectron.evaluation.suites.answers import checksum
 from spectron.evaluation.suites.recognition import task_of
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 from spectron.types import Example, UserError
 
 log = logging.getLogger(__name__)

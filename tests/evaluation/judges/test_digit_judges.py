@@ -3,10 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from spectron.data import counting
-from spectron.data.clips import load_clips
-from spectron.evaluation.judges import digit_judges, digits, spectra
+from spectron.audio import spectrograms
+from spectron.data.counting import utterances
+from spectron.data.counting.clips import load_clips
+from spectron.evaluation.judges import digit_judges, digits
 from spectron.types import UserError
+from spectron.vocoders.copy_synthesis import copy_synthesis
 
 
 @pytest.mark.parametrize(
@@ -19,15 +21,15 @@ def test_collapse(best, heard):
 
 def test_judges_hear_what_they_were_not_trained_on(world, judges_dir):
     both = digit_judges.get_judges(world.data, world.features, judges_dir)
-    items = counting.test_items(world.data, world.features, repeats=1)
-    wanted = [[counting.WORDS.index(word) for word in item.text.split()] for item in items]
+    items = utterances.test_items(world.data, world.features, repeats=1)
+    wanted = [[utterances.WORDS.index(word) for word in item.text.split()] for item in items]
     heard = both.digits.hear([item.samples for item in items])
     assert np.mean([a == b for a, b in zip(heard, wanted, strict=True)]) > 0.9
-    clips = counting.test_clips(world.data, world.features)
+    clips = utterances.test_clips(world.data, world.features)
     assert both.speakers.name([c.samples for c in clips]) == [c.speaker for c in clips]
     # What a recording is heard as does not depend on its neighbours.
     assert both.digits.hear([items[7].samples]) == [heard[7]]
-    copies = spectra.copy_synthesis([items[7].samples], world.features)
+    copies = copy_synthesis([items[7].samples], world.features)
     assert both.digits.hear(copies) == [wanted[7]]
 
 
@@ -88,14 +90,14 @@ def test_a_training_row_says_where_its_digits_are(world):
 def test_distance_ignores_timing_but_not_content():
     a = np.repeat(np.eye(4, 8, dtype=np.float32), 5, axis=0)
     slower = np.repeat(np.eye(4, 8, dtype=np.float32), 9, axis=0)
-    assert spectra.distance(a, slower) == pytest.approx(0, abs=1e-6)
-    assert spectra.distance(a, a[::-1]) > 0.05
-    assert np.isnan(spectra.distance(a, a[:0]))
+    assert spectrograms.distance(a, slower) == pytest.approx(0, abs=1e-6)
+    assert spectrograms.distance(a, a[::-1]) > 0.05
+    assert np.isnan(spectrograms.distance(a, a[:0]))
 
 
 def test_log_mels_do_not_depend_on_company(world):
     rng = np.random.default_rng(0)
     recordings = [rng.integers(-3000, 3000, n).astype(np.int16) for n in (16000, 3000, 0)]
-    together = spectra.log_mels(recordings, world.features)
+    together = spectrograms.log_mels(recordings, world.features)
     assert [len(m) for m in together] == [80, 15, 0]
-    np.testing.assert_allclose(together[1], spectra.log_mels([recordings[1]], world.features)[0], atol=1e-4)
+    np.testing.assert_allclose(together[1], spectrograms.log_mels([recordings[1]], world.features)[0], atol=1e-4)

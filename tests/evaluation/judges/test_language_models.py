@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tiny_run
 
-from spectron import sharding
-from spectron.beam import Fusion
-from spectron.checkpoints import Loaded
+from spectron.checkpoints.manager import Loaded
 from spectron.config import StreamConfig
 from spectron.evaluation.judges import language_models, outside
 from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
 from spectron.evaluation.judges.outside import checksum_of, facts_of
 from spectron.objectives.text_lm import TextLM
+from spectron.parallel import sharding
+from spectron.recognition.ctc_search import Fusion
 from spectron.types import Batch, Statistics, UserError
 
 LONGEST = 24  # tokens of a text by hand

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.judges.spectra import log_mels
 from spectron.evaluation.pages import page
 from spectron.evaluation.pages.page import Cell, Item
 from spectron.evaluation.picking import spreading

@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 import soundfile
 
-from spectron import accounting, cli
+from spectron import cli
 from spectron.config import load_experiment
+from spectron.cost import flops
 from spectron.data import batches
 from spectron.evaluation.pages import task_page
 
@@ -70,7 +71,7 @@ def test_the_page_holds_sounds_pictures_and_figures(config, tmp_path, capsys):
         data = dataclasses.replace(config.data, buckets=buckets, reader="direct")
         feed = batches.make_feed(dataclasses.replace(config, data=data), "heard", 1)
         running = feed.batches()
-        counts = [accounting.positions(config, config.stages[0].streams[0], next(running)) for _ in range(170)]
+        counts = [flops.positions(config, config.stages[0].streams[0], next(running)) for _ in range(170)]
         running.close()
         real, computed = np.sum(counts, axis=0)
         assert 1 - share == pytest.approx(real / computed, rel=0.02)  # another stands in for the silent one

@@ -224,8 +224,8 @@ def test_commands_of_sound_by_their_names(pairs, monkeypatch, capsys):
     monkeypatch.setattr("spectron.evaluation.judges.sound_judges.Resemblyzer", PitchEncoder)
     for name in ("DNSMOS", "PESQ", "STOI"):
         monkeypatch.setattr(f"spectron.evaluation.judges.sound_judges.{name}", Level)
-    monkeypatch.setattr("spectron.recognise.load_recogniser", lambda path: LengthRecogniser({10: "one"}))
-    monkeypatch.setattr("spectron.recognise.pin", str)
+    monkeypatch.setattr("spectron.recognition.recogniser.load_recogniser", lambda path: LengthRecogniser({10: "one"}))
+    monkeypatch.setattr("spectron.recognition.recogniser.pin", str)
     monkeypatch.setattr("spectron.evaluation.judges.language_models.load_language_model", lambda path: LetterLM())
     prompts, said = str(pairs / "prompts"), str(pairs / "said")
     manifest(pairs / "texts", [])

@@ -8,9 +8,9 @@ import browser
 import numpy as np
 import pytest
 
+from spectron.audio.spectrograms import log_mels
 from spectron.config import VocabularyConfig
-from spectron.data.counting import WORDS
-from spectron.evaluation.judges.spectra import log_mels
+from spectron.data.counting.utterances import WORDS
 from spectron.evaluation.suites import counting, counting_page
 from spectron.types import Answer, UserError
 

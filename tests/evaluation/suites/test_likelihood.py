@@ -15,7 +15,7 @@ from spectron.audio.features import log_mel, normalise
 from spectron.evaluation.suites import likelihood
 from spectron.evaluation.suites.likelihood import LOG_Z, Likelihood, log_likelihood
 from spectron.evaluation.suites.pairs import Pair, read_pairs
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError
 

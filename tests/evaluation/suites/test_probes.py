@@ -9,7 +9,7 @@ import pytest
 from evaluation.fakes_run import Ears, Reader, Talker, Voices
 from evaluation.suites.test_continuation import FACTS, TEXTS, every_column, example, items
 
-from spectron.data.counting import test_items as all_items
+from spectron.data.counting.utterances import test_items as all_items
 from spectron.evaluation.judges.outside import checksum_of
 from spectron.evaluation.scores.intervals import correlation
 from spectron.evaluation.suites import probes

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from spectron.audio import wav
+from spectron.audio import espeak, wav
 from spectron.evaluation.suites.questions import Question, read_questions, recordings
 from spectron.types import UserError
 
@@ -145,7 +145,6 @@ def test_a_few_are_evenly_spread(tmp_path):
 
 @needs_espeak
 def test_questions_without_a_recording_are_spoken_once(tmp_path, monkeypatch):
-    from spectron.data import synthetic
 
     asked = [
         Question("1", "what is it?", ("x",)),
@@ -156,7 +155,7 @@ def test_questions_without_a_recording_are_spoken_once(tmp_path, monkeypatch):
     assert all(0.3 < len(samples) / 16_000 < 2 and samples.dtype == np.int16 for samples in first)
     np.testing.assert_array_equal(first[0], first[2])
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.setattr(synthetic, "synthesise_all", None)  # whoever speaks again fails
+    monkeypatch.setattr(espeak, "synthesise_all", None)  # whoever speaks again fails
     for again, samples in zip(recordings(asked, 16_000, folder=tmp_path), first, strict=True):
         np.testing.assert_array_equal(again, samples)
     with pytest.raises(TypeError):

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import student_run
 
-from spectron import ngram
-from spectron.beam import Fusion
 from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig
-from spectron.data.labels import Label
-from spectron.data.selection import Selection
+from spectron.config.noisy_student import BeamConfig
+from spectron.corpora.labels import Label
+from spectron.corpora.selection import Selection
 from spectron.data.vocabulary import make_vocabulary
 from spectron.evaluation.scores.word_errors import errors, word_error_rate
 from spectron.evaluation.suites import recognition
 from spectron.evaluation.suites.recognition import Heard, label_quality, report, task_of, tune
-from spectron.student_config import BeamConfig
+from spectron.recognition import ngram
+from spectron.recognition.ctc_search import Fusion
 from spectron.types import Hypothesis, UserError
 
 pytest.importorskip("jiwer")
@@ -194,7 +194,7 @@ def test_the_language_model_is_known_by_its_content(tmp_path):
     from test_recognise import fresh
 
     from spectron.evaluation.judges.outside import facts_of
-    from spectron.recognise import CTCRecogniser
+    from spectron.recognition.recogniser import CTCRecogniser
 
     told = []
     for texts in (["A B"] * 3, ["B A"] * 3):

@@ -11,9 +11,9 @@ import pytest
 from evaluation.fakes_run import Ears, Quality, Reader, Talker, Voices
 from evaluation.suites.test_continuation import FACTS, items
 
-from spectron.evaluation import journal
 from spectron.evaluation.suites.continuation import continue_items
 from spectron.evaluation.suites.panel import Panel
+from spectron.utils import chunk_cache
 
 SCRIPT = Path(__file__).with_name("restarting.py")
 KILLS = 10
@@ -29,7 +29,7 @@ def test_ten_random_ends_leave_the_same_bytes(tmp_path, monkeypatch):
     panel = Panel(Ears(), Reader(), Voices(), Quality())
     continue_items(Talker(), items(), tmp_path / "whole", panel, FACTS, 2, 1)
     rng, talker, kills = random.Random(1), Talker(), 0
-    write = journal.write_bytes
+    write = chunk_cache.write_bytes
 
     def fatal(path, content):
         nonlocal kills
@@ -44,7 +44,7 @@ def test_ten_random_ends_leave_the_same_bytes(tmp_path, monkeypatch):
             kills += 1
             raise Killed
 
-    monkeypatch.setattr(journal, "write_bytes", fatal)
+    monkeypatch.setattr(chunk_cache, "write_bytes", fatal)
     for _ in range(KILLS + 1):
         try:
             continue_items(talker, items(), tmp_path / "killed", panel, FACTS, 2, 1)

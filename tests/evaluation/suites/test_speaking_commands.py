@@ -12,7 +12,7 @@ from spectron import cli
 from spectron.evaluation.judges.outside import checkpoint_facts
 from spectron.evaluation.suites.continuation import load
 from spectron.evaluation.suites.utterances import configured, plan_of
-from spectron.inference import Spectron
+from spectron.inference.api import Spectron
 
 
 @pytest.fixture(scope="module")

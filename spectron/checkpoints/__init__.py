@@ -1,0 +1,1 @@
+"""Training checkpoints and exported models: written whole, checked when read."""

@@ -1,0 +1,335 @@
+"""Ahead-of-time compilation of a training step for a TPU that is not there: does it fit, and what bounds it.
+
+Memory is what libtpu's compiler says for the real topology. FLOPs are counted by formula (cost/flops.py), collectives
+are read from the compiled program; times are rooflines of data-sheet rates, not predictions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spectron.compile.hlo_collectives import Collective, collectives
+from spectron.config import Experiment, StageConfig
+from spectron.cost.flops import Chip, Flops, chip_of, step_flops
+from spectron.data.batches import to_batch
+from spectron.data.vocabulary import make_vocabulary
+from spectron.parallel import sharding
+from spectron.training.stage import check_stage
+from spectron.training.step import make_plan
+from spectron.types import Batch, Statistics, UserError
+
+GENERATIONS = ("v4", "v5e", "v5p", "v6e")
+
+
+class OutOfMemory(Exception):
+    """The compiler found no way to fit the program; `needed` bytes a chip, 0 if it did not say."""
+
+    def __init__(self, needed: float, told: str) -> None:
+        super().__init__(told)
+        self.needed = needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a step needs. Bytes and collectives are of one chip; flops of the whole step; seconds are rooflines."""
+
+    config: str
+    stage: str
+    topology: str
+    slices: int
+    chips: int
+    mesh: dict[str, int]
+    batch_size: int
+    speech_seconds: float  # at most, in one step
+    parameters: dict[str, int]
+    bytes: dict[str, float]
+    flops: dict[str, float]
+    collectives: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+    @property
+    def bound(self) -> str:
+        """The resource that takes longest."""
+        return max(self.seconds, key=lambda name: self.seconds[name])
+
+
+def prepare() -> None:
+    """Settings that libtpu reads when it is loaded: only its compiler is wanted."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is opened
+    # libtpu complains at length if it cannot find out where it runs; what it compiles for is named by the topology.
+    for name, value in (("ACCELERATOR_TYPE", "v5litepod-4"), ("WORKER_HOSTNAMES", "localhost"), ("WORKER_ID", "0")):
+        os.environ.setdefault(f"TPU_{name}", value)
+
+
+def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
+    """Device descriptions of "v5e:4x4" and the like. Raises UserError for a topology that there is none of."""
+    generation, _, shape = topology.partition(":")
+    if generation not in GENERATIONS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
+        raise UserError(
+            f"--topology {topology!r} is unknown; give one such as v4:4x4x4, v5e:16x16, v5p:8x8x8, v6e:8x8."
+        )
+    if slices < 1:
+        raise UserError(f"--slices {slices} makes no machine; give 1 or more.")
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("Compiling for TPUs needs libtpu, which holds the compiler: pip install 'spectron-jax[tpu]'.")
+    prepare()
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if generation == "v4" else {}
+    if slices > 1:
+        options["num_slices"] = slices
+    if set(shape.split("x")) == {"1"}:
+        options["chips_per_host_bounds"] = (1, 1, 1)  # a host of four is taken for granted
+    try:
+        return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"--topology {topology!r}: libtpu knows no such machine: {first}") from error
+
+
+def templates(experiment: Experiment, stage: StageConfig) -> tuple[Batch, ...]:
+    """Batches of each stream's sizes without rows."""
+    data, features = experiment.data, experiment.features
+    vocabulary = make_vocabulary(data.vocabulary)
+    return tuple(to_batch((), data, features, vocabulary, s.objective == "text_lm") for s in stage.streams)
+
+
+def lower(experiment: Experiment, stage: StageConfig, mesh: Any) -> tuple[Any, Any, tuple[Batch, ...]]:
+    """(the lowered step, the abstract state, the abstract batches) of a stage on a mesh, real or described."""
+    check_stage(stage, mesh)
+    rows = templates(experiment, stage)
+    bands = experiment.features.num_mels
+    statistics = Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
+    with jax.set_mesh(mesh):
+        plan = make_plan(experiment, stage, statistics, rows, mesh)
+        batches = tuple(
+            sharding.batch_shapes(batch, stream.batch_size, mesh)
+            for batch, stream in zip(rows, stage.streams, strict=True)
+        )
+        return plan.step.lower(plan.abstract, batches), plan.abstract, batches
+
+
+def compile_step(lowered: Any) -> Any:
+    """The compiled step. Raises OutOfMemory."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        told = str(error)
+        if "RESOURCE_EXHAUSTED" not in told and "out of memory" not in told.lower():
+            raise
+        raise OutOfMemory(_needed(told), told) from error
+
+
+def _needed(told: str) -> float:
+    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of", told)
+    return float(used[1]) * 2 ** (10 * " KMGT".index(used[2] or " ")) if used else 0.0
+
+
+def shard_bytes(tree: Any) -> float:
+    """Bytes of a tree of abstract arrays on one device."""
+    return float(
+        sum(
+            np.prod(x.sharding.shard_shape(x.shape), dtype=np.float64) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+        )
+    )
+
+
+def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: int = 1) -> Report:
+    """Compile a stage's step for a topology and account for it. Raises OutOfMemory, or UserError."""
+    devices = tpu_devices(topology, slices)
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    lowered, state, batches = lower(experiment, stage, mesh)
+    compiled = compile_step(lowered)
+    chip = chip_of(devices[0].device_kind)
+    if chip is None:
+        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/flops.py.")
+    memory = compiled.memory_analysis()
+    found = collectives(compiled.as_text(), tuple(mesh.shape.items()))
+    flops = step_flops(experiment, stage)
+    resident = shard_bytes(state)
+    sizes = {
+        "parameters": shard_bytes(state.params),
+        "optimizer": shard_bytes(state.opt_state),
+        "average": shard_bytes(state.ema),
+        "batch": shard_bytes(batches),
+        "activations": float(memory.temp_size_in_bytes),
+        "peak": float(resident + shard_bytes(batches) + memory.temp_size_in_bytes),
+        "memory": chip.memory,
+    }
+    return Report(
+        config=experiment.name,
+        stage=stage.name,
+        topology=topology,
+        slices=slices,
+        chips=len(devices),
+        mesh={name: size for name, size in mesh.shape.items() if size > 1},
+        batch_size=sum(stream.batch_size for stream in stage.streams),
+        speech_seconds=sum(
+            batch.samples.shape[0] * batch.samples.shape[1] / experiment.features.sample_rate for batch in batches
+        ),
+        parameters={
+            part: int(sum(np.prod(x.shape) for x in jax.tree.leaves(tree))) for part, tree in state.params.items()
+        },
+        bytes=sizes,
+        flops={**dataclasses.asdict(flops), "step": flops.step},
+        collectives=summary(found),
+        seconds=roofline(flops, sizes, found, chip, len(devices), experiment.model.remat),
+    )
+
+
+def summary(found: Sequence[Collective]) -> list[dict[str, Any]]:
+    """Collectives of one kind over the same axes together: how many run, and the bytes a chip sends."""
+    rows: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    for each in found:
+        row = rows.setdefault(
+            (each.kind, each.axes), {"kind": each.kind, "axes": list(each.axes), "count": 0, "sent": 0.0}
+        )
+        row["count"] += each.times
+        row["sent"] += each.sent
+    return sorted(rows.values(), key=lambda row: -row["sent"])
+
+
+def roofline(
+    flops: Flops, sizes: dict[str, float], found: Sequence[Collective], chip: Chip, chips: int, remat: str
+) -> dict[str, float]:
+    """Seconds that each resource alone would take at its data-sheet rate.
+
+    compute: model FLOPs, and the forward pass again under full rematerialisation. memory: at least the state read and
+    written once, the parameters read once more each way and the activations written and read. ici and dcn: bytes sent.
+    """
+    again = flops.forward if remat == "full" else 0.0
+    state = sizes["parameters"] + sizes["optimizer"] + sizes["average"]
+    moved = 2 * state + 2 * sizes["parameters"] + 2 * sizes["activations"]
+    across = sum(each.sent for each in found if "replica" in each.axes)
+    return {
+        "compute": (flops.step + again) / chips / chip.flops,
+        "memory": moved / chip.bandwidth,
+        "ici": sum(each.sent for each in found if "replica" not in each.axes) / chip.ici,
+        "dcn": across / chip.dcn,
+    }
+
+
+def with_batch(experiment: Experiment, name: str, size: int) -> Experiment:
+    """The experiment with `size` rows a step in the stage's first stream, the others in proportion."""
+    stage = experiment.stage(name)
+    first = stage.streams[0].batch_size
+    streams = tuple(dataclasses.replace(s, batch_size=s.batch_size * size // first) for s in stage.streams)
+    stages = tuple(dataclasses.replace(s, streams=streams) if s.name == name else s for s in experiment.stages)
+    return dataclasses.replace(experiment, stages=stages)
+
+
+def advice(experiment: Experiment, error: OutOfMemory, chip: Chip) -> str:
+    """What to change when a step does not fit: one sentence."""
+    model, ideas = experiment.model, []
+    if model.remat != "full":
+        ideas.append("set model.remat=full")
+    if not model.logits_chunk:
+        ideas.append("set model.logits_chunk=16")
+    ideas += ["split the parameters over more chips (--mesh fsdp=N or tensor=N)", "lower the batch size (--find-batch)"]
+    ideas.append("raise optimizer.accumulate")
+    needed = f" {error.needed / 2**30:.1f} GiB a chip are needed," if error.needed else ""
+    return (
+        f"The step does not fit:{needed} a {chip.name} has {chip.memory / 2**30:.1f} GiB; "
+        f"{', '.join(ideas[:-1])} or {ideas[-1]}."
+    )
+
+
+def table(report: Report) -> str:
+    """The report as Markdown."""
+    size, giga = report.bytes, 2.0**30
+    mesh = ", ".join(f"{name} {n}" for name, n in report.mesh.items()) or "one device"
+    where = f"{report.slices} x {report.topology}" if report.slices > 1 else report.topology
+    rows = [
+        ("chips", f"{report.chips} ({where}; {mesh})"),
+        ("batch", f"{report.batch_size} rows, at most {report.speech_seconds:,.0f} s of speech"),
+        *(("parameters, " + part, f"{count / 1e6:,.1f} M") for part, count in report.parameters.items()),
+        ("parameters, all", f"{sum(report.parameters.values()) / 1e6:,.1f} M"),
+        *((f"{name}, a chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
+        ("activations and scratch, a chip", f"{size['activations'] / giga:.2f} GiB"),
+        ("peak, a chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
+        *(
+            (f"forward FLOPs, {part}", f"{report.flops[part]:.3g}")
+            for part in ("encoder", "lm", "vocabulary", "frames")
+        ),
+        ("FLOPs a step", f"{report.flops['step']:.4g}"),
+        *(
+            (
+                f"{row['kind']} over {'+'.join(row['axes']) or 'nothing'}",
+                f"{row['count']} times, {row['sent'] / 1e6:,.1f} MB sent by a chip",
+            )
+            for row in report.collectives
+        ),
+        *((f"roofline, {name}", f"{seconds * 1e3:.1f} ms") for name, seconds in report.seconds.items()),
+        ("bound by", report.bound),
+    ]
+    title = f"{report.config}, stage {report.stage}"
+    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def largest_batch(fits: Callable[[int], bool], unit: int, start: int) -> int:
+    """The largest multiple of `unit` that fits, by doubling from `start` and halving the gap; 0 if none does."""
+    low, high = 0, max(start // unit, 1)
+    while fits(high * unit):
+        low, high = high, 2 * high
+    while high - low > max(low // 16, 1):  # ours: within a sixteenth
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * unit) else (low, middle)
+    return low * unit
+
+
+def command(
+    experiment: Experiment,
+    stage_name: str,
+    topology: str,
+    slices: int,
+    mesh: str,
+    find_batch: bool = False,
+    json_file: str | None = None,
+) -> str:
+    """What `spectron compile` prints. mesh: "fsdp=8,tensor=2", or "" for the experiment's. Raises UserError."""
+    if mesh:
+        pairs = [pair.partition("=") for pair in mesh.split(",")]
+        if not all(size.lstrip("-").isdigit() for _, _, size in pairs):
+            raise UserError(f"--mesh {mesh!r} is not of the form fsdp=8,tensor=2.")
+        experiment = dataclasses.replace(experiment, mesh=tuple((name.strip(), int(size)) for name, _, size in pairs))
+    devices = tpu_devices(topology, slices)
+    chip = chip_of(devices[0].device_kind)
+    if chip is None:
+        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/flops.py.")
+    if find_batch:
+        stage = experiment.stage(stage_name)
+        unit = sharding.batch_shards(sharding.make_mesh(experiment.mesh, devices)) * stage.optimizer.accumulate
+
+        def fits(size: int) -> bool:
+            try:
+                changed = with_batch(experiment, stage_name, size)
+                analyse(changed, changed.stage(stage_name), topology, slices)
+            except OutOfMemory:
+                return False
+            return True
+
+        best = largest_batch(fits, unit, stage.streams[0].batch_size)
+        if not best:
+            raise UserError(f"Not even {unit} rows a step fit on {slices} x {topology}; split the parameters further.")
+        experiment = with_batch(experiment, stage_name, best)
+    try:
+        report = analyse(experiment, experiment.stage(stage_name), topology, slices)
+    except OutOfMemory as error:
+        raise UserError(advice(experiment, error, chip)) from error
+    if json_file:
+        text = json.dumps(dataclasses.asdict(report) | {"bound": report.bound}, indent=1)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
+    return table(report)

@@ -1,0 +1,295 @@
+"""Configuration: frozen dataclasses, dotted overrides with suggestions, and a round trip to JSON.
+
+A config file in configs/ is Python with one function `experiment()` that returns an Experiment.
+Defaults here are the simple case; a paper's values live in configs/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spectron.config.overrides import build, override
+from spectron.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel features (PAPER §1: 16 kHz, 128 bands, 50 ms window, 12.5 ms step, 20–8,000 Hz)."""
+
+    sample_rate: int = 16_000
+    num_mels: int = 128
+    window_seconds: float = 0.05
+    hop_seconds: float = 0.0125
+    low_hz: float = 20.0
+    high_hz: float = 8_000.0
+    log_floor: float = 1e-5  # ours: log(max(mel, floor)); 16-bit noise lies just below it
+    std_floor: float = 0.1  # ours: bands that hold nothing (8 kHz recordings) must not be blown up
+    per_band: bool = True  # False: one mean and deviation for all bands (ours)
+    dft: str = "fft"  # "fft" | "matmul" (a matrix product, faster on TPU); the same numbers
+
+    @property
+    def window(self) -> int:
+        """Samples in a window."""
+        return round(self.window_seconds * self.sample_rate)
+
+    @property
+    def hop(self) -> int:
+        """Samples in a frame step."""
+        return round(self.hop_seconds * self.sample_rate)
+
+    @property
+    def fft_size(self) -> int:
+        """The power of two that holds a window."""
+        return 1 << (self.window - 1).bit_length()
+
+    def num_frames(self, num_samples: Any) -> Any:
+        """Frames of a recording: whole steps only (60,000 samples are 300 frames, PAPER §1). Ints or integer arrays."""
+        return num_samples // self.hop
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugmentConfig:
+    """Masking blocks of the encoder's input (PAPER §1: 2 frequency and 10 time blocks, at most 33 % and 5 %)."""
+
+    num_freq_blocks: int = 2
+    num_time_blocks: int = 10
+    max_freq_fraction: float = 0.33
+    max_time_fraction: float = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+    """Conformer speech encoder; width, depth and kernel of the paper's 600 M model are in configs/."""
+
+    dim: int = 128
+    num_layers: int = 2
+    num_heads: int = 4
+    kernel_size: int = 5
+    ff_multiple: int = 4
+    conv_channels: int = 256
+    rope_base: float = 10_000.0
+    dropout: float = 0.1
+    specaugment: SpecAugmentConfig = SpecAugmentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LMConfig:
+    """Prefix decoder: RMSNorm, rotary positions, grouped-query attention, gated feed-forward."""
+
+    dim: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    ff_dim: int = 352
+    rope_base: float = 10_000.0
+    dropout: float = 0.0
+    tie_embeddings: bool = False
+    attention: str = "plain"  # training; "cudnn" on NVIDIA GPUs, "splash" on TPUs: kernels that store no scores
+
+
+@dataclasses.dataclass(frozen=True)
+class FramesConfig:
+    """Pre-net, post-net, stop head and the frame stream."""
+
+    frames_per_step: int = 1  # spectrogram frames in one decoder position; 1 is the paper
+    bottleneck: int = 64  # PAPER §1 [mem]
+    prenet_dropout: float = 0.5  # ours, Tacotron 2's
+    dropout_in_decoding: bool = True  # ours: the cure for copying the last frame
+    go: str = "prompt"  # "prompt": the prompt's last frames start the stream; "zeros" (ours)
+    stop_threshold: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The whole Spectron."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    lm: LMConfig = LMConfig()
+    frames: FramesConfig = FramesConfig()
+    compute_dtype: str = "float32"
+    scan_layers: bool = True
+    remat: str = "none"  # "none" | "full" | "dots"
+    logits_chunk: int = 0  # training: positions a row whose vocabulary logits exist at once; 0: all
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """L = L_CE + λ (L_s + L_f + L_t) + stop (PAPER §1)."""
+
+    reconstruction_weight: float = 0.1  # λ, PAPER §1 [mem]
+    time_deltas: int = 3  # K, PAPER §1 [sum]
+    stop_weight: float = 1.0  # ours
+    # Ours: at every frame step the text head must name the token being spoken, where the data say when each one ends.
+    alignment_weight: float = 0.0
+    # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy should be guessed with the recording as the
+    # LM guesses them from the text alone, so that what it knows from text survives.
+    agreement_weight: float = 0.0
+    stop_positive_weight: float = 5.0  # ours: last frames are rare
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyConfig:
+    """Text tokens. kind: "words" or "characters" (a closed list), "bytes", or "sentencepiece" (path of the model).
+
+    size: of "sentencepiece" how many ids there are, our four special ones included; 0 asks the model. Given, the model
+    is read only where text is, and must agree.
+    """
+
+    kind: str = "bytes"
+    words: tuple[str, ...] = ()
+    path: str = ""
+    size: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
+
+    name: str
+    source: str  # one of sources.KINDS: "manifest", "librispeech", "text", "counting", "random_digits", …
+    split: str = "train"
+    root: str = ""  # "" takes data.root
+    size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureConfig:
+    """A seqio mixture: tasks and how often each is drawn."""
+
+    name: str
+    rates: tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Tasks, mixtures and the fixed sizes of a batch."""
+
+    root: str = ""
+    packed: str = ""  # a folder written by `spectron data pack`, read with numpy alone; "" reads the tasks themselves
+    reader: str = "seqio"  # "seqio", or "direct": the same batches without TensorFlow (ignored when packed is set)
+    clips: str = "fsdd"  # spoken digits of the counting world: "fsdd" (data.root) or "espeak" (synthesised)
+    tasks: tuple[TaskConfig, ...] = ()
+    mixtures: tuple[MixtureConfig, ...] = ()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    prompt_seconds: float = 3.75  # the published "3 s" prompts are 60,000 samples (PAPER §1)
+    min_continuation_seconds: float = 1.0  # ours: shorter utterances are left out and counted
+    max_seconds: float = 16.0
+    max_prompt_seconds: float = 3.75
+    max_continuation_seconds: float = 12.25
+    max_tokens: int = 256
+    # Lengths in seconds, rising: every batch belongs to one bucket and is padded to its length alone. () pads all to
+    # max_seconds, which is the longest bucket whether it is listed or not. A stream's batch_size is the rows of the
+    # longest; shorter ones hold about as many seconds in more rows, a multiple of row_multiple.
+    buckets: tuple[float, ...] = ()
+    bucket_tokens: tuple[int, ...] = ()  # the text's room in each listed bucket; () is max_tokens in all of them
+    row_multiple: int = 8  # ours: the mesh's batch shards x accumulate must divide it
+    readers: int = 0  # threads that read and decode recordings; 0: one per core, at most 16 (ours)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam or Muon from optax; learning-rate factors by the start of a parameter's path ("encoder", "lm/layers")."""
+
+    name: str = "adam"  # "adam" | "muon"
+    learning_rate: float = 1e-3
+    adam_learning_rate: float = 0.0  # Muon only: of the parameters that are no matrices; 0 takes learning_rate
+    schedule: str = "cosine"  # "constant" | "cosine" | "linear" | "rsqrt"
+    warmup_steps: int = 100
+    final_fraction: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.98
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    factors: tuple[tuple[str, float], ...] = ()
+    ema_decay: float = 0.0  # 0: no average is kept
+    accumulate: int = 1  # micro-batches per step
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """One stream of batches and the objective it trains; the streams' losses add up in every step."""
+
+    objective: str  # "spectron" | "text_lm" | "ctc"
+    mixture: str  # a mixture or a task
+    batch_size: int = 16
+    weight: float = 1.0
+    prefix_tokens: int = 0  # text_lm only: at most so many first tokens are a bidirectional prefix without loss
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint."""
+
+    name: str
+    streams: tuple[StreamConfig, ...]
+    steps: int = 1000
+    optimizer: OptimizerConfig = OptimizerConfig()
+    start_from: tuple[tuple[str, str], ...] = ()
+    save_every: int = 500
+    log_every: int = 50
+    keep: int = 2
+    evaluate_on: str = ""  # a task of held-out examples: word errors (ctc) or log-perplexity, through seqio's Evaluator
+    evaluate_every: int = 500  # ours: steps; and at the end
+    evaluate_examples: int = 128  # ours: the task's first
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that a training run is: read top to bottom it is the recipe."""
+
+    name: str
+    data: DataConfig
+    stages: tuple[StageConfig, ...]
+    features: FeatureConfig = FeatureConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    mesh: tuple[tuple[str, int], ...] = ()  # (("data", 4), ("fsdp", 2)); () puts every device on "data"
+    seed: int = 0
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage of that name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
+
+
+def to_json(config: Any) -> str:
+    """A config as JSON text, keys in declaration order."""
+    return json.dumps(dataclasses.asdict(config), indent=1)
+
+
+def from_json(text: str, cls: type = Experiment) -> Any:
+    """The inverse of to_json. Raises UserError on an unknown key or a wrong type."""
+    return build(cls, json.loads(text), cls.__name__)
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Run a config file's `experiment()` and apply `key=value` overrides. Raises UserError naming file or key."""
+    return run_config(path, "experiment", Experiment, overrides)
+
+
+def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[str]) -> Any:
+    """What `function()` of a config file returns, a `cls`, with overrides applied. Raises UserError."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"Config {str(path)!r} does not exist; give a Python file such as configs/quickstart.py.")
+    spec = importlib.util.spec_from_file_location("spectron_user_config", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"Config {str(path)!r} is not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function)()
+    except AttributeError as error:
+        raise UserError(f"Config {str(path)!r} has no usable {function}() function: {error}.") from error
+    except (SyntaxError, TypeError, ImportError) as error:
+        raise UserError(f"Config {str(path)!r} cannot be run: {error}.") from error
+    if not isinstance(made, cls):
+        raise UserError(f"{function}() in {str(path)!r} returned {type(made).__name__}, not {cls.__name__}.")
+    return override(made, overrides)

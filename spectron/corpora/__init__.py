@@ -1,0 +1,1 @@
+"""Corpora on Beam: cut long recordings, label them, select labels, write shards."""

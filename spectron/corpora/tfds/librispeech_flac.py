@@ -1,0 +1,96 @@
+"""TFDS `librispeech_flac`: LibriSpeech from its own folders, read by soundfile."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from spectron.audio import wav
+from spectron.corpora.tfds.flac import Flac
+from spectron.data.recordings import AUDIO_SUFFIXES
+from spectron.data.shards import encode_flac
+from spectron.types import UserError
+
+log = logging.getLogger(__name__)
+
+SAMPLE_RATE = 16_000
+
+
+class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
+    """LibriSpeech (CC BY 4.0): SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac (.opus, …) and its transcripts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds train-clean-100/, dev-clean/, …."
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            "id": tfds.features.Text(),
+            "speaker": tfds.features.Text(),
+            "chapter": tfds.features.Text(),
+            "speech": Flac(SAMPLE_RATE),
+            "text": tfds.features.Text(),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("speech", "text"),
+            homepage="https://www.openslr.org/12",
+            description="LibriSpeech as FLAC; splits are its folders, with _ for -.",
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        root = Path(dl_manager.manual_dir)
+        root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
+        found = {path: sorted(path.rglob("*.trans.txt")) for path in sorted(root.iterdir()) if path.is_dir()}
+        splits = {path.name.replace("-", "_"): transcripts for path, transcripts in found.items() if transcripts}
+        if not splits:
+            raise UserError(f"{str(root)!r} holds no LibriSpeech; give the folder that holds train-clean-100/, ….")
+        return {name: self._generate_examples(transcripts) for name, transcripts in splits.items()}
+
+    def _generate_examples(self, transcripts: list[Path]) -> Any:
+        beam = tfds.core.lazy_imports.apache_beam
+        return beam.Create([str(path) for path in transcripts]) | beam.Reshuffle() | beam.FlatMap(examples_of)
+
+
+def examples_of(transcripts: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The utterances of a chapter as TFDS wants them; those that cannot be read are logged and left out."""
+    folder = Path(transcripts).parent
+    present = {path.stem: path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES}
+    for line in Path(transcripts).read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, text = line.strip().partition(" ")
+        if name not in present or not text.strip():
+            log.warning("LibriSpeech %s: %r has no recording or no text; left out.", folder, name)
+            continue
+        try:
+            speech = flac_of(present[name])
+        except UserError as error:
+            log.warning("LibriSpeech: left out: %s", error)
+            continue
+        speaker, _, rest = name.partition("-")
+        yield (
+            name,
+            {
+                "id": name,
+                "speaker": speaker,
+                "chapter": rest.partition("-")[0],
+                "speech": speech,
+                "text": " ".join(text.split()),
+            },
+        )
+
+
+def flac_of(path: Path) -> bytes:
+    """A recording as FLAC, 16 kHz mono; one that is so already, untouched. Raises UserError when it cannot be read."""
+    import soundfile
+
+    samples = wav.read(path, SAMPLE_RATE)  # also of FLAC: what cannot be decoded must not get in
+    content = path.read_bytes()
+    if path.suffix == ".flac":
+        info = soundfile.info(io.BytesIO(content))
+        if (info.samplerate, info.channels) == (SAMPLE_RATE, 1):
+            return content
+    return encode_flac(samples, SAMPLE_RATE)

@@ -1,0 +1,1 @@
+"""What a training step costs, by formula, and what chips can do."""

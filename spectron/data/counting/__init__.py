@@ -1,0 +1,1 @@
+"""The counting world: utterances of spoken digits joined from single clips."""

@@ -1,0 +1,105 @@
+"""Where the counting world's single digits come from: Free Spoken Digits (real voices), or espeak NG (synthesised)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectron.audio import wav
+from spectron.audio.espeak import Reading, synthesise_all
+from spectron.types import UserError
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEST_INDICES = range(5)  # Free Spoken Digits README: recordings 0-4 are the test split
+# Ours: ten voices that differ in accent, vocal tract and pitch.
+VOICES = (
+    "en-us",
+    "en-us+m3",
+    "en-us+m7",
+    "en-us+f2",
+    "en-us+f4",
+    "en-gb-x-rp",
+    "en-gb-x-rp+f3",
+    "en-gb-scotland+m1",
+    "en-029+m5",
+    "en-029+f5",
+)
+# Ours, espeak's units (words a minute; pitch 0-99, 50 is the voice's own). No test pair occurs in training.
+TRAIN_RATES, TRAIN_PITCHES = (130, 150, 170, 190), (40, 48, 56)
+TEST_RATES, TEST_PITCHES = (140, 160, 180), (44, 52)
+ESPEAK_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RawClip:
+    """Where one clip comes from. key: what its reader needs; checksum: of all that decides its samples."""
+
+    key: Any
+    digit: int
+    speaker: str
+    name: str
+    checksum: bytes
+
+
+def read_fsdd_clips(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
+    """int16 [S] of each clip."""
+    return [wav.read(clip.key, rate) for clip in raw]
+
+
+def fsdd_clips(root: str, split: str) -> list[RawClip]:
+    """The recordings of Free Spoken Digits below `root` in the official split. Raises UserError when there are none."""
+    if not root:
+        raise UserError("data.root is not set; give the folder of the Free Spoken Digit Dataset (--set data.root=DIR).")
+    folder = next(
+        (f for f in (Path(root), Path(root) / "fsdd") if (f / "recordings").is_dir()),
+        None,
+    )
+    if folder is None:
+        raise UserError(
+            f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there."
+        )
+    found = []
+    for path in sorted((folder / "recordings").iterdir()):
+        parts = path.stem.split("_")
+        if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
+            continue
+        digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
+        if digit < 10 and (index in TEST_INDICES) == (split == "test"):
+            found.append(
+                RawClip(
+                    path,
+                    digit,
+                    speaker,
+                    path.stem,
+                    hashlib.sha256(path.read_bytes()).digest(),
+                )
+            )
+    if not found:
+        raise UserError(
+            f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split."
+        )
+    return found
+
+
+def espeak_clips(split: str) -> list[RawClip]:
+    """The ten digits in every voice, at the split's rates and pitches."""
+    rates, pitches = (TRAIN_RATES, TRAIN_PITCHES) if split == "train" else (TEST_RATES, TEST_PITCHES)
+    clips = []
+    for voice, rate, pitch in itertools.product(VOICES, rates, pitches):
+        reading = Reading(WORDS, voice, rate, pitch)
+        checksum = hashlib.sha256(f"{ESPEAK_VERSION} {tuple(reading)}".encode()).digest()
+        clips += [RawClip(reading, d, voice, f"{d}_{voice}_{rate}_{pitch}", checksum) for d in range(10)]
+    return clips
+
+
+def read_espeak_clips(raw: Sequence[RawClip], rate: int) -> list[np.ndarray]:
+    """int16 [S] of each clip."""
+    readings = list(dict.fromkeys(clip.key for clip in raw))
+    spoken = dict(zip(readings, synthesise_all(readings, rate), strict=True))
+    return [spoken[clip.key][clip.digit] for clip in raw]

@@ -1,0 +1,128 @@
+"""seqio's Evaluator over a held-out task: what a model writes, or how likely it finds the texts, put into figures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spectron.config import Experiment
+from spectron.data.seqio import tasks
+from spectron.data.seqio.converter import Spec, SpectronConverter, feature_lengths, seqio, tf
+from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.types import Batch, UserError
+
+Ask = Callable[[Batch], Sequence[Any]]  # a batch → of each row label ids, or ln p of its text
+
+
+def word_error_rate(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Errors over words of all texts together (jiwer)."""
+    try:
+        import jiwer
+    except ImportError as error:
+        raise UserError("Word error rates need the package 'jiwer'; pip install 'spectron-jax[eval]'.") from error
+    return {"wer": jiwer.wer(list(targets), list(predictions))}
+
+
+SCALARS = ("prompt_samples", "scored")
+
+
+class _Vectors(SpectronConverter):
+    """Of tasks whose scalars are vectors of one: seqio's Evaluator measures the length of every feature."""
+
+    TASK_FEATURES: ClassVar = {
+        name: Spec(dtype=spec.dtype) if name in SCALARS else spec
+        for name, spec in SpectronConverter.TASK_FEATURES.items()
+    }
+
+    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int | None]) -> tf.data.Dataset:
+        scalars = ds.map(lambda example: example | {name: example[name][0] for name in SCALARS})
+        return super()._convert_features(scalars, task_feature_lengths)
+
+
+class HeldOut:
+    """The first examples of a task, kept in memory and put to a model again and again."""
+
+    def __init__(self, experiment: Experiment, task: str, examples: int, batch_size: int, writes: bool):
+        """writes: the model answers with label ids (figure "wer"), else with ln p of the text ("log_perplexity").
+
+        Raises UserError for an unknown task, or one without examples.
+        """
+        known = tasks.register(experiment)
+        if task not in known:
+            raise UserError(f"evaluate_on={task!r} is no task; known: {', '.join(known) or 'none'}.")
+        vocabulary, name = make_vocabulary(experiment.data.vocabulary), f"{task}.held_out"
+
+        def log_perplexity(targets: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+            tokens = sum(len(encode_target(vocabulary, text)[0]) for text in targets)
+            return {"log_perplexity": -float(np.sum(scores)) / tokens}
+
+        seqio.TaskRegistry.remove(name)
+        seqio.TaskRegistry.add(
+            name,
+            source=known[task].source,
+            preprocessors=[*known[task].preprocessors, _as_vectors],
+            output_features={
+                feature: dataclasses.replace(wanted, rank=1) for feature, wanted in known[task].output_features.items()
+            },
+            postprocess_fn=lambda text, **_: " ".join(text.split()),
+            metric_fns=[word_error_rate if writes else log_perplexity],
+        )
+        self._name, self._rows, self._writes = name, batch_size, writes
+        source = tasks.source_of(experiment, task)
+        lengths = feature_lengths(experiment.data, experiment.features, getattr(source, "text_only", False))
+        lengths |= dict.fromkeys(SCALARS, 1)
+        with _quiet():
+            self._evaluator = seqio.Evaluator(
+                name,
+                _Vectors(),
+                eval_split=next(iter(known[task].splits)),
+                sequence_length=lengths,
+                num_examples=examples,
+                async_compute_metrics=False,  # jiwer takes milliseconds, and an error belongs to the step that had it
+                target_field_name="text",
+            )
+
+    def __call__(self, ask: Ask) -> dict[str, float]:
+        """Put every example to the model; the figures."""
+
+        def through(dataset: tf.data.Dataset) -> list[tuple[int, Any]]:
+            found = []
+            for numbers, fields in dataset.batch(self._rows).as_numpy_iterator():
+                batch = Batch(**fields)
+                found += list(zip(numbers.tolist(), ask(_filled(batch, self._rows)), strict=False))
+            return found
+
+        given = {"predict_fn" if self._writes else "score_fn": through}
+        metrics, _ = self._evaluator.evaluate(compute_metrics=True, **given)
+        return {name: float(value) for name, value in metrics.result()[self._name].items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without seqio's advice on lengths and loggers, which are meant."""
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _as_vectors(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return dataset.map(lambda example: example | {name: example[name][None] for name in SCALARS})
+
+
+def _filled(batch: Batch, rows: int) -> Batch:
+    """The batch with its last row repeated, so that all batches have one shape."""
+    missing = rows - batch.size
+
+    def repeat(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
+
+    return Batch(**{f.name: repeat(getattr(batch, f.name)) for f in dataclasses.fields(batch)}) if missing else batch

@@ -1,0 +1,1 @@
+"""Decoding, the engine, the Python API and batch inference. Imports no evaluation."""

@@ -1,0 +1,1 @@
+"""Noisy student training: train, label the pool, filter, train again."""

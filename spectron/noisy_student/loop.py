@@ -1,0 +1,286 @@
+"""Noisy student training, in one process: train, label the pool with what was trained, filter, train on both, again.
+
+Read from the bottom: `run` is the loop. Every step writes one folder or file, whole or not at all, and is skipped when
+it is there; training resumes by checkpoint, labelling by batch. So the same command goes on wherever it was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectron.checkpoints.manager import find
+from spectron.config import Experiment, TaskConfig, VocabularyConfig
+from spectron.config.noisy_student import GenerationConfig, LoopConfig
+from spectron.corpora import pipelines, selection
+from spectron.corpora.labelling import label
+from spectron.corpora.labels import Label, clean_text, labels_path, read_labels
+from spectron.data.shards import Shards
+from spectron.data.vocabulary import make_pieces, make_vocabulary
+from spectron.evaluation.suites import recognition
+from spectron.recognition import ngram
+from spectron.recognition.recogniser import RECIPE, Fusion, load_recogniser
+from spectron.training.loop import train
+from spectron.types import UserError
+from spectron.utils.files import write_bytes
+
+log = logging.getLogger(__name__)
+
+BATCH = 8  # ours: utterances labelled together, and lost at most when the process dies
+TICK = 5.0  # ours, seconds: how often the wall time is written down
+PIECES = "pieces.model"
+STAGE = "ctc"  # the stage of a generation's experiment that trains the recogniser
+
+
+@contextlib.contextmanager
+def timed(folder: Path, step: str) -> Iterator[None]:
+    """Add the seconds of the block to FOLDER/seconds.json, also when it is killed (to TICK seconds)."""
+    path, done, began = folder / "seconds.json", threading.Event(), time.monotonic()
+    known = json.loads(path.read_text()) if path.is_file() else {}
+
+    def note() -> None:
+        spent = known.get(step, 0.0) + time.monotonic() - began
+        write_bytes(path, json.dumps(known | {step: round(spent, 1)}).encode())
+
+    def tick() -> None:
+        while not done.wait(TICK):
+            note()
+
+    thread = threading.Thread(target=tick, name="spectron-seconds", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        note()
+
+
+# The data.
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """A JSONL manifest's rows. Raises UserError when it cannot be read."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"Manifest {str(path)!r} cannot be read ({error}); set root and split.") from error
+
+
+def speakers_of(config: LoopConfig) -> dict[str, list[str]]:
+    """The speakers of "labelled", "pool" and "dev". Raises UserError where one of them has none."""
+    root, split = Path(config.root), config.split
+    everyone = sorted({str(row.get("speaker", "")) for row in rows_of(root / split.corpus)})
+    count = max(1, round(split.labelled_share * len(everyone)))
+    drawn = sorted(np.random.default_rng(split.seed).permutation(everyone)[:count].tolist())
+    if split.pool:
+        pool = sorted({str(row.get("speaker", "")) for row in rows_of(root / split.pool)})
+    else:
+        pool = [speaker for speaker in everyone if speaker not in drawn]
+    taken = {*everyone, *pool}
+    held_out = {str(row.get("speaker", "")) for row in rows_of(root / split.held_out)}
+    found = {"labelled": drawn, "pool": pool, "dev": sorted(held_out - taken)}
+    for name, speakers in found.items():
+        if not speakers:
+            raise UserError(f"split: no speaker is left for {name!r}; change its manifests, labelled_share or seed.")
+    return found
+
+
+def prepare(config: LoopConfig, workdir: Path) -> None:
+    """Write the shards data/labelled, data/pool (without texts) and data/dev, speakers.json, and the language model."""
+    experiment, split = config.generations[0].experiment, config.split
+    data = dataclasses.replace(experiment.data, vocabulary=VocabularyConfig("bytes"))  # pieces are not there yet
+    speakers = speakers_of(config)
+    manifests = {"labelled": split.corpus, "pool": split.pool or split.corpus, "dev": split.held_out}
+    for name, manifest in manifests.items():
+        pipelines.from_task(
+            TaskConfig(name, "manifest", root=str(Path(config.root) / manifest)),
+            data,
+            experiment.features,
+            workdir / "data" / name,
+            keep_text=name != "pool",
+            speakers=speakers[name],
+            options=("--runner", "inline"),
+        )
+    write_bytes(workdir / "data" / "speakers.json", json.dumps(speakers, indent=1).encode())
+    if config.pieces and not (workdir / PIECES).is_file():
+        labelled = (utterance.text for utterance in iterate(workdir / "data" / "labelled"))
+        write_bytes(workdir / PIECES, make_pieces(labelled, config.pieces))
+    target = workdir / "lm.arpa"
+    if config.language_model.texts and not target.is_file():
+        texts = ngram.read_texts(config.language_model, config.root)
+        write_bytes(target, ngram.estimate(texts, config.language_model.order, config.language_model.min_count).arpa())
+
+
+def truths(config: LoopConfig) -> dict[str, str]:
+    """Id → what was said in the pool: only to score the labels with."""
+    path = Path(config.root) / (config.split.pool or config.split.corpus)
+    return {str(row["id"]): clean_text(str(row["text"])) for row in rows_of(path)}
+
+
+# One generation.
+
+
+def placed(generation: GenerationConfig, workdir: Path, previous: Path | None) -> Experiment:
+    """The generation's experiment with its tasks, and pieces, pointing into the work folder."""
+    roots = {"labelled": workdir / "data" / "labelled", "pseudo": workdir / generation.name / "pseudo"}
+    experiment = generation.experiment
+    tasks = tuple(
+        dataclasses.replace(task, root=str(roots[task.name])) if task.name in roots else task
+        for task in experiment.data.tasks
+    )
+    if generation.start_from_previous and previous is not None:
+        parts = tuple((part, str(previous / "training" / STAGE)) for part in ("encoder", "ctc_head"))
+        stages = tuple(
+            dataclasses.replace(stage, start_from=parts) if stage.name == STAGE else stage
+            for stage in experiment.stages
+        )
+        experiment = dataclasses.replace(experiment, stages=stages)
+    vocabulary = experiment.data.vocabulary
+    if (workdir / PIECES).is_file():
+        vocabulary = VocabularyConfig("sentencepiece", path=str(workdir / PIECES))
+    return dataclasses.replace(
+        experiment, data=dataclasses.replace(experiment.data, tasks=tasks, vocabulary=vocabulary)
+    )
+
+
+def make_labels(config: LoopConfig, generation: GenerationConfig, workdir: Path, teacher: Path) -> None:
+    """Label the pool with the teacher, fit the filter on held-out hypotheses, write the shards "pseudo"."""
+    folder, pool = workdir / generation.name, workdir / "data" / "pool"
+    with timed(folder, "label"):
+        factory = functools.partial(load_recogniser, str(teacher))
+        label(pool, folder / "labels", factory, str(teacher), BATCH, ("--runner", "inline"))
+        label(workdir / "data" / "dev", folder / "labels_dev", factory, str(teacher), BATCH, ("--runner", "inline"))
+    labels = read_all(folder / "labels", pool)
+    if not (folder / "selection.json").is_file():
+        fitted = selection.fit(read_all(folder / "labels_dev", workdir / "data" / "dev"), generation.selection)
+        if not generation.teacher:  # whose lengths may be in other tokens
+            vocabulary = make_vocabulary(placed(generation, workdir, None).data.vocabulary)
+            targets = [len(vocabulary.encode(u.text)) for u in iterate(workdir / "data" / "labelled")]
+            fitted = selection.balance(fitted, labels, targets, generation.selection)
+        write_bytes(folder / "selection.json", fitted.to_json().encode())
+    chosen = selection.load(folder / "selection.json")
+    pipelines.write(pool, folder / "pseudo", folder / "labels", chosen, options=("--runner", "inline"))
+    if not (folder / "labels.json").is_file():
+        quality = recognition.label_quality(labels, chosen, truths(config))
+        write_bytes(folder / "labels.json", json.dumps(quality, indent=1).encode())
+
+
+def iterate(folder: Path) -> Iterator[Any]:
+    """The utterances of a folder of shards."""
+    shards = Shards(folder)
+    return (shards[i] for i in range(len(shards)))
+
+
+def read_all(folder: Path, shards: Path) -> list[Label]:
+    """The labels of all shards of a folder, in order."""
+    count = len(Shards(shards).paths)
+    return [found for number in range(count) for found in read_labels(labels_path(folder, number))]
+
+
+def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> None:
+    """Measure a trained generation on held-out speech, with weights of fusion tuned there: recogniser.json, dev/."""
+    folder, checkpoint = workdir / generation.name, find(workdir / generation.name / "training" / STAGE)
+    if (folder / "dev" / "results.json").is_file():
+        return
+    with timed(folder, "evaluate"):
+        utterances = list(iterate(workdir / "data" / "dev"))
+        lm = workdir / "lm.arpa"
+        heard = recognition.hear(checkpoint, utterances)
+        fusion = recognition.tune(heard, config.beam, lm) if lm.is_file() else Fusion()
+        recipe = {"checkpoint": str(checkpoint), "fusion": dataclasses.asdict(fusion)}
+        write_bytes(folder / RECIPE, json.dumps(recipe, indent=1).encode())
+        title = f"{config.name}, {generation.name}"
+        recognition.report(heard, fusion, folder / "dev", title, config.beam.tuning_utterances)
+
+
+# The whole loop.
+
+
+def run(config: LoopConfig, workdir: str | Path) -> dict[str, Any] | None:
+    """All generations in WORKDIR/NAME; returns what it writes to results.json and results.md, None when it was asked to
+    stop early. Raises UserError."""
+    workdir = Path(workdir).absolute()
+    check(config)
+    with timed(workdir, "prepare"):
+        prepare(config, workdir)
+    previous, results = None, None
+    for generation in config.generations:
+        folder = workdir / generation.name
+        teacher = Path(generation.teacher) if generation.teacher else previous
+        if teacher is not None:
+            make_labels(config, generation, workdir, teacher)
+        with timed(folder, "train"):
+            if not train(placed(generation, workdir, previous), folder / "training"):
+                return None
+        finish(config, generation, workdir)
+        previous = folder
+        results = summary(config, workdir)
+        write_bytes(workdir / "results.json", json.dumps(results, indent=1).encode())
+        write_bytes(workdir / "results.md", markdown(results).encode())
+    return results
+
+
+def check(config: LoopConfig) -> None:
+    """Raise UserError for a loop that cannot run."""
+    names = [generation.name for generation in config.generations]
+    if len(set(names)) != len(names) or {"data"} & set(names):
+        raise UserError(f"generations: the names {', '.join(names)} must differ, and none may be 'data'.")
+    for number, generation in enumerate(config.generations):
+        generation.experiment.stage(STAGE)
+        known = {task.name for task in generation.experiment.data.tasks}
+        wanted = {"labelled", "pseudo"} if number or generation.teacher else {"labelled"}
+        for task in sorted(wanted - known):
+            raise UserError(f"generations.{generation.name}: data.tasks lack {task!r}; add TaskConfig({task!r}, …).")
+
+
+def summary(config: LoopConfig, workdir: Path) -> dict[str, Any]:
+    """Figures of the generations that are finished."""
+    rows = []
+    for generation in config.generations:
+        folder = workdir / generation.name
+        if not (folder / "dev" / "results.json").is_file():
+            continue
+        row: dict[str, Any] = {"generation": generation.name}
+        row["dev"] = json.loads((folder / "dev" / "results.json").read_text())["figures"]
+        row["labels"] = json.loads((folder / "labels.json").read_text()) if (folder / "labels.json").is_file() else None
+        row["seconds"] = json.loads((folder / "seconds.json").read_text())
+        rows.append(row)
+    speakers = json.loads((workdir / "data" / "speakers.json").read_text())
+    hour = 3600 * config.generations[0].experiment.features.sample_rate
+    hours = {name: round(float(Shards(workdir / "data" / name).lengths.sum()) / hour, 2) for name in speakers}
+    prepared = json.loads((workdir / "seconds.json").read_text())
+    return {"name": config.name, "speakers": speakers, "hours": hours, "generations": rows, "seconds": prepared}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The summary as a table."""
+
+    def wer(figure: dict[str, Any] | None) -> str:
+        if figure is None or math.isnan(figure["value"]):
+            return "–"
+        return f"{100 * figure['value']:.1f} ({100 * figure['low']:.1f}–{100 * figure['high']:.1f})"
+
+    lines = [
+        "| generation | dev WER %, greedy (95 %) | with LM | labels' WER % | kept | rejected | hours kept | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["generations"]:
+        labels = row["labels"] or {}
+        cells = [row["generation"], wer(row["dev"].get("greedy")), wer(row["dev"].get("fused"))]
+        cells += [wer(labels.get(name)) for name in ("all", "kept", "rejected")]
+        cells += [f"{labels['hours_kept']:.2f} of {labels['hours']:.2f}" if labels else "–"]
+        cells += [f"{sum(row['seconds'].values()) / 60:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

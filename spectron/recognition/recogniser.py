@@ -1,0 +1,124 @@
+"""Recognisers: CTC models trained here, alone or with a language model, and weights from elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from spectron.checkpoints.manager import Loaded, find, load_params
+from spectron.config import Experiment, StreamConfig
+from spectron.config.overrides import build
+from spectron.objectives.ctc import CTC
+from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
+from spectron.types import Batch, Hypothesis, Params, Recogniser, Statistics, UserError
+
+__all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "pin"]
+
+RECIPE = "recogniser.json"  # {"checkpoint": DIR, "fusion": Fusion's fields}: a recogniser with its tuned weights
+SHORTEST, GROWTH = 4.0, 1.5  # ours: seconds of the first bucket, and how much longer the next is
+ROWS = 8  # ours: recordings heard together
+
+
+@functools.partial(jax.jit, static_argnames=("experiment",))
+def _hear(params: Params, statistics: Statistics, samples: Array, num_samples: Array, *, experiment: Experiment) -> Any:
+    """int16 [B, S] → label log-probabilities, a Sequence of float32 [B, T, V]."""
+    objective = CTC(experiment, statistics, StreamConfig("ctc", ""))
+    nothing = np.zeros((samples.shape[0], 1), np.int32)
+    batch = Batch(samples, num_samples, num_samples * 0, nothing, nothing > 0, nothing > 0, nothing)
+    logits = objective.logits(params, objective.mel(batch))
+    return dataclasses.replace(logits, values=jax.nn.log_softmax(logits.values.astype(np.float32)))
+
+
+def bucket(num_samples: int, sample_rate: int) -> int:
+    """The padded length of a recording: so few different ones that each is compiled once."""
+    seconds = SHORTEST
+    while round(seconds * sample_rate) < num_samples:
+        seconds *= GROWTH
+    return round(seconds * sample_rate)
+
+
+class CTCRecogniser:
+    """A CTC model of ours."""
+
+    def __init__(self, loaded: Loaded, fusion: Fusion | None = None, name: str = "ctc"):
+        missing = [part for part in CTC.parts if part not in loaded.params]
+        if missing or loaded.statistics is None:
+            raise UserError(
+                f"The checkpoint of stage {loaded.stage!r} holds no {', '.join(missing) or 'statistics'}: "
+                f"give one of a ctc stage."
+            )
+        self.name = name
+        self.experiment, self.statistics = loaded.experiment, loaded.statistics
+        self.params = jax.device_put({part: loaded.params[part] for part in CTC.parts})
+        self.vocabulary = CTC(loaded.experiment, loaded.statistics, StreamConfig("ctc", "")).vocabulary
+        self.fusion = fusion or Fusion()
+
+    @functools.cached_property
+    def search(self) -> WordSearch | None:
+        """The beam search, None where there is no language model."""
+        return WordSearch(self.fusion, self.vocabulary) if self.fusion.lm else None
+
+    def emissions(self, recordings: Sequence[np.ndarray]) -> list[Float[np.ndarray, "_ V"]]:
+        """int16 [S] each → label log-probabilities float32 [T, V] each. Batches hold recordings of like lengths."""
+        rate = self.experiment.features.sample_rate
+        out: list[np.ndarray] = [np.zeros((0, self.vocabulary.size), np.float32)] * len(recordings)
+        sizes: dict[int, list[int]] = {}
+        for i, samples in enumerate(recordings):
+            if self.experiment.features.num_frames(len(samples)):
+                sizes.setdefault(bucket(len(samples), rate), []).append(i)
+        for size, members in sorted(sizes.items()):
+            for first in range(0, len(members), ROWS):
+                chosen = members[first : first + ROWS]
+                samples, lengths = np.zeros((ROWS, size), np.int16), np.zeros(ROWS, np.int32)
+                for row, i in enumerate(chosen):
+                    lengths[row] = len(recordings[i])
+                    samples[row, : lengths[row]] = recordings[i]
+                heard = jax.device_get(
+                    _hear(self.params, self.statistics, samples, lengths, experiment=self.experiment)
+                )
+                for row, i in enumerate(chosen):
+                    out[i] = heard.values[row][heard.mask[row]]
+        return out
+
+    def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
+        """int16 [S] each at the model's rate → a hypothesis each, in order."""
+        found = self.emissions(recordings)
+        if self.search is None:
+            return [greedy(log_probs, self.vocabulary) for log_probs in found]
+        return [self.search(log_probs) for log_probs in found]
+
+
+def pin(path: str | Path) -> str:
+    """What load_recogniser finds the same weights under later: of a training run its newest step now."""
+    folder = Path(path)
+    settled = (folder / RECIPE).is_file() or (folder / "config.json").is_file() or folder.name == RECIPE
+    return str(folder if settled else find(folder))
+
+
+def load_recogniser(path: str | Path, fusion: Fusion | None = None) -> Recogniser:
+    """The recogniser of a folder: one with recogniser.json, a checkpoint of ours, or a `transformers` model's folder.
+
+    fusion: how to search, instead of what recogniser.json says (of ours only). Raises UserError.
+    """
+    folder = Path(path)
+    recipe = folder / RECIPE if folder.is_dir() else folder
+    if recipe.name == RECIPE and recipe.is_file():
+        try:
+            stored = json.loads(recipe.read_text(encoding="utf-8"))
+            checkpoint, known = stored["checkpoint"], build(Fusion, stored["fusion"], "fusion")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{str(recipe)!r} is no recogniser ({error}); write it again.") from error
+        return CTCRecogniser(load_params(checkpoint), fusion or known, f"ctc {checkpoint}")
+    if (folder / "config.json").is_file():
+        from spectron.recognition.hf import TransformersRecogniser
+
+        return TransformersRecogniser(folder)
+    return CTCRecogniser(load_params(folder), fusion, f"ctc {folder}")

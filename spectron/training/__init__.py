@@ -1,0 +1,1 @@
+"""One training loop for every objective: stages, steps, optimizers, metrics, validation."""

@@ -1,0 +1,282 @@
+"""One training loop for every objective.
+
+Read from the bottom: `train` runs the stages of an experiment, `train_stage` sets one up, `run` is the loop;
+a stage's start is in stage.py, what the devices execute in step.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spectron.checkpoints import manager
+from spectron.checkpoints.manager import FOLDER, Checkpointer
+from spectron.config import Experiment, StageConfig
+from spectron.cost import flops
+from spectron.data.batches import Feed, make_feed
+from spectron.data.order import Room
+from spectron.parallel import multihost, sharding
+from spectron.training.metrics import MetricsLog, Work
+from spectron.training.stage import (
+    check_buckets,
+    check_same,
+    check_stage,
+    find_statistics,
+    fresh_state,
+    reading,
+    without_buckets,
+)
+from spectron.training.step import Plan, make_plan
+from spectron.training.validation import make_held_out
+from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
+from spectron.utils.files import check_local
+
+
+def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) -> list[Feed]:
+    """One feed of this process's rows (whole: of all rows) per stream; streams and stages draw independently."""
+    index, count = (0, 1) if whole else (jax.process_index(), jax.process_count())
+    seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
+    return [
+        make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed)
+        for stream, seed in zip(stage.streams, seeds, strict=True)
+    ]
+
+
+# The loop.
+
+
+def run(
+    plan: Plan,
+    state: TrainState,
+    feeds: Sequence[Iterator[Batch]],
+    log: MetricsLog,
+    save: Callable[[int, TrainState], None],
+    stopping: Callable[[int], bool],
+    measure: Callable[[Sequence[Batch]], Work],
+    held_out: Callable[[Params], dict[str, float]] | None = None,
+) -> int:
+    """Steps from the state's to the stage's last, or until `stopping(step)`. Returns the step reached, which is saved.
+
+    Step n is dispatched before step n−1's metrics are read. A batch of a shape not seen before compiles, once. Raises
+    UserError at a metric that is no number.
+    """
+    stage, first = plan.stage, int(state.step)
+    step, unread = first, None
+    compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+    while step < stage.steps:
+        batches = tuple(next(feed) for feed in feeds)
+        began, shapes = time.monotonic(), tuple((*b.samples.shape, b.text.shape[1]) for b in batches)
+        placed = plan.put(batches)
+        if shapes not in compiled:
+            compiled[shapes] = plan.step.lower(state, placed).compile()
+            # Collectives wait half a minute for a peer at most; compilers may be further apart than that.
+            multihost.meet(f"{stage.name}/{step}")
+            log.pause(time.monotonic() - began)
+        state, metrics = compiled[shapes](state, placed)
+        step += 1
+        if unread is not None:
+            record(log, stage, *unread)
+        unread = (step, metrics, measure(batches))
+        if held_out is not None and (step == stage.steps or step % stage.evaluate_every == 0):
+            record(log, stage, *unread)
+            began, unread = time.monotonic(), None
+            log.held_out(step, held_out(state.ema or state.params))
+            log.pause(time.monotonic() - began)
+        leave = step == stage.steps or stopping(step)
+        if leave or step % stage.save_every == 0:
+            if unread is not None:
+                record(log, stage, *unread)  # a state is saved only after its step was seen to be good
+                unread = None
+            save(step, state)
+        if leave:
+            break
+    return step
+
+
+def measure_work(experiment: Experiment, stage: StageConfig, batches: Sequence[Batch]) -> Work:
+    """The work of a step, from this process's batches (each process has as many rows of the same shape)."""
+    count = jax.process_count()
+    rooms = [Room(b.size * count, b.samples.shape[1], b.text.shape[1]) for b in batches]
+    pairs = zip(stage.streams, batches, strict=True)
+    real, computed = np.sum([flops.positions(experiment, stream, batch) for stream, batch in pairs], axis=0)
+    return Work(
+        examples=sum(room.rows for room in rooms),
+        seconds=sum(int(np.sum(b.num_samples)) for b in batches) / experiment.features.sample_rate * count,
+        real=int(real),
+        computed=int(computed),
+        flops=flops.step_flops(experiment, stage, rooms).step / jax.device_count(),
+    )
+
+
+def record(log: MetricsLog, stage: StageConfig, step: int, metrics: dict[str, Array], work: Work) -> None:
+    """Wait for a step's metrics and log them. Raises UserError naming the first that is no number."""
+    host = jax.device_get(metrics)
+    values = {name: float(host[name]) for name in sorted(host, key=lambda name: (name != "loss", name))}
+    for name in reversed(values):  # the total last: a term says more
+        if not np.isfinite(values[name]):
+            raise UserError(
+                f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last "
+                f"good checkpoint is kept; lower stages.{stage.name}.optimizer.learning_rate or look at its data."
+            )
+    log.add(step, values, work)
+
+
+def train_stage(
+    experiment: Experiment, stage: StageConfig, workdir: Path, stopping: Callable[[int], bool] = lambda step: False
+) -> bool:
+    """Train one stage in workdir/STAGE from its newest checkpoint on. True when it has reached its last step."""
+    folder = workdir / stage.name
+    mesh = sharding.make_mesh(experiment.mesh)
+    check_stage(stage, mesh)
+    check_buckets(experiment, stage, mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(mesh))
+        saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
+        first, meta = saver.latest() or 0, None
+        if first:
+            path = saver.directory / str(first)
+            meta = manager.read_meta(path)
+            check_same(manager.experiment_of(path, meta), experiment, stage, path)
+            if first >= stage.steps:
+                print(f"{stage.name}: finished at step {first}", flush=True)
+                return True
+            if "imported" in meta:
+                raise UserError(
+                    f"The checkpoint in {str(path)!r} was imported and has no optimizer state to go on with; give "
+                    f"another --workdir and name {str(workdir)!r} in stages.{stage.name}.start_from."
+                )
+        feeds = open_feeds(experiment, stage)
+        streams = [stack.enter_context(reading(feed, first)) for feed in feeds]
+        sample, streams = peek(streams)
+        if meta is None:
+            # Of all rows, of all lengths: how many processes share them must change nothing.
+            alone = jax.process_count() == 1 and not experiment.data.buckets
+            everything = feeds if alone else open_feeds(without_buckets(experiment), stage, whole=True)
+            speech = next((f for f, batch in zip(everything, sample, strict=True) if batch.samples.shape[1]), None)
+            measured = find_statistics(experiment, stage, workdir, speech)
+        else:
+            measured = manager.statistics_of(meta)
+        bands = experiment.features.num_mels
+        statistics = measured or Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
+        plan = make_plan(experiment, stage, statistics, sample, mesh)
+        state = saver.restore(plan.abstract) if first else fresh_state(experiment, plan, workdir)
+        log = open_log(stage, folder, first)
+        stack.callback(log.close)
+        if meta is not None:
+            log.restore(meta["window"])
+        log.say(
+            f"{stage.name}: {count(state.params):,} parameters, "
+            + (f"from step {first}" if first else "from the start")
+        )
+        base = manager.make_meta(experiment, stage.name, measured)
+        began = time.monotonic()
+
+        def save(step: int, state: TrainState) -> None:
+            saver.save(step, state, base | {"window": log.state()})
+
+        measure = functools.partial(measure_work, experiment, stage)
+        asked = make_held_out(experiment, stage, statistics, mesh) if stage.evaluate_on else None
+        reached = run(plan, state, streams, log, save, stopping, measure, asked)
+        saver.close()
+        log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
+    return reached >= stage.steps
+
+
+def open_log(stage: StageConfig, folder: Path, first: int) -> MetricsLog:
+    """The stage's metrics, written by one process, beside what a chip could do."""
+    peak, main = flops.peak(jax.devices()) / jax.device_count(), jax.process_index() == 0
+    return MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, main, peak)
+
+
+def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator[Batch]]]:
+    """The first batch of every stream, and the streams as if nothing had been taken."""
+    first = [next(stream) for stream in streams]
+
+    def again(batch: Batch, stream: Iterator[Batch]) -> Iterator[Batch]:
+        yield batch
+        yield from stream
+
+    return first, [again(batch, stream) for batch, stream in zip(first, streams, strict=True)]
+
+
+def count(params: Params) -> int:
+    """How many numbers are in a tree."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+# The whole experiment.
+
+
+@contextlib.contextmanager
+def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM (what cluster managers send before they take the machine) into a flag.
+
+    Of several processes one may be told alone: there JAX listens for it, and makes all agree on a step to stop at.
+    """
+    asked = threading.Event()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs that took longer than a second, unless the user chose a place already."""
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "spectron" / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def train(
+    experiment: Experiment, workdir: str | Path, stages: Sequence[str] | None = None, stop_after: int | None = None
+) -> bool:
+    """Run the stages in order in workdir/STAGE; finished ones are skipped, a started one goes on where it was.
+
+    stages: only these. stop_after: leave after this step of a stage, as SIGTERM does. True when all have finished.
+    Raises UserError for anything the user can mend.
+    """
+    check_local(workdir, "--workdir")
+    chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
+    use_compilation_cache()
+    try:
+        with leaving_on_sigterm() as asked:
+            for stage in chosen:
+                if not train_stage(experiment, stage, Path(workdir).absolute(), stopper(asked, stop_after)):
+                    print("Stopped early; the same command goes on from here.", flush=True)
+                    return False
+    except Exception as error:
+        if isinstance(error, UserError) or not manager.disk_full(error):
+            raise
+        raise UserError(
+            f"The disk with {str(workdir)!r} is full: {error}; free some space and run the same command."
+        ) from error
+    return True
+
+
+def stopper(asked: Callable[[], bool], stop_after: int | None) -> Callable[[int], bool]:
+    """Whether to leave after a step: on SIGTERM (any host's, agreed upon by all) or at `stop_after`."""
+
+    def stopping(step: int) -> bool:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.reached_preemption_sync_point(step) or step == stop_after
+        return asked() or step == stop_after
+
+    return stopping

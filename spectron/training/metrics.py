@@ -1,0 +1,166 @@
+"""What a run tells: metrics.jsonl, TensorBoard where it can be imported, a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+LATEST = ("learning_rate",)  # the last value says more than a mean
+RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "padding", "teraflops_per_chip", "mfu")
+UNITS = ("s/step", "examples/s", "s of speech/s", "padding", "model TFLOP/s a chip", "MFU")
+
+
+class Work(NamedTuple):
+    """What a step did: examples and seconds of speech, positions that were real and computed, model FLOPs of a chip
+    (cost/flops.py has the formula)."""
+
+    examples: int
+    seconds: float
+    real: int = 0
+    computed: int = 0
+    flops: float = 0.0
+
+
+class MetricsLog:
+    """Collects every step's metrics, writes their means every `every` steps. `write` is False on all hosts but one.
+
+    peak: model FLOPs that a chip could do in a second, 0 where nobody knows.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        stage: str,
+        first: int,
+        last: int,
+        every: int,
+        write: bool = True,
+        peak: float = 0.0,
+    ) -> None:
+        self.peak = peak
+        self.path, self.stage, self.last, self.every, self.write = folder / "metrics.jsonl", stage, last, every, write
+        self.window: dict[str, float] = {}  # sums since the last line
+        self.count = 0
+        self._work = np.zeros(1 + len(Work._fields))  # steps, and the sums of their work, since `_clock`
+        self._clock: float | None = None  # starts after the first step, which compiles
+        self._board = _tensorboard(folder, first) if write else None
+        self._bar = None
+        if write:
+            forget_after(self.path, first)
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=last, initial=first, desc=stage, unit="step", dynamic_ncols=True)
+
+    def add(self, step: int, metrics: Mapping[str, float], work: Work) -> None:
+        """Metrics of one finished step (counted from 1), and its work."""
+        for name, value in metrics.items():
+            self.window[name] = float(value) + (0.0 if name in LATEST else self.window.get(name, 0.0))
+        self.count += 1
+        if self._clock is None:
+            self._clock = time.monotonic()
+        else:
+            self._work += (1, *work)
+        if self._bar is not None:
+            self._bar.update(1)
+        if step == 1 or step % self.every == 0 or step == self.last:
+            self._line(step)
+
+    def pause(self, seconds: float) -> None:
+        """Leave some time, of compiling a further shape, out of the rates."""
+        if self._clock is not None:
+            self._clock += seconds
+
+    def _line(self, step: int) -> None:
+        means = {name: value if name in LATEST else value / self.count for name, value in self.window.items()}
+        now = time.monotonic()
+        elapsed = max(now - (self._clock or now), 1e-9)
+        rates = self._rates(elapsed) if self._work[0] else {}
+        self.window, self.count, self._clock, self._work = {}, 0, now, np.zeros(len(self._work))
+        if not self.write:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": self.stage, **means, **rates}) + "\n")
+        if self._board is not None:
+            for name, value in {**means, **rates}.items():
+                self._board.add_scalar(name, value, step)
+        self.say(f"{self.stage} {step}/{self.last}  {_readable(means, rates)}")
+
+    def held_out(self, step: int, figures: Mapping[str, float]) -> None:
+        """Figures of held-out examples at a step: a line of their own."""
+        if not self.write:
+            return
+        named = {f"held_out_{name}": value for name, value in figures.items()}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": self.stage, **named}) + "\n")
+        if self._board is not None:
+            for name, value in named.items():
+                self._board.add_scalar(name, value, step)
+        self.say(
+            f"{self.stage} {step}/{self.last}  " + "  ".join(f"{name} {value:.4g}" for name, value in named.items())
+        )
+
+    def _rates(self, elapsed: float) -> dict[str, float]:
+        steps, examples, speech, real, computed, flops = self._work.tolist()
+        padding = 1 - real / computed if computed else 0.0
+        values = [elapsed / steps, examples / elapsed, speech / elapsed, padding, flops / elapsed / 1e12]
+        if self.peak:
+            values.append(flops / elapsed / self.peak)
+        return {name: float(f"{value:.4g}") for name, value in zip(RATES, values, strict=False)}
+
+    def say(self, line: str) -> None:
+        """A line for a person, above the progress bar if there is one."""
+        if self.write:
+            tqdm.write(line) if self._bar is not None else print(line, flush=True)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the next line is the same after a restart."""
+        return {"count": self.count, "sums": self.window}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.count, self.window = state["count"], dict(state["sums"])
+
+    def close(self) -> None:
+        """Flush and end."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def forget_after(path: Path, step: int) -> None:
+    """Drop the lines that a killed run wrote after the checkpoint it continues from, and half a line at the end."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    partial = path.with_suffix(".tmp")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _tensorboard(folder: Path, first: int) -> Any:
+    """A writer that needs no TensorFlow (clu's does), or None on a machine without it."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+
+
+def _readable(means: Mapping[str, float], rates: Mapping[str, float]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in means.items()]
+    units = zip(rates.values(), UNITS, strict=False)
+    return "  ".join([*shown, *(f"{value:.3g} {unit}" for value, unit in units)])

@@ -1,0 +1,108 @@
+"""FLOPs by formula against what XLA counts in the compiled program; the sizes of the paper's configs."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import tiny
+from test_decode import make_generator
+
+from spectron.compile.aot import templates
+from spectron.config import EncoderConfig, LMConfig, StageConfig, StreamConfig, load_experiment
+from spectron.cost import flops
+from spectron.models.conformer import Conformer
+from spectron.models.decoder import Decoder, empty_cache, prefix_visible
+from spectron.objectives import make_objective
+from spectron.parallel import sharding
+from spectron.training.step import init_params
+from spectron.types import Sequence, Statistics
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def counted(function, *arguments) -> float:
+    return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
+
+
+def test_the_encoders_formula_is_what_xla_counts():
+    config = EncoderConfig(dim=192, num_layers=2, num_heads=4, conv_channels=128, dropout=0.0)
+    model = Conformer(config, scan_layers=False)
+    mel = Sequence(jnp.zeros((1, 200, 80)), jnp.ones((1, 200), bool))
+    params = jax.eval_shape(model.init, jax.random.key(0), mel)
+    found = counted(lambda p, x: model.apply(p, x).values, params, mel)
+    # XLA also counts norms, softmax and activations.
+    assert flops.encoder_flops(config, 80, 200) == pytest.approx(found, rel=0.06)
+    assert flops.encoder_flops(config, 80, 200) < found
+
+
+def test_the_lms_formula_is_what_xla_counts():
+    config = LMConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=512)
+    model = Decoder(config, 100, scan_layers=False)
+    x, mask = jnp.zeros((1, 160, 192)), jnp.ones((1, 160), bool)
+
+    def run(params, x):
+        return model.apply(params, x, jnp.arange(160)[None], prefix_visible(mask, mask))[0]
+
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_visible(mask, mask)))
+    found = counted(run, params, x)
+    assert flops.lm_flops(config, 160, 160) == pytest.approx(found, rel=0.06)
+    causal, both = flops.lm_flops(config, 0, 160), flops.lm_flops(config, 160, 160)
+    assert both - causal == pytest.approx(2 * 2 * 2 * 192 * 160 * 159 / 2)  # layers, two products, multiply-add, width
+
+
+def test_a_step_adds_up_its_streams():
+    experiment = load_experiment(CONFIGS / "digits.py")
+    joint, text = experiment.stage("joint"), experiment.stage("text")
+    whole = flops.step_flops(experiment, joint)
+    parts = [flops.stream_flops(experiment, stream) for stream in joint.streams]
+    assert whole.step == pytest.approx(sum(part.step for part in parts))
+    assert 0 < whole.detached < whole.lm + whole.vocabulary  # the teacher of loss.agreement_weight
+    assert flops.step_flops(experiment, text).encoder == 0
+    twice = StageConfig("joint", (dataclasses.replace(joint.streams[0], batch_size=32),))
+    assert flops.step_flops(experiment, twice).step == pytest.approx(2 * parts[0].step)
+    assert flops.stream_flops(experiment, StreamConfig("another", "speech")).step == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "lm"), [("spectron_350m", 350e6), ("spectron_1b", 1e9), ("spectron_7b", 7e9)], ids=["350m", "1b", "7b"]
+)
+def test_the_papers_sizes(name, lm):
+    """600 M of encoder and so many of LM, its tied embedding of 256,000 included, within 3 %."""
+    experiment = load_experiment(CONFIGS / f"{name}.py")
+    stage = experiment.stages[-1]
+    rows = [jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), b) for b in templates(experiment, stage)]
+    ones = np.ones(experiment.features.num_mels, np.float32)
+    objectives = [make_objective(s.objective, experiment, Statistics(0 * ones, ones), s) for s in stage.streams]
+    params = sharding.unbox(jax.eval_shape(lambda: init_params(objectives, rows, 0)))
+    sizes = {part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in params.items()}
+    assert sizes["encoder"] == pytest.approx(600e6, rel=0.03)
+    assert sizes["lm"] == pytest.approx(lm, rel=0.03)
+    assert params["lm"]["embedding"].shape[0] == 256_000
+
+
+def test_chips_are_known_by_the_names_jax_gives_them():
+    assert flops.chip_of("TPU v5 lite").name == flops.chip_of("TPU v5e").name == "v5e"
+    assert flops.chip_of("cpu") is None
+    assert flops.peak(jax.devices()) == 0
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bytes_of_a_decoding_step_are_those_of_its_weights_and_cache(tied):
+    """Against the sizes of the arrays that decoding holds; norms and biases, which the formula leaves out, aside."""
+    experiment = tiny.experiment()
+    lm = dataclasses.replace(experiment.model.lm, tie_embeddings=tied)
+    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, lm=lm))
+    weights = make_generator(experiment).weights
+
+    def size(tree):
+        return sum(x.nbytes for x in jax.tree.leaves(tree) if x.ndim > 1)
+
+    layers = size({name: tree for name, tree in weights["lm"].items() if name.startswith("layers_")})
+    head = size(weights["lm"]["embedding"] if tied else weights["lm"]["head"])
+    cache = sum(x.nbytes for x in jax.tree.leaves(empty_cache(lm, 3, 8)))
+    heard = flops.position_bytes(experiment, 7, 3)
+    assert heard["text"] == layers + head + cache
+    assert heard["frames"] == layers + size([weights[part] for part in ("prenet", "postnet", "stop")]) + cache

@@ -1,0 +1,37 @@
+"""Single digits: what espeak says for training and for the test, and how clips are prepared."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("espeakng_loader", reason="the extra 'synth' is not installed")
+
+from spectron.config import DataConfig, FeatureConfig
+from spectron.data.counting import clips, raw_clips, utterances
+
+
+def test_test_speech_is_unseen_and_voices_are_many():
+    assert len(set(raw_clips.VOICES)) >= 8
+    pairs = {split: {clip.key[2:] for clip in raw_clips.espeak_clips(split)} for split in ("train", "test")}
+    assert not pairs["train"] & pairs["test"]
+    assert not {rate for rate, _ in pairs["train"]} & {rate for rate, _ in pairs["test"]}
+    assert not {pitch for _, pitch in pairs["train"]} & {pitch for _, pitch in pairs["test"]}
+
+
+def test_counting_with_synthesised_voices(monkeypatch):
+    monkeypatch.setattr(raw_clips, "VOICES", raw_clips.VOICES[:2])
+    monkeypatch.setattr(raw_clips, "TEST_RATES", (160,))
+    clips._load.cache_clear()
+    data = DataConfig(clips="espeak", max_seconds=6.0)
+    items = utterances.test_items(data, FeatureConfig(), repeats=1)
+    assert len(items) == 60
+    assert {e.speaker for e in items} == set(raw_clips.VOICES[:2])
+    assert all(1.0 < len(e.samples) / 16_000 < 6.0 for e in items)
+    clips._load.cache_clear()
+
+
+def test_trim_cuts_the_quiet_ends():
+    """Between two seconds of noise 46 dB below it only the word stays, within a window of 25 ms at each end."""
+    word = (10_000 * np.sin(np.arange(8000) / 5)).astype(np.int16)
+    noise = np.random.default_rng(0).normal(0, 35, 16_000).astype(np.int16)
+    assert 8000 <= len(clips.trim(np.concatenate([noise, word, noise]), 16_000)) <= 8000 + 2 * 400
+    assert clips.trim(np.zeros(4, np.int16), 16_000).tolist() == [0] * 4

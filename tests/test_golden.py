@@ -1,0 +1,62 @@
+"""Golden files: the resolved config and the parameter table of the paper's models and of the digits recipe.
+
+A change of either is a change of every checkpoint's vocabulary; it must be meant. Write them anew with
+
+    SPECTRON_WRITE_GOLDEN=1 python -m pytest tests/test_golden.py
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from spectron.config import Experiment, load_experiment, to_json
+from spectron.data.batches import to_batch
+from spectron.data.vocabulary import make_vocabulary
+from spectron.objectives import make_objective
+from spectron.training.step import init_params
+from spectron.types import Example, Statistics
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = Path(__file__).with_name("golden")
+CONFIGS = {"digits": "digits", "350m": "spectron_350m", "1b": "spectron_1b", "7b": "spectron_7b"}
+
+
+def parameter_table(experiment: Experiment) -> str:
+    """One line for each parameter of all stages: path, shape, dtype, logical axes."""
+    bands = experiment.features.num_mels
+    statistics = Statistics(jax.numpy.zeros(bands), jax.numpy.ones(bands))
+    lines = {}
+    for stage in experiment.stages:
+        objectives = [make_objective(s.objective, experiment, statistics, s) for s in stage.streams]
+        vocabulary = make_vocabulary(experiment.data.vocabulary)
+        empty = Example(np.zeros(0, np.int16), 0, "", "empty")
+        batches = [to_batch([empty], experiment.data, experiment.features, vocabulary) for _ in objectives]
+        boxed = jax.eval_shape(lambda o=objectives, b=batches: init_params(o, b, 0))
+        leaves = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda x: hasattr(x, "names"))
+        for path, leaf in leaves:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            axes = " ".join(str(axis) for axis in leaf.names)
+            lines[name] = f"{name}  {'x'.join(map(str, leaf.value.shape))}  {leaf.value.dtype}  {axes}"
+    return "".join(f"{lines[name]}\n" for name in sorted(lines))
+
+
+def compare(path: Path, text: str) -> None:
+    if os.environ.get("SPECTRON_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == text, f"{path.name} has changed; see the docstring of this file"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_resolved_config_is_the_golden_one(name):
+    experiment = load_experiment(ROOT / "configs" / f"{CONFIGS[name]}.py")
+    compare(GOLDEN / f"{name}.config.json", to_json(experiment) + "\n")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_the_golden_ones(name):
+    experiment = load_experiment(ROOT / "configs" / f"{CONFIGS[name]}.py")
+    compare(GOLDEN / f"{name}.parameters.txt", parameter_table(experiment))

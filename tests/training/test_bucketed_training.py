@@ -1,0 +1,109 @@
+"""Training on batches of several shapes: one program a shape, exact resuming, losses that padding does not change."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import Stand, bucketed, experiment
+
+from spectron.checkpoints.manager import load_params
+from spectron.config import StreamConfig
+from spectron.cost import flops
+from spectron.data.batches import make_feed, source_of, to_batch
+from spectron.data.buckets import rooms_of
+from spectron.data.vocabulary import make_vocabulary
+from spectron.objectives import make_objective
+from spectron.parallel.sharding import unbox
+from spectron.training import loop, stage, step
+from spectron.training.metrics import RATES
+from spectron.types import UserError
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The tiny model on recordings of 0.25 to 0.5 s in three buckets."""
+    return bucketed(experiment("stages.speech.optimizer.accumulate=2"), tmp_path / "data")
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "make_objective", Stand)
+    compiled = []
+    made = step.make_step
+
+    def counting(*arguments):
+        function = made(*arguments)
+
+        def traced(state, batches):
+            compiled.append(batches[0].samples.shape)
+            return function(state, batches)
+
+        return traced
+
+    monkeypatch.setattr(step, "make_step", counting)
+    assert loop.train(config, tmp_path / "whole", ["ctc"])
+    assert sorted(compiled) == [(4, 6400), (4, 8000), (6, 4800)]  # each once
+    assert not loop.train(config, tmp_path / "halves", ["ctc"], stop_after=5)
+    assert loop.train(config, tmp_path / "halves", ["ctc"])
+    whole, halves = lines(tmp_path / "whole" / "ctc"), lines(tmp_path / "halves" / "ctc")
+    for a, b in zip(whole, halves, strict=True):
+        assert {k: v for k, v in a.items() if k not in RATES} == {k: v for k, v in b.items() if k not in RATES}
+    a, b = (load_params(tmp_path / name / "ctc", prefer_ema=False) for name in ("whole", "halves"))
+    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert all(0 < line["padding"] < 0.35 for line in whole[1:])
+    with pytest.raises(UserError, match=r"trained with data\.buckets"):
+        loop.train(stage.without_buckets(config), tmp_path / "halves", ["ctc"])
+
+
+def test_rows_that_do_not_divide_are_one_sentence(config, tmp_path):
+    data = dataclasses.replace(config.data, row_multiple=1)
+    with pytest.raises(UserError, match=r"row_multiple 1 must be a multiple of 2 for stage 'ctc'.*accumulate 2"):
+        loop.train(dataclasses.replace(config, data=data), tmp_path, ["ctc"])
+
+
+@pytest.mark.parametrize("name", ["spectron", "ctc"])
+def test_the_loss_is_that_of_the_longest_bucket(config, name):
+    """What a shorter bucket leaves out is padding alone; the FLOPs and positions that are said are fewer."""
+    bands = config.features.num_mels
+    statistics = step.Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
+    stream = StreamConfig(name, "heard", 4)
+    objective = make_objective(name, config, statistics, stream)
+    feed = make_feed(config, "heard", 4)
+    room, rows = next(feed.step(s) for s in range(60) if feed.step(s)[0].samples == 4800)
+    examples, longest = feed.rows.fetch_all(rows), rooms_of(config.data, config.features, 4)[-1]
+    vocabulary = make_vocabulary(config.data.vocabulary)
+    small, large = (to_batch(examples, config.data, config.features, vocabulary, room=r) for r in (room, longest))
+    assert small.samples.shape == (6, 4800)
+    params = unbox(objective.init(jax.random.key(0), small))
+    loss = jax.jit(lambda batch: objective.loss(params, batch, jax.random.key(1), train=False).means())
+    found, expected = loss(small), loss(large)
+    for term, value in expected.items():
+        assert float(found[term]) == pytest.approx(float(value), rel=1e-4), term
+    assert flops.positions(config, stream, small)[0] == flops.positions(config, stream, large)[0]
+    assert flops.positions(config, stream, small)[1] < flops.positions(config, stream, large)[1]
+    costs = [flops.stream_flops(config, stream, r).step for r in (room, longest._replace(rows=6))]
+    assert costs[0] < costs[1]
+    if name == "spectron":  # 4 encoder frames of prompt, tokens, 2 frames a step
+        frames = [(len(e.samples) // 200 - 16 + 1) // 2 for e in examples]
+        assert flops.positions(config, stream, small) == (sum(frames) + 6 * (4 + 3), 6 * (4 + 4 + 4))
+
+
+def test_statistics_are_measured_on_all_lengths(config):
+    plain = stage.without_buckets(config)
+    assert plain.data.buckets == () == plain.data.bucket_tokens
+    lengths = {int(n) for batch in _first(make_feed(plain, "heard", 8), 2) for n in batch.num_samples}
+    assert min(lengths) < 4800 < 6400 < max(lengths)
+    assert len(source_of(plain, "heard")) == 60
+
+
+def _first(feed, count):
+    batches = feed.batches()
+    found = [next(batches) for _ in range(count)]
+    batches.close()
+    return found
