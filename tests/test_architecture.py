@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A module imports only from rungs below its own, and from its own folder. One rung a folder: spectron/README.md says why.
+# A module imports only from rungs below its own, and from its own folder: one rung a folder.
 LADDER = (
     "types",
     "config",
