@@ -8,13 +8,14 @@ Time and expected result: see the table in README.md.
 """
 
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
+    JointConfig,
     LMConfig,
-    LossConfig,
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
@@ -22,6 +23,7 @@ from spectron.config import (
     StageConfig,
     StreamConfig,
     TaskConfig,
+    TextLMConfig,
     VocabularyConfig,
 )
 
@@ -52,21 +54,26 @@ def experiment() -> Experiment:
     """1.9 M parameters, four frames a decoder step."""
     ctc = StageConfig(
         "ctc",
-        (StreamConfig("ctc", "random", 16),),
+        (StreamConfig(CTCConfig(), "random", 16),),
         steps=400,
         optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=30),
         save_every=400,
     )
     text = StageConfig(
         "text",
-        (StreamConfig("text_lm", "counting_text", 32, prefix_tokens=3),),
+        (StreamConfig(TextLMConfig(prefix_tokens=3), "counting_text", 32),),
         steps=400,
         optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=30),
         save_every=400,
     )
     joint = StageConfig(
         "joint",
-        (StreamConfig("spectron", "speech", 16), StreamConfig("text_lm", "counting_text", 16, weight=0.3)),
+        (
+            StreamConfig(
+                JointConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25), "speech", 16
+            ),
+            StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
+        ),
         steps=6300,
         optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.998),
         start_from=(("encoder", "ctc"), ("lm", "text")),
@@ -83,5 +90,4 @@ def experiment() -> Experiment:
             lm=LMConfig(),
             frames=FramesConfig(frames_per_step=4, prenet_dropout=0.4),
         ),
-        loss=LossConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25),
     )

@@ -19,11 +19,13 @@ from pathlib import Path
 from spectron.config import (
     DataConfig,
     Experiment,
+    JointConfig,
     MixtureConfig,
     OptimizerConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
+    TextLMConfig,
     VocabularyConfig,
 )
 
@@ -71,11 +73,11 @@ def data() -> DataConfig:
 
 def experiment() -> Experiment:
     """The LM reads text first, then all of it is trained on speech, the text beside it."""
-    text = StageConfig("text", (StreamConfig("text_lm", "books", 512),), 100_000, OptimizerConfig("adam", 3e-4))
+    text = StageConfig("text", (StreamConfig(TextLMConfig(), "books", 512),), 100_000, OptimizerConfig("adam", 3e-4))
     whole = BASE["experiment"](name="librilight")
     joint = dataclasses.replace(
         whole.stages[0],
-        streams=(StreamConfig("spectron", "speech", 128), StreamConfig("text_lm", "books", 128, weight=0.1)),
+        streams=(StreamConfig(JointConfig(), "speech", 128), StreamConfig(TextLMConfig(), "books", 128, weight=0.1)),
         start_from=(("lm", "text"),),
     )
     return dataclasses.replace(whole, data=data(), stages=(text, joint))

@@ -13,6 +13,7 @@ dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README
 """
 
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
@@ -59,7 +60,7 @@ def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAu
     return Experiment(
         name,
         data(),
-        (StageConfig("ctc", (StreamConfig("ctc", mixture, 8),), steps, optimizer, save_every=50, log_every=10),),
+        (StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=50, log_every=10),),
         features=FeatureConfig(num_mels=80, window_seconds=0.025, hop_seconds=0.01),
         model=ModelConfig(
             # Ours: dropout's random bits would cost as much as the step, and a scan over layers half as much again.

@@ -11,13 +11,14 @@ Two cores; time and expected result: see README.md.
 """
 
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
+    JointConfig,
     LMConfig,
-    LossConfig,
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
@@ -25,6 +26,7 @@ from spectron.config import (
     StageConfig,
     StreamConfig,
     TaskConfig,
+    TextLMConfig,
     VocabularyConfig,
 )
 
@@ -53,13 +55,18 @@ def data() -> DataConfig:
 def experiment() -> Experiment:
     """A small model, eight frames (0.1 s) a decoder step."""
     quick = OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=20)
-    ctc = StageConfig("ctc", (StreamConfig("ctc", "random", 8),), 300, quick, save_every=300)
+    ctc = StageConfig("ctc", (StreamConfig(CTCConfig(), "random", 8),), 300, quick, save_every=300)
     text = StageConfig(
-        "text", (StreamConfig("text_lm", "counting_text", 32, prefix_tokens=3),), 200, quick, save_every=200
+        "text", (StreamConfig(TextLMConfig(prefix_tokens=3), "counting_text", 32),), 200, quick, save_every=200
     )
     joint = StageConfig(
         "joint",
-        (StreamConfig("spectron", "speech", 8), StreamConfig("text_lm", "counting_text", 16, weight=0.3)),
+        (
+            StreamConfig(
+                JointConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25), "speech", 8
+            ),
+            StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
+        ),
         1200,
         OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
         start_from=(("encoder", "ctc"), ("lm", "text")),
@@ -81,5 +88,4 @@ def experiment() -> Experiment:
             lm=LMConfig(dim=128, num_layers=3, ff_dim=256),
             frames=FramesConfig(frames_per_step=8, prenet_dropout=0.4),
         ),
-        loss=LossConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25),
     )

@@ -12,6 +12,7 @@ with the same encoder settings in its model.
 """
 
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
@@ -60,7 +61,7 @@ def recogniser(name: str, mixture: str, steps: int, augment: SpecAugmentConfig) 
     return Experiment(
         name,
         data(),
-        (StageConfig("ctc", (StreamConfig("ctc", mixture, 16),), steps, optimizer, save_every=1000),),
+        (StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 16),), steps, optimizer, save_every=1000),),
         model=ModelConfig(encoder=encoder(augment), compute_dtype="bfloat16"),
     )
 

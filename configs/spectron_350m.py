@@ -15,6 +15,7 @@ from spectron.config import (
     EncoderConfig,
     Experiment,
     FeatureConfig,
+    JointConfig,
     LMConfig,
     MixtureConfig,
     ModelConfig,
@@ -52,7 +53,7 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
     """One stage; an encoder and an LM of one's own are named with stages.joint.start_from."""
     joint = StageConfig(
         "joint",
-        (StreamConfig("spectron", "train", batch),),
+        (StreamConfig(JointConfig(), "train", batch),),
         steps=100_000,  # ours
         # Ours: Adam in the field's usual setting, decay and warm-up included.
         optimizer=OptimizerConfig("adam", 2e-4, warmup_steps=2000, weight_decay=0.01, b2=0.98, ema_decay=0.0),

@@ -81,23 +81,52 @@ class Int8:
         return self.values.astype(np.float32) * self.scale
 
 
-@_register
-@dataclasses.dataclass(frozen=True)
+@jax.tree_util.register_pytree_with_keys_class
 class Batch:
-    """Model input: numpy on the host, sharded on the device. S or the number of real samples may be 0 (text only)."""
+    """Model input: arrays by name, numpy on the host, sharded on the device. data/fields.py is their one table.
 
-    samples: Array  # int16 [B, S], the whole utterance
-    num_samples: Array  # int32 [B]
-    prompt_samples: Array  # int32 [B]
-    text: Array  # int32 [B, L]: y_p y_c then eos, padded with 0
-    text_mask: Array  # bool [B, L]
-    text_loss_mask: Array  # bool [B, L]: the tokens that carry cross-entropy, a subset of text_mask
-    token_ends: Array  # int32 [B, L]: the sample behind each token; 0 for eos, and in rows where nobody knows
+    The fields that every batch has (others may be registered): samples int16 [B, S], the whole utterance; num_samples
+    and prompt_samples int32 [B]; text int32 [B, L], the transcript with eos, padded with 0; text_mask bool [B, L];
+    text_loss_mask bool [B, L], the tokens that carry cross-entropy; token_ends int32 [B, L], the sample at which each
+    token ends, 0 for eos and where the data do not say. S, or the number of real samples, may be 0 (text alone).
+    """
+
+    samples: Array
+    num_samples: Array
+    prompt_samples: Array
+    text: Array
+    text_mask: Array
+    text_loss_mask: Array
+    token_ends: Array
+
+    def __init__(self, **fields: Array) -> None:
+        self.__dict__.update(fields)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Batch does not change; use replace({name}=...)")
+
+    def replace(self, **fields: Array) -> Batch:
+        """The same batch with other fields."""
+        return Batch(**{**self.fields(), **fields})
+
+    def fields(self) -> dict[str, Array]:
+        """Every array by name."""
+        return dict(self.__dict__)
 
     @property
     def size(self) -> int:
         """Rows in the batch."""
         return self.text.shape[0]
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Array]], tuple[str, ...]]:
+        """For JAX."""
+        names = tuple(self.__dict__)
+        return [(jax.tree_util.GetAttrKey(name), self.__dict__[name]) for name in names], names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], arrays: Any) -> Batch:
+        """For JAX."""
+        return cls(**dict(zip(names, arrays, strict=True)))
 
 
 @_register

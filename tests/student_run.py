@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
@@ -86,7 +87,7 @@ def experiment(name: str, mixture: str, steps: int) -> Experiment:
         specaugment=SpecAugmentConfig(0, 0),
     )  # fmt: skip
     optimizer = OptimizerConfig("muon", 0.03, adam_learning_rate=5e-3, warmup_steps=5)
-    stage = StageConfig("ctc", (StreamConfig("ctc", mixture, 8),), steps, optimizer, save_every=10)
+    stage = StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=10)
     features = FeatureConfig(num_mels=16, low_hz=100.0, window_seconds=0.025, hop_seconds=0.01)
     return Experiment(name, data, (stage,), features, ModelConfig(encoder=encoder, scan_layers=False))
 

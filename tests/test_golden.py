@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from spectron.config import Experiment, load_experiment, to_json
-from spectron.data.batches import to_batch
-from spectron.data.vocabulary import make_vocabulary
-from spectron.objectives import make_objective
+from spectron.data.fields import to_batch
+from spectron.data.vocabulary import ByteVocabulary
+from spectron.objectives import make_objectives
 from spectron.training.step import init_params
 from spectron.types import Example, Statistics
 
@@ -30,8 +30,8 @@ def parameter_table(experiment: Experiment) -> str:
     statistics = Statistics(jax.numpy.zeros(bands), jax.numpy.ones(bands))
     lines = {}
     for stage in experiment.stages:
-        objectives = [make_objective(s.objective, experiment, statistics, s) for s in stage.streams]
-        vocabulary = make_vocabulary(experiment.data.vocabulary)
+        objectives = make_objectives(stage.streams, experiment, statistics)
+        vocabulary = ByteVocabulary()  # a recipe's own may be a file that is not here; only its size matters
         empty = Example(np.zeros(0, np.int16), 0, "", "empty")
         batches = [to_batch([empty], experiment.data, experiment.features, vocabulary) for _ in objectives]
         boxed = jax.eval_shape(lambda o=objectives, b=batches: init_params(o, b, 0))

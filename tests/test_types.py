@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +78,7 @@ def test_structs_travel_through_jit_as_pytrees():
         text_loss_mask=np.ones((rows, 4), bool),
         token_ends=np.zeros((rows, 4), np.int32),
     )
-    doubled = jax.jit(lambda b: dataclasses.replace(b, num_samples=b.num_samples * 2))(batch)
+    doubled = jax.jit(lambda b: b.replace(num_samples=b.num_samples * 2))(batch)
     assert doubled.num_samples.tolist() == [14, 6]
     assert doubled.size == rows
-    assert len(jax.tree.leaves(batch)) == len(dataclasses.fields(Batch))
+    assert len(jax.tree.leaves(batch)) == len(batch.fields())

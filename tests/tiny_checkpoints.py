@@ -15,6 +15,7 @@ from spectron.config import (
     FramesConfig,
     LMConfig,
     ModelConfig,
+    ObjectiveConfig,
     StageConfig,
     StreamConfig,
     VocabularyConfig,
@@ -42,7 +43,10 @@ def experiment() -> Experiment:
         frames=FramesConfig(frames_per_step=8, bottleneck=8),
         scan_layers=False,
     )
-    stages = tuple(StageConfig(name, (StreamConfig(name, "none", 8),), 1) for name in ("spectron", "ctc", "text_lm"))
+    stages = tuple(
+        StageConfig(name, (StreamConfig(ObjectiveConfig.members[name](), "none", 8),), 1)
+        for name in ("spectron", "ctc", "text_lm")
+    )
     return Experiment("tiny", data, stages, FeatureConfig(num_mels=16, low_hz=100.0), model)
 
 
@@ -55,7 +59,15 @@ def save(folder: Path, stage: str, seed: int = 0) -> Path:
     mask = np.ones((8, 16), bool)
     sizes = np.full(8, 0 if stage == "text_lm" else 16_000, np.int32)
     samples = rng.integers(-3000, 3000, (8, int(sizes[0]))).astype(np.int16)
-    batch = Batch(samples, sizes, sizes // 2, np.full((8, 16), 5, np.int32), mask, mask, np.zeros((8, 16), np.int32))
+    batch = Batch(
+        samples=samples,
+        num_samples=sizes,
+        prompt_samples=sizes // 2,
+        text=np.full((8, 16), 5, np.int32),
+        text_mask=mask,
+        text_loss_mask=mask,
+        token_ends=np.zeros((8, 16), np.int32),
+    )
     known = None if stage == "text_lm" else statistics
     with jax.set_mesh(mesh):
         state = make_plan(made, made.stage(stage), known, [batch], mesh).init()

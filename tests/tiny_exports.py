@@ -9,6 +9,7 @@ import tiny_run
 
 from spectron import cli
 from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.config import ObjectiveConfig
 from spectron.objectives import make_objective
 from spectron.parallel import sharding
 from spectron.types import Statistics, TrainState
@@ -21,7 +22,11 @@ def random_params(*overrides: str, objective: str = "spectron", seed: int = 0):
     """Parameters that an objective would train, float32."""
     config = tiny_run.experiment(*SIZES, *overrides)
     bands = config.features.num_mels
-    made = make_objective(objective, config, Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32)))
+    made = make_objective(
+        ObjectiveConfig.members[objective](),
+        config,
+        Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32)),
+    )
     batch = tiny_run.noise_batch(config, "text" if objective == "text_lm" else "speech", 1, 0, 0)
     shapes = sharding.unbox(jax.eval_shape(made.init, jax.random.key(0), batch))
     rng = np.random.default_rng(seed)

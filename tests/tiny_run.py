@@ -25,20 +25,25 @@ import numpy as np
 from spectron.audio import wav
 from spectron.audio.features import log_mel, normalise
 from spectron.config import (
+    CTCConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
+    JointConfig,
     LMConfig,
     ModelConfig,
     OptimizerConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
+    TextLMConfig,
     VocabularyConfig,
     override,
 )
+from spectron.cost.flops import Flops
+from spectron.objectives import Objective
 from spectron.parallel import multihost
 from spectron.training import loop as training
 from spectron.training import step as step_module
@@ -62,8 +67,8 @@ def experiment(*overrides: str) -> Experiment:
         max_continuation_seconds=0.3,
     )
     optimizer = OptimizerConfig(learning_rate=0.01, warmup_steps=2, ema_decay=0.9)
-    text = StreamConfig("text_lm", "text", 16, prefix_tokens=2)
-    ctc, joint = StreamConfig("ctc", "speech", 8), StreamConfig("spectron", "speech", 8)
+    text = StreamConfig(TextLMConfig(prefix_tokens=2), "text", 16)
+    ctc, joint = StreamConfig(CTCConfig(), "speech", 8), StreamConfig(JointConfig(), "speech", 8)
     stages = (
         StageConfig("text", (text,), 12, optimizer, save_every=4, log_every=3),
         StageConfig("speech", (ctc, text), 12, optimizer, (("lm", "text"),), save_every=4, log_every=1),
@@ -90,8 +95,10 @@ def bucketed(config: Experiment, folder: Path) -> Experiment:
         config.data, root=str(folder), reader="direct", tasks=(TaskConfig("heard", "manifest"),),
         prompt_seconds=0.2, min_continuation_seconds=0.0125, buckets=(0.3, 0.4), bucket_tokens=(4, 5), row_multiple=2,
     )  # fmt: skip
-    ctc = StageConfig("ctc", (StreamConfig("ctc", "heard", 4),), 9, config.stage("speech").optimizer, log_every=1)
-    joint = dataclasses.replace(config.stage("joint"), streams=(StreamConfig("spectron", "heard", 4),), start_from=())
+    ctc = StageConfig("ctc", (StreamConfig(CTCConfig(), "heard", 4),), 9, config.stage("speech").optimizer, log_every=1)
+    joint = dataclasses.replace(
+        config.stage("joint"), streams=(StreamConfig(JointConfig(), "heard", 4),), start_from=()
+    )
     return dataclasses.replace(config, data=data, stages=(ctc, joint))
 
 
@@ -133,12 +140,18 @@ class NoiseFeed:
             yield jax.tree.map(lambda x: x[self.mine], whole)
 
 
-class Stand:
+class Stand(Objective):
     """An objective with the habits of the real ones: boxed stacked parameters, log-mel, dropout, sums and weights."""
 
-    def __init__(self, name, experiment, statistics, stream):
-        self.name, self.features, self.statistics = name, experiment.features, statistics
-        self.parts = {"text_lm": ("lm",), "ctc": ("encoder", "ctc_head")}[name]
+    def __init__(self, config, experiment, statistics):
+        super().__init__(config, experiment, statistics)
+        self.parts = {"text_lm": ("lm",), "ctc": ("encoder", "ctc_head")}[self.name]
+
+    def flops(self, shape):
+        return Flops()
+
+    def positions(self, shape, num_samples, prompt_samples, num_tokens):
+        return num_tokens, shape.tokens
 
     def init(self, key, batch):
         def part(key):
@@ -164,6 +177,11 @@ class Stand:
         return Losses({self.name: term, f"{self.name}_metric": term}, {self.name: jnp.float32(1.0)})
 
 
+def stands(streams, experiment, statistics=None):
+    """In place of make_objectives."""
+    return [Stand(stream.objective, experiment, statistics) for stream in streams]
+
+
 def main() -> int:
     """Train; 2 and a sentence for a UserError, as the command line does."""
     parser = argparse.ArgumentParser()
@@ -180,7 +198,7 @@ def main() -> int:
     if not arguments.buckets:
         training.make_feed = NoiseFeed
     if not arguments.real:
-        step_module.make_objective = Stand
+        step_module.make_objectives = stands
     config = experiment(*arguments.set)
     if arguments.buckets:
         config = bucketed(config, arguments.buckets)

@@ -33,7 +33,7 @@ def add_data(commands: Any) -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from spectron.data.packed import pack
+    from spectron.data.packing import pack
 
     experiment = load_config(arguments, arguments.config)
     for task in arguments.tasks:
@@ -45,7 +45,7 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from spectron.data.batches import source_of
+    from spectron.data.sources import source_of
     from spectron.types import UserError
 
     experiment = load_config(arguments, arguments.config)
@@ -62,8 +62,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from spectron.audio import wav
-    from spectron.data.batches import source_of
-    from spectron.data.sources import BadExample
+    from spectron.data.example import BadExample
+    from spectron.data.sources import source_of
 
     experiment = load_config(arguments, arguments.config)
     source = source_of(experiment, arguments.task)

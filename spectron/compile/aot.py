@@ -20,9 +20,13 @@ import numpy as np
 
 from spectron.compile.hlo_collectives import Collective, collectives
 from spectron.config import Experiment, StageConfig
-from spectron.cost.flops import Chip, Flops, chip_of, step_flops
-from spectron.data.batches import to_batch
+from spectron.cost.chips import Chip, chip_of
+from spectron.cost.flops import Flops
+from spectron.data.buckets import longest_shape
+from spectron.data.fields import to_batch
 from spectron.data.vocabulary import make_vocabulary
+from spectron.objectives import make_objectives
+from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.stage import check_stage
 from spectron.training.step import make_plan
@@ -104,7 +108,8 @@ def templates(experiment: Experiment, stage: StageConfig) -> tuple[Batch, ...]:
     """Batches of each stream's sizes without rows."""
     data, features = experiment.data, experiment.features
     vocabulary = make_vocabulary(data.vocabulary)
-    return tuple(to_batch((), data, features, vocabulary, s.objective == "text_lm") for s in stage.streams)
+    objectives = make_objectives(stage.streams, experiment)
+    return tuple(to_batch((), data, features, vocabulary, objective.text_only) for objective in objectives)
 
 
 def lower(experiment: Experiment, stage: StageConfig, mesh: Any) -> tuple[Any, Any, tuple[Batch, ...]]:
@@ -155,10 +160,11 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     compiled = compile_step(lowered)
     chip = chip_of(devices[0].device_kind)
     if chip is None:
-        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/flops.py.")
+        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
     memory = compiled.memory_analysis()
     found = collectives(compiled.as_text(), tuple(mesh.shape.items()))
-    flops = step_flops(experiment, stage)
+    shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
+    flops = step_flops(make_objectives(stage.streams, experiment), shapes)
     resident = shard_bytes(state)
     sizes = {
         "parameters": shard_bytes(state.params),
@@ -308,7 +314,7 @@ def command(
     devices = tpu_devices(topology, slices)
     chip = chip_of(devices[0].device_kind)
     if chip is None:
-        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/flops.py.")
+        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
     if find_batch:
         stage = experiment.stage(stage_name)
         unit = sharding.batch_shards(sharding.make_mesh(experiment.mesh, devices)) * stage.optimizer.accumulate

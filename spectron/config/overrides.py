@@ -1,4 +1,4 @@
-"""Assigning to nested frozen dataclasses by dotted keys, and building them from JSON; with suggestions for typos."""
+"""Tagged unions of settings, assignments by dotted key, and the round trip to JSON; with suggestions for typos."""
 
 from __future__ import annotations
 
@@ -7,16 +7,48 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from spectron.types import UserError
 
 
-def override(config: Any, assignments: Sequence[str]) -> Any:
-    """Apply "a.b=c" assignments. Elements of tuples of named configs are addressed by name: stages.joint.steps=10.
+class Choice:
+    """Base of a family of settings, a tagged union: `kind` names the class.
 
-    Raises UserError for an unknown key or a value of another type.
+    A family derives from Choice directly; its members derive from the family and state their kind:
+
+        class EncoderConfig(Choice): ...
+
+        @dataclasses.dataclass(frozen=True)
+        class ConformerConfig(EncoderConfig, kind="conformer"):
+            dim: int = 128
+
+    JSON holds {"kind": "conformer", "dim": 128}. The override `model.encoder.kind=conformer` takes its defaults.
+    A member defined outside this package is known once its module has been imported.
+    """
+
+    kind: ClassVar[str] = ""
+    members: ClassVar[dict[str, type]] = {}
+
+    def __init_subclass__(cls, kind: str = "", **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if Choice in cls.__bases__:
+            cls.members = {}
+        elif kind:
+            other = cls.members.get(kind, cls)
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(
+                    f"kind {kind!r} is taken by {other.__qualname__}; choose another for {cls.__qualname__}"
+                )
+            cls.kind = kind
+            cls.members[kind] = cls
+
+
+def override(config: Any, assignments: Sequence[str]) -> Any:
+    """Apply "a.b=c" assignments. Elements of tuples of named settings are addressed by name: stages.joint.steps=10.
+
+    Raises UserError for an unknown key or kind, or a value of another type.
     """
     for assignment in assignments:
         key, sign, value = assignment.partition("=")
@@ -26,14 +58,34 @@ def override(config: Any, assignments: Sequence[str]) -> Any:
     return config
 
 
+def as_dict(config: Any) -> Any:
+    """A setting as dicts, lists and plain values, in declaration order, with the kind of every member of a union."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {f.name: as_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"kind": config.kind, **fields} if isinstance(config, Choice) else fields
+    if isinstance(config, (tuple, list)):
+        return [as_dict(item) for item in config]
+    return config
+
+
+def to_json(config: Any) -> str:
+    """A setting as JSON text, keys in declaration order."""
+    return json.dumps(as_dict(config), indent=1)
+
+
+def element_name(element: Any, index: int) -> str:
+    """The name by which overrides and messages address an element of a tuple: its name, its key, or its place."""
+    if isinstance(element, tuple):
+        return str(element[0])
+    return str(getattr(element, "name", "") or getattr(element, "key", index))
+
+
 def _assign(node: Any, path: list[str], value: str, key: str) -> Any:
     head, rest = path[0], path[1:]
     if isinstance(node, tuple):
-        names = [str(getattr(e, "name", "") or getattr(e, "objective", i)) for i, e in enumerate(node)]
-        index = names.index(head) if head in names else int(head) if head.isdigit() and int(head) < len(node) else None
-        if index is None or not rest:
-            raise UserError(_unknown(key, head, names))
-        return (*node[:index], _assign(node[index], rest, value, key), *node[index + 1 :])
+        return _assign_element(node, head, rest, value, key)
+    if head == "kind" and not rest and isinstance(node, Choice):
+        return _default_of(type(node), value, key)
     names = [f.name for f in dataclasses.fields(node)]
     if head not in names:
         raise UserError(_unknown(key, head, names))
@@ -46,7 +98,39 @@ def _assign(node: Any, path: list[str], value: str, key: str) -> Any:
     return dataclasses.replace(node, **{head: _parse(hint, value, key)})
 
 
-def _unknown(key: str, head: str, names: Sequence[str]) -> str:
+def _assign_element(node: tuple, head: str, rest: list[str], value: str, key: str) -> tuple:
+    names = [element_name(element, i) for i, element in enumerate(node)]
+    index = names.index(head) if head in names else int(head) if head.isdigit() and int(head) < len(node) else None
+    if index is None or not rest:
+        raise UserError(_unknown(key, head, names))
+    element = node[index]
+    if isinstance(element, tuple):  # a pair of a name and its setting
+        changed: Any = (element[0], _assign(element[1], rest, value, key))
+    else:
+        changed = _assign(element, rest, value, key)
+    return (*node[:index], changed, *node[index + 1 :])
+
+
+def _default_of(member: type[Choice], kind: str, key: str) -> Any:
+    chosen = _member(member, kind, key)
+    try:
+        return chosen()
+    except TypeError as error:
+        raise UserError(
+            f"Config key {key!r}: {kind!r} has no defaults ({error}); give a JSON object instead."
+        ) from error
+
+
+def _member(family: type[Choice], kind: Any, key: str) -> type:
+    if kind in family.members:
+        return family.members[kind]
+    close = difflib.get_close_matches(str(kind), family.members, 1)
+    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(family.members)}."
+    raise UserError(f"Config key {key!r}: there is no kind {kind!r}; {known}")
+
+
+def _unknown(key: str, head: str, names: Iterable[str]) -> str:
+    names = list(names)
     close = difflib.get_close_matches(head, names, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
     return f"Unknown config key {key!r}: there is no {head!r}; {hint}"
@@ -66,17 +150,8 @@ def _parse(hint: Any, value: str, key: str) -> Any:
 
 def build(hint: Any, value: Any, key: str) -> Any:
     """A value of the type `hint` from JSON's lists, objects and numbers. Raises UserError naming the key."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = typing.get_type_hints(hint)
-        if not isinstance(value, dict):
-            raise UserError(f"Config key {key!r} must be an object with the fields of {hint.__name__}, not {value!r}.")
-        for name in value:
-            if name not in hints:
-                raise UserError(_unknown(f"{key}.{name}", name, list(hints)))
-        try:
-            return hint(**{name: build(hints[name], child, f"{key}.{name}") for name, child in value.items()})
-        except TypeError as error:
-            raise UserError(f"Config key {key!r}: {error}.") from error
+    if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or issubclass(hint, Choice)):
+        return _build_object(hint, value, key)
     if typing.get_origin(hint) is tuple:
         args = typing.get_args(hint)
         if not isinstance(value, (list, tuple)):
@@ -92,3 +167,22 @@ def build(hint: Any, value: Any, key: str) -> Any:
     if not isinstance(value, hint):
         raise UserError(f"Config key {key!r}: {value!r} is not a {hint.__name__}.")
     return value
+
+
+def _build_object(hint: type, value: Any, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise UserError(f"Config key {key!r} must be an object with the fields of {hint.__name__}, not {value!r}.")
+    value = dict(value)
+    if issubclass(hint, Choice):
+        if "kind" not in value:
+            raise UserError(f'Config key {key!r} needs a "kind", one of: {", ".join(hint.members)}.')
+        hint = _member(hint, value.pop("kind"), f"{key}.kind")
+    hints = typing.get_type_hints(hint)
+    names = [f.name for f in dataclasses.fields(hint)]
+    for name in value:
+        if name not in names:
+            raise UserError(_unknown(f"{key}.{name}", name, names))
+    try:
+        return hint(**{name: build(hints[name], child, f"{key}.{name}") for name, child in value.items()})
+    except TypeError as error:
+        raise UserError(f"Config key {key!r}: {error}.") from error

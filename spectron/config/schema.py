@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectron.config.overrides import build, override
+from spectron.config.overrides import Choice, build, override
 from spectron.types import UserError
 
 
@@ -117,19 +117,35 @@ class ModelConfig:
     logits_chunk: int = 0  # training: positions a row whose vocabulary logits exist at once; 0: all
 
 
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """L = L_CE + λ (L_s + L_f + L_t) + stop (PAPER §1)."""
+class ObjectiveConfig(Choice):
+    """What a stream of batches trains. Members: JointConfig, CTCConfig, TextLMConfig, and those of other modules."""
 
-    reconstruction_weight: float = 0.1  # λ, PAPER §1 [mem]
-    time_deltas: int = 3  # K, PAPER §1 [sum]
+
+@dataclasses.dataclass(frozen=True)
+class JointConfig(ObjectiveConfig, kind="spectron"):
+    """Spectron's loss, L = L_CE + λ (L_s + L_f + L_t) + stop (arXiv 2305.15255)."""
+
+    reconstruction_weight: float = 0.1  # λ (unverified)
+    time_deltas: int = 3  # K
     stop_weight: float = 1.0  # ours
-    # Ours: at every frame step the text head must name the token being spoken, where the data say when each one ends.
-    alignment_weight: float = 0.0
-    # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy should be guessed with the recording as the
-    # LM guesses them from the text alone, so that what it knows from text survives.
-    agreement_weight: float = 0.0
     stop_positive_weight: float = 5.0  # ours: last frames are rare
+    # Ours: cross-entropy of the token being spoken at every frame step, where the data say when each word ends.
+    alignment_weight: float = 0.0
+    # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy are predicted, given the recording, as the LM
+    # predicts them from the text alone, so that what it knows from text is kept.
+    agreement_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCConfig(ObjectiveConfig, kind="ctc"):
+    """CTC training of the speech encoder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLMConfig(ObjectiveConfig, kind="text_lm"):
+    """Next-token prediction on text alone."""
+
+    prefix_tokens: int = 0  # up to this many first tokens are a bidirectional prefix without loss (drawn per example)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +230,15 @@ class OptimizerConfig:
 class StreamConfig:
     """One stream of batches and the objective it trains; the streams' losses add up in every step."""
 
-    objective: str  # "spectron" | "text_lm" | "ctc"
+    objective: ObjectiveConfig
     mixture: str  # a mixture or a task
     batch_size: int = 16
     weight: float = 1.0
-    prefix_tokens: int = 0  # text_lm only: at most so many first tokens are a bidirectional prefix without loss
+
+    @property
+    def key(self) -> str:
+        """The name by which overrides address this stream: stages.joint.streams.ctc.weight=…"""
+        return self.objective.kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +267,6 @@ class Experiment:
     stages: tuple[StageConfig, ...]
     features: FeatureConfig = FeatureConfig()
     model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
     mesh: tuple[tuple[str, int], ...] = ()  # (("data", 4), ("fsdp", 2)); () puts every device on "data"
     seed: int = 0
 
@@ -257,11 +276,6 @@ class Experiment:
             if stage.name == name:
                 return stage
         raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
-
-
-def to_json(config: Any) -> str:
-    """A config as JSON text, keys in declaration order."""
-    return json.dumps(dataclasses.asdict(config), indent=1)
 
 
 def from_json(text: str, cls: type = Experiment) -> Any:

@@ -23,9 +23,9 @@ from spectron.corpora.librilight import Chapter, Rejected, SplitConfig, list_cha
 from spectron.corpora.librilight import split as split_chapters
 from spectron.corpora.report import name_hashes, write_report
 from spectron.corpora.shard_jobs import fingerprint, run_shards, settings_of, under_construction
-from spectron.data.recordings import BadExample
+from spectron.data.example import BadExample, Source
 from spectron.data.shards import Shards, Utterance, encode_flac, is_finished, read_shard, shard_path, write_shard
-from spectron.data.sources import Source, make_source, unlimited
+from spectron.data.sources import make_source, unlimited
 from spectron.types import UserError
 
 __all__ = ["Selection", "cut", "from_task", "label", "write"]
@@ -150,7 +150,7 @@ def from_task(
         "keep_text": keep_text,
         "speakers": None if speakers is None else fingerprint(sorted(speakers)),
         "per_shard": per_shard,
-        "input": fingerprint([len(source), *getattr(source, "lengths", ())]),
+        "input": fingerprint([len(source), *(() if source.lengths is None else source.lengths)]),
     }
     with under_construction(out, "task", settings, len(numbers)) as folder:
         _sources[work] = source

@@ -10,68 +10,18 @@ import atexit
 import itertools
 import queue
 import threading
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-import numpy as np
-
 from spectron.config import DataConfig, Experiment, FeatureConfig
-from spectron.data.buckets import BucketRows, homes_of, rooms_of, whole_frames
-from spectron.data.order import Records, Room, Rows
-from spectron.data.sources import Source, make_source
-from spectron.data.vocabulary import Vocabulary, encode_ends, encode_target, make_vocabulary
-from spectron.types import Batch, Example, UserError
+from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
+from spectron.data.example import Source
+from spectron.data.fields import to_batch
+from spectron.data.order import MixtureIndex, Records, Step, Steps
+from spectron.data.sources import source_of
+from spectron.data.vocabulary import make_vocabulary
+from spectron.types import Batch, UserError
 
 PREFETCH = 2  # ours: batches made ahead
-Step = tuple[Room, Sequence[int]]  # the shape of a step's batch and the numbers of (its, or a process's) rows
-Steps = Callable[[], Iterator[Step]]  # starts an iterator over the steps
-
-
-def samples_per_row(data: DataConfig, features: FeatureConfig) -> int:
-    """The fixed length S of a batch: max_seconds, up to a whole frame."""
-    return whole_frames(data.max_seconds, features)
-
-
-def to_batch(
-    examples: Sequence[Example],
-    data: DataConfig,
-    features: FeatureConfig,
-    vocabulary: Vocabulary,
-    text_only: bool = False,
-    room: Room | None = None,
-) -> Batch:
-    """Examples → Batch of numpy arrays: samples [B, S] with S of max_seconds (0 if text_only), text [B, max_tokens].
-
-    room: another S and another number of tokens. Raises UserError naming the example that does not fit.
-    """
-    rows, length = len(examples), room.tokens if room else data.max_tokens
-    size = room.samples if room else samples_per_row(data, features)
-    size = 0 if text_only else size
-    samples = np.empty((rows, size), np.int16)  # not zeros: most of it is written below, and once is enough
-    text, ends = np.zeros((2, rows, length), np.int32)
-    tokens, scored = np.zeros((rows, 1), np.int32), np.zeros((rows, 1), np.int32)
-    for row, example in enumerate(examples):
-        ids, scored[row] = encode_target(vocabulary, example.text, example.scored_words)
-        tokens[row] = len(ids)
-        if len(ids) > length:
-            raise UserError(f"Example {example.id!r} has {len(ids)} tokens; raise data.max_tokens ({length}).")
-        if len(example.samples) > size:
-            raise UserError(f"Example {example.id!r} has {len(example.samples)} samples; raise data.max_seconds.")
-        text[row, : len(ids)] = ids
-        samples[row, : len(example.samples)] = example.samples
-        samples[row, len(example.samples) :] = 0
-        if example.word_ends:
-            ends[row, : len(ids) - 1] = encode_ends(vocabulary, example.text, example.word_ends)
-    positions = np.arange(length)[None, :]
-    return Batch(
-        samples=samples,
-        num_samples=np.asarray([len(e.samples) for e in examples], np.int32),
-        prompt_samples=np.asarray([e.prompt_samples for e in examples], np.int32),
-        text=text,
-        text_mask=positions < tokens,
-        text_loss_mask=positions < scored,
-        token_ends=ends,
-    )
 
 
 class Feed:
@@ -91,9 +41,9 @@ class Feed:
     def steps(self, start_step: int = 0) -> Iterator[Step]:
         """Per step, the shape of the whole batch and the rows of this process: its equal part."""
         for step in itertools.count(start_step):
-            room, rows = self.step(step)
+            shape, rows = self.step(step)
             part = len(rows) // self._count
-            yield room, rows[self._index * part : (self._index + 1) * part]
+            yield shape, rows[self._index * part : (self._index + 1) * part]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end, the same for the same seed. Close the iterator to stop early."""
@@ -122,8 +72,8 @@ def make_feed(
     names, rates = mixture_of(data, mixture_name)
     sources = [source_of(experiment, name, seed) for name in names]
     rows, step = _order(data, features, names, sources, rates, seed, batch_size)
-    if process_count > 1 and isinstance(rows, BucketRows):
-        uneven = [room for room in rows.rooms if room.rows % process_count]
+    if process_count > 1 and isinstance(rows, BucketIndex):
+        uneven = [shape for shape in rows.shapes if shape.rows % process_count]
         if uneven:
             raise UserError(
                 f"data.row_multiple {data.row_multiple} gives a bucket {uneven[0].rows} rows, which do not divide by "
@@ -133,11 +83,11 @@ def make_feed(
     if data.packed or data.reader == "direct":
 
         def read(steps: Steps) -> Generator[Batch, None, None]:
-            ahead = ((room, rows.start(numbers)) for room, numbers in steps())
-            room, examples = next(ahead)
+            ahead = ((shape, rows.start(numbers)) for shape, numbers in steps())
+            shape, examples = next(ahead)
             for after in ahead:  # the next batch's files are read while this one is put together
-                yield to_batch(list(examples), data, features, vocabulary, rows.text_only, room)
-                room, examples = after
+                yield to_batch(list(examples), data, features, vocabulary, rows.text_only, shape)
+                shape, examples = after
 
     elif data.reader == "seqio":
         try:
@@ -168,14 +118,14 @@ def _order(
     batch_size: int,
 ) -> tuple[Records, Callable[[int], Step]]:
     """The rows of a mixture, and which of them a step takes. Text alone has one length and needs no buckets."""
-    rooms = rooms_of(data, features, batch_size)
-    if data.buckets and not all(getattr(source, "text_only", False) for source in sources):
-        homes = [homes_of(s, name, data, features, rooms) for s, name in zip(sources, names, strict=True)]
-        bucketed = BucketRows(names, sources, rates, seed, rooms, homes, data.readers)
+    shapes = bucket_shapes(data, features, batch_size)
+    if data.buckets and not all(source.text_only for source in sources):
+        record_buckets = [bucket_ids(s, name, data, features, shapes) for s, name in zip(sources, names, strict=True)]
+        bucketed = BucketIndex(names, sources, rates, seed, shapes, record_buckets, data.readers)
         return bucketed, bucketed.step
-    room = rooms[-1]
-    return Rows(names, sources, rates, seed, data.readers), lambda step: (
-        room, range(step * batch_size, (step + 1) * batch_size)
+    shape = shapes[-1]
+    return MixtureIndex(names, sources, rates, seed, data.readers), lambda step: (
+        shape, range(step * batch_size, (step + 1) * batch_size)
     )  # fmt: skip
 
 
@@ -194,23 +144,6 @@ def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
         return [name], [1.0]
     known = [m.name for m in data.mixtures] + tasks
     raise UserError(f"There is no mixture or task {name!r} in data; known: {', '.join(known) or 'none'}.")
-
-
-def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -> Source:
-    """The source behind a task of the experiment: its packed folder if data.packed is set, else the data itself."""
-    data = experiment.data
-    if data.packed:
-        from spectron.data import packed
-
-        return packed.PackedSource(data.packed, task_name, data, experiment.features)
-    task = next((t for t in data.tasks if t.name == task_name), None)
-    if task is None:
-        raise UserError(
-            f"There is no task {task_name!r} in data.tasks; known: {', '.join(t.name for t in data.tasks)}."
-        )
-    seed = experiment.seed if seed is None else seed
-    # Two tasks of one kind must not draw the same utterances.
-    return make_source(task, data, experiment.features, zlib.crc32(f"{seed}/{task_name}".encode()))
 
 
 def prefetch(items: Generator[Batch, None, None], depth: int) -> Iterator[Batch]:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig
-from spectron.data.order import Permutations, Records, Room
-from spectron.data.sources import BadExample, Source
+from spectron.data.example import BadExample, Source
+from spectron.data.order import BatchShape, Permutations, Records
 from spectron.types import Example, UserError
 
 PERIOD = 1 << 17  # ours: rows after which a mixture of several tasks repeats; its rates are exact to one in so many
@@ -30,7 +30,17 @@ def whole_frames(seconds: float, features: FeatureConfig) -> int:
     return -(-round(seconds * features.sample_rate) // features.hop) * features.hop
 
 
-def rooms_of(data: DataConfig, features: FeatureConfig, batch_size: int) -> list[Room]:
+def samples_per_row(data: DataConfig, features: FeatureConfig) -> int:
+    """Samples S of the longest batch: max_seconds, up to a whole frame."""
+    return whole_frames(data.max_seconds, features)
+
+
+def longest_shape(data: DataConfig, features: FeatureConfig, rows: int) -> BatchShape:
+    """The shape of batches without buckets, which is that of the longest bucket."""
+    return BatchShape(rows, samples_per_row(data, features), data.max_tokens)
+
+
+def bucket_shapes(data: DataConfig, features: FeatureConfig, batch_size: int) -> list[BatchShape]:
     """The shape of each bucket's batches, shortest first; the last is that of a feed without buckets.
 
     Rows: as many as hold about the seconds of batch_size rows of the longest, a multiple of row_multiple (of its
@@ -56,11 +66,13 @@ def rooms_of(data: DataConfig, features: FeatureConfig, batch_size: int) -> list
         raise UserError(f"data.row_multiple is {data.row_multiple}; give 1 or more.")
     unit, longest = math.gcd(batch_size, data.row_multiple), whole_frames(data.max_seconds, features)
     sizes = [whole_frames(s, features) for s in seconds]
-    return [Room(batch_size * longest // size // unit * unit, size, t) for size, t in zip(sizes, tokens, strict=True)]
+    return [
+        BatchShape(batch_size * longest // size // unit * unit, size, t) for size, t in zip(sizes, tokens, strict=True)
+    ]
 
 
-def continuation_room(samples: int, data: DataConfig, features: FeatureConfig) -> int:
-    """Frames of continuation that a batch of rows of `samples` samples has room for.
+def continuation_capacity(samples: int, data: DataConfig, features: FeatureConfig) -> int:
+    """Frames of continuation that fit into a batch whose rows have `samples` samples.
 
     In the longest bucket that is max_continuation_seconds, in a shorter one what prompt_seconds leave of it.
     """
@@ -71,33 +83,33 @@ def continuation_room(samples: int, data: DataConfig, features: FeatureConfig) -
     return max(0, min(most, samples // features.hop - prompt))
 
 
-def homes_of(source: Source, name: str, data: DataConfig, features: FeatureConfig, rooms: Sequence[Room]) -> np.ndarray:
-    """int8 [N]: the bucket of each record, the first with room for its samples, its continuation and its text.
+def bucket_ids(
+    source: Source, name: str, data: DataConfig, features: FeatureConfig, shapes: Sequence[BatchShape]
+) -> np.ndarray:
+    """int8 [N]: the bucket of each record, the first that fits its samples, its continuation and its text.
 
     A source that does not know its lengths before reading has all of its records in the longest. Raises UserError for
     bucket_tokens over a source that does not know its tokens.
     """
-    lengths = getattr(source, "lengths", None)
-    if lengths is None and getattr(source, "text_only", False):
+    lengths, prompts = source.lengths, source.prompts
+    if lengths is None and source.text_only:
         lengths = np.zeros(len(source), np.int64)
     if lengths is None:
-        return np.full(len(source), len(rooms) - 1, np.int8)
+        return np.full(len(source), len(shapes) - 1, np.int8)
     lengths = np.asarray(lengths, np.int64)
     needed = lengths + np.where(lengths > 0, round(SLACK_SECONDS * features.sample_rate), 0)
-    prompts = getattr(source, "prompts", None)
     if prompts is not None:  # a shorter one leaves more to continue than its batch would have frames for
         missing = np.maximum(round(data.prompt_seconds * features.sample_rate) - np.asarray(prompts, np.int64), 0)
         needed += np.where(lengths > prompts, missing, 0)
-    homes = np.searchsorted([room.samples for room in rooms[:-1]], needed)
+    buckets = np.searchsorted([shape.samples for shape in shapes[:-1]], needed)
     if data.bucket_tokens:
-        tokens = getattr(source, "tokens", None)
-        if tokens is None:
+        if source.tokens is None:
             raise UserError(f"data.bucket_tokens: task {name!r} does not know its tokens before reading; give none.")
-        homes = np.maximum(homes, np.searchsorted([room.tokens for room in rooms[:-1]], tokens))
-    return homes.astype(np.int8)
+        buckets = np.maximum(buckets, np.searchsorted([shape.tokens for shape in shapes[:-1]], source.tokens))
+    return buckets.astype(np.int8)
 
 
-class BucketRows(Records):
+class BucketIndex(Records):
     """The rows of a mixture, bucket by bucket; a step is a pure function of (seed, step).
 
     Row numbers count within a bucket: row j of bucket b is number j · buckets + b. A bucket with fewer records than a
@@ -111,21 +123,23 @@ class BucketRows(Records):
         sources: Sequence[Source],
         rates: Sequence[float],
         seed: int,
-        rooms: Sequence[Room],
-        homes: Sequence[np.ndarray],
+        shapes: Sequence[BatchShape],
+        record_buckets: Sequence[np.ndarray],
         readers: int = 0,
     ):
         super().__init__(names, sources, rates, readers)
-        counts = np.stack([np.bincount(home, minlength=len(rooms)) for home in homes])
-        joined = np.arange(len(rooms))
-        for bucket in range(len(rooms) - 1):
-            if counts[:, bucket].sum() < rooms[bucket].rows:
+        counts = np.stack([np.bincount(buckets, minlength=len(shapes)) for buckets in record_buckets])
+        joined = np.arange(len(shapes))
+        for bucket in range(len(shapes) - 1):
+            if counts[:, bucket].sum() < shapes[bucket].rows:
                 counts[:, bucket + 1] += counts[:, bucket]
                 counts[:, bucket] = 0
                 joined[joined == bucket] = bucket + 1
         used = np.flatnonzero(counts.sum(axis=0)).tolist()
-        self.rooms = [rooms[b] for b in used]
-        self.cells = [[np.flatnonzero(joined[home] == b).astype(np.int32) for b in used] for home in homes]
+        self.shapes = [shapes[b] for b in used]
+        self.cells = [
+            [np.flatnonzero(joined[buckets] == b).astype(np.int32) for b in used] for buckets in record_buckets
+        ]
         self.counts = counts[:, used]  # [tasks, buckets] records
         self._quotas = self._period(np.asarray(rates, np.float64))
         # A mixture's batches are shuffled within about an epoch of all its tasks, not within its whole period.
@@ -145,21 +159,21 @@ class BucketRows(Records):
     def full(self, period: int) -> list[int]:
         """How many batches of each bucket are full before a period (the n-th epoch, or cut of a mixture's)."""
         quotas = self._quotas.sum(axis=0).tolist()
-        return [period * m // (self._cuts * room.rows) for m, room in zip(quotas, self.rooms, strict=True)]
+        return [period * m // (self._cuts * shape.rows) for m, shape in zip(quotas, self.shapes, strict=True)]
 
-    def step(self, step: int) -> tuple[Room, Sequence[int]]:
+    def step(self, step: int) -> tuple[BatchShape, Sequence[int]]:
         """The shape of a step's batch and its row numbers, of all processes."""
         period = self._period_of(step)
         bucket, ordinal = self._batches(period)[step - sum(self.full(period))]
-        room = self.rooms[bucket]
-        first = ordinal * room.rows * len(self.rooms) + bucket  # Python's own integers: they do not overflow
-        return room, range(first, first + room.rows * len(self.rooms), len(self.rooms))
+        shape = self.shapes[bucket]
+        first = ordinal * shape.rows * len(self.shapes) + bucket  # Python's own integers: they do not overflow
+        return shape, range(first, first + shape.rows * len(self.shapes), len(self.shapes))
 
     def _period_of(self, step: int) -> int:
         """The last period that no more than `step` batches come before."""
-        each = sum(self._quotas.sum(axis=0) / [self._cuts * room.rows for room in self.rooms])
+        each = sum(self._quotas.sum(axis=0) / [self._cuts * shape.rows for shape in self.shapes])
         # full() rounds down once per bucket, so the period lies in this range.
-        first, last = int(step / each) - 1, int((step + len(self.rooms)) / each) + 2
+        first, last = int(step / each) - 1, int((step + len(self.shapes)) / each) + 2
         periods = range(max(first, 0), last + 1)
         return periods[bisect.bisect_right(periods, step, key=lambda period: sum(self.full(period))) - 1]
 
@@ -171,13 +185,13 @@ class BucketRows(Records):
                     del self._shuffles[old]
                 spans = [range(a, b) for a, b in zip(self.full(period), self.full(period + 1), strict=True)]
                 listed = [(bucket, ordinal) for bucket, span in enumerate(spans) for ordinal in span]
-                order = np.random.default_rng((self._seed, len(self.rooms), period)).permutation(len(listed))
+                order = np.random.default_rng((self._seed, len(self.shapes), period)).permutation(len(listed))
                 self._shuffles[period] = [listed[i] for i in order]
             return self._shuffles[period]
 
     def place(self, row: int) -> tuple[int, int]:
         """(task, how many rows of that task came before in the row's bucket)."""
-        row, bucket = divmod(row, len(self.rooms))
+        row, bucket = divmod(row, len(self.shapes))
         if len(self.sources) == 1:
             return 0, row
         tasks, before = self._patterns[bucket]
@@ -192,7 +206,7 @@ class BucketRows(Records):
 
     def candidates(self, row: int) -> Iterator[tuple[int, int]]:
         """The row's record, those after it in its task and bucket, of shorter buckets, and of the other tasks."""
-        bucket, (first, start) = row % len(self.rooms), self.place(row)
+        bucket, (first, start) = row % len(self.shapes), self.place(row)
         for task in [first, *(t for t in range(len(self.sources)) if t != first)]:
             for cell in range(bucket, -1, -1):
                 # Twice its size: wherever an epoch ends, each of its records is among them.
@@ -201,17 +215,17 @@ class BucketRows(Records):
 
     def read(self, row: int, task: int, number: int) -> Example:
         """A record for a row. Raises BadExample when it is longer than its source said and does not fit."""
-        example, room = super().read(row, task, number), self.rooms[row % len(self.rooms)]
-        if len(example.samples) > room.samples:
+        example, shape = super().read(row, task, number), self.shapes[row % len(self.shapes)]
+        if len(example.samples) > shape.samples:
             raise BadExample(
                 f"{example.id!r} has {len(example.samples)} samples, more than its stated length; correct its duration."
             )
         return example
 
-    def shares(self) -> dict[Room, float]:
+    def shares(self) -> dict[BatchShape, float]:
         """The share of batches of each bucket."""
-        batches = self._quotas.sum(axis=0) / [room.rows for room in self.rooms]
-        return dict(zip(self.rooms, (batches / batches.sum()).tolist(), strict=True))
+        batches = self._quotas.sum(axis=0) / [shape.rows for shape in self.shapes]
+        return dict(zip(self.shapes, (batches / batches.sum()).tolist(), strict=True))
 
 
 def _spread(quotas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,13 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from spectron.data.sources import BadExample, Source
+from spectron.data.example import BadExample, Source
 from spectron.types import Example, UserError
 
 log = logging.getLogger(__name__)
@@ -23,12 +23,16 @@ READERS = min(16, os.cpu_count() or 1)  # ours: threads that read recordings, un
 ENOUGH = 100  # ours: records tried before the share of bad ones is judged
 
 
-class Room(NamedTuple):
+class BatchShape(NamedTuple):
     """The shape of a batch: rows over all processes, samples and tokens of a row."""
 
     rows: int
     samples: int
     tokens: int
+
+
+Step = tuple[BatchShape, Sequence[int]]  # the shape of a step's batch and the numbers of its rows, or of a process's
+Steps = Callable[[], Iterator[Step]]  # starts an iterator over the steps
 
 
 def interleaving(rates: Sequence[float]) -> np.ndarray:
@@ -58,11 +62,11 @@ class Records:
             if rate <= 0:
                 raise UserError(f"The rate of task {name!r} in its mixture must be positive, not {rate}.")
         self.names, self.sources = tuple(names), tuple(sources)
-        self.text_only = all(getattr(source, "text_only", False) for source in sources)
+        self.text_only = all(source.text_only for source in sources)
         self.bad: list[dict[int, str]] = [{} for _ in names]
         self._good = [0] * len(names)
         self._lock = threading.Lock()
-        reads_files = any(getattr(source, "reads_files", False) for source in sources)
+        reads_files = any(source.reads_files for source in sources)
         self._pool = ThreadPoolExecutor(readers or READERS, "spectron-read") if reads_files else None
 
     def place(self, row: int) -> tuple[int, int]:
@@ -144,7 +148,7 @@ class Permutations:
             return int(self._kept[key, epoch][position])
 
 
-class Rows(Records):
+class MixtureIndex(Records):
     """The endless rows of a mixture; row r is a pure function of (seed, r).
 
     Each task's records come in a seeded permutation per epoch; the next in that order stands in for a bad one.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
+from spectron.data.example import BadExample, Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Example, UserError
 
@@ -20,10 +21,6 @@ log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".opus", ".ogg", ".wav", ".mp3")
 NAMED = 5  # ours: how many of the left-out are named in the log; all stand in `rejected`
-
-
-class BadExample(Exception):
-    """One record that cannot be used; the message names the file and says why."""
 
 
 class Record(NamedTuple):
@@ -77,7 +74,7 @@ class Fitting:
         return np.asarray([len(encode_target(self._vocabulary, text)[0]) for text in texts], np.int64)
 
 
-class RecordingSource:
+class RecordingSource(Source):
     """Recordings listed with their texts; what cannot fit is left out when the source is made, and counted."""
 
     reads_files = True
@@ -143,7 +140,7 @@ class RecordingSource:
         )
 
 
-class TextSource:
+class TextSource(Source):
     """One text a line."""
 
     text_only = True

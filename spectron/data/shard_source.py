@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
-from spectron.data.recordings import SPARE_TOKENS, BadExample, Fitting, report
+from spectron.data.example import BadExample, Source
+from spectron.data.recordings import SPARE_TOKENS, Fitting, report
 from spectron.data.shards import Shards
 from spectron.types import Example, UserError
 
 
-class ShardSource:
+class ShardSource(Source):
     """Utterances of a folder of shards (root/SPLIT, or root itself); what cannot fit is left out, and counted.
 
     lengths: int64 [N], samples of every example at the features' rate. No audio is read until an example is.

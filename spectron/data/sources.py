@@ -1,66 +1,62 @@
-"""Random-access sources of examples, one per TaskConfig. Reading a record may fail; the feed then takes another."""
+"""The sources that a task's `source` names, and the way to add one."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from typing import Protocol
+import zlib
+from collections.abc import Callable
 
-from spectron.config import DataConfig, FeatureConfig, TaskConfig
+from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.counting.utterances import CountingText, DigitSource
-from spectron.data.recordings import BadExample, RecordingSource, TextSource
+from spectron.data.example import Source
+from spectron.data.packed import PackedSource
+from spectron.data.recordings import RecordingSource, TextSource
 from spectron.data.shard_source import ShardSource
-from spectron.types import Example, UserError
+from spectron.types import UserError
 
-__all__ = ["KINDS", "BadExample", "Source", "make_source"]
-
-KINDS = (
-    "manifest",
-    "librispeech",
-    "ljspeech",
-    "shards",
-    "counting",
-    "random_digits",
-    "spoken_digits",
-    "counting_text",
-    "text",
-)
-
-
-class Source(Protocol):
-    """Examples by number. rejected: reason → ids of what was left out for good when the source was made.
-
-    What a source may know of its records before reading them, int64 [N] each, and buckets go by: `lengths` (samples at
-    the features' rate), `prompts` (how many of them are the prompt; without it data.prompt_seconds), `tokens` (of the
-    text, with eos).
-    """
-
-    rejected: dict[str, list[str]]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> Example:
-        """Record i. Raises BadExample when it cannot be used."""
-        ...
+# kind → (task, data, features, seed) → source
+SOURCES: dict[str, Callable[[TaskConfig, DataConfig, FeatureConfig, int], Source]] = {
+    "manifest": lambda task, data, features, seed: RecordingSource(task, data, features),
+    "librispeech": lambda task, data, features, seed: RecordingSource(task, data, features),
+    "ljspeech": lambda task, data, features, seed: RecordingSource(task, data, features),
+    "shards": lambda task, data, features, seed: ShardSource(task, data, features),
+    "counting": DigitSource,
+    "random_digits": DigitSource,
+    "spoken_digits": DigitSource,
+    "counting_text": lambda task, data, features, seed: CountingText(),
+    "text": lambda task, data, features, seed: TextSource(task, data, features),
+}
 
 
 def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int = 0) -> Source:
     """The source a task names. Raises UserError for an unknown kind or data that is not there."""
-    if task.source in ("counting", "random_digits", "spoken_digits"):
-        return DigitSource(task, data, features, seed)
-    if task.source == "counting_text":
-        return CountingText()
-    if task.source in ("manifest", "librispeech", "ljspeech"):
-        return RecordingSource(task, data, features)
-    if task.source == "shards":
-        return ShardSource(task, data, features)
-    if task.source == "text":
-        return TextSource(task, data, features)
-    raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; use one of: {', '.join(KINDS)}.")
+    if task.source not in SOURCES:
+        close = difflib.get_close_matches(task.source, SOURCES, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"use one of: {', '.join(SOURCES)}."
+        raise UserError(f"data.tasks.{task.name}.source {task.source!r} is unknown; {hint}")
+    return SOURCES[task.source](task, data, features, seed)
+
+
+def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -> Source:
+    """The source of a task: its packed folder if data.packed is set, else the data itself.
+
+    seed: None takes the experiment's. Two tasks of one kind draw different utterances.
+    """
+    data, features = experiment.data, experiment.features
+    if data.packed:
+        return PackedSource(data.packed, task_name, data, features)
+    task = next((t for t in data.tasks if t.name == task_name), None)
+    if task is None:
+        known = ", ".join(t.name for t in data.tasks)
+        raise UserError(f"There is no task {task_name!r} in data.tasks; known: {known}.")
+    seed = experiment.seed if seed is None else seed
+    return make_source(task, data, features, zlib.crc32(f"{seed}/{task_name}".encode()))
 
 
 def unlimited(data: DataConfig) -> DataConfig:
-    """The data config with room for utterances of every length."""
+    """The data config with limits that fit utterances of every length."""
     return dataclasses.replace(
         data,
         packed="",

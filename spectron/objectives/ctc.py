@@ -1,30 +1,33 @@
-"""CTC pre-training of the speech encoder on whole utterances."""
+"""CTC training of the speech encoder on whole utterances."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from spectron.audio.features import log_mel, normalise
-from spectron.config import Experiment, StreamConfig
-from spectron.data.vocabulary import make_vocabulary
+from spectron.config import CTCConfig, Experiment
+from spectron.cost.flops import Flops, encoder_flops
+from spectron.data.order import BatchShape
 from spectron.models.conformer import Conformer
 from spectron.models.layers import Dense
 from spectron.objectives import losses
+from spectron.objectives.base import LABELS, OBJECTIVES, Objective
 from spectron.types import Batch, Losses, Params, Sequence, Statistics
 
 
-class CTC:
+@OBJECTIVES.register(CTCConfig)
+class CTC(Objective):
     """Encoder and a linear head over the vocabulary, whose padding id is the blank."""
 
-    name = "ctc"
     parts = ("encoder", "ctc_head")
+    validates = LABELS
 
-    def __init__(self, experiment: Experiment, statistics: Statistics, stream: StreamConfig) -> None:
+    def __init__(self, config: CTCConfig, experiment: Experiment, statistics: Statistics | None) -> None:
+        super().__init__(config, experiment, statistics)
         model = experiment.model
         dtype = jnp.dtype(model.compute_dtype)
-        self.features, self.statistics = experiment.features, statistics
-        self.vocabulary = make_vocabulary(experiment.data.vocabulary)
         self.encoder = Conformer(model.encoder, model.scan_layers, model.remat, dtype)
         self.head = Dense(self.vocabulary.size, ("embed", "vocab"), use_bias=True, dtype=dtype)
 
@@ -36,7 +39,7 @@ class CTC:
 
     def mel(self, batch: Batch) -> Sequence:
         """Normalised log-mel of the whole utterance."""
-        return normalise(log_mel(batch.samples, batch.num_samples, self.features), self.statistics)
+        return normalise(log_mel(batch.samples, batch.num_samples, self.features), self.measured)
 
     def logits(self, params: Params, mel: Sequence, key: Array | None = None) -> Sequence:
         """Label logits per encoder frame; with a key, dropout and SpecAugment are on."""
@@ -50,3 +53,21 @@ class CTC:
         labels = batch.text_mask & (batch.text != self.vocabulary.eos_id)
         term = losses.ctc(logits.values, logits.mask, batch.text, labels)
         return Losses({"ctc": term}, {"ctc": jnp.float32(1.0)})
+
+    def validation(self, params: Params, batch: Batch) -> Array:
+        """The most likely label of every encoder frame, −1 in the padding. int32 [B, T]."""
+        logits = self.logits(params, self.mel(batch))
+        return jnp.where(logits.mask, logits.values.argmax(axis=-1), -1)
+
+    def flops(self, shape: BatchShape) -> Flops:
+        """Encoder and head on whole utterances."""
+        frames, encoder = self.features.num_frames(shape.samples), self.experiment.model.encoder
+        head = 2.0 * encoder.dim * self.vocabulary.size * Conformer.output_length(frames)
+        return Flops(encoder=encoder_flops(encoder, self.features.num_mels, frames), vocabulary=head).scaled(shape.rows)
+
+    def positions(
+        self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Encoder frames."""
+        real = Conformer.output_length(self.features.num_frames(num_samples))
+        return real, Conformer.output_length(self.features.num_frames(shape.samples))

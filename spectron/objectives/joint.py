@@ -6,28 +6,32 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectron.audio.features import log_mel, normalise
-from spectron.config import Experiment, FramesConfig, StreamConfig
-from spectron.data.batches import samples_per_row
-from spectron.data.buckets import continuation_room
+from spectron.config import Experiment, FramesConfig, JointConfig
+from spectron.cost.flops import Flops, encoder_flops, lm_flops
+from spectron.data.buckets import continuation_capacity, samples_per_row
+from spectron.data.order import BatchShape
 from spectron.data.vocabulary import make_vocabulary
+from spectron.models.conformer import Conformer
 from spectron.models.spectron import Output, Spectron
 from spectron.objectives import losses
-from spectron.objectives.text_lm import shift_right
+from spectron.objectives.base import LOG_PROBABILITY, OBJECTIVES, Objective, shift_right
 from spectron.types import Batch, Losses, Params, Sequence, Statistics, Term, length_mask
 
 
-class Joint:
+@OBJECTIVES.register(JointConfig)
+class Joint(Objective):
     """L = L_CE + λ (L_s + L_f + L_t) + stop, every term named."""
 
-    name = "spectron"
+    config: JointConfig
     parts = ("encoder", "connector", "lm", "prenet", "postnet", "stop")
+    validates = LOG_PROBABILITY
 
-    def __init__(self, experiment: Experiment, statistics: Statistics, stream: StreamConfig) -> None:
-        self.experiment, self.statistics = experiment, statistics
-        self.vocabulary = make_vocabulary(experiment.data.vocabulary)
+    def __init__(self, config: JointConfig, experiment: Experiment, statistics: Statistics | None) -> None:
+        super().__init__(config, experiment, statistics)
         self.model = make_model(experiment)
         self.chunk = experiment.model.logits_chunk
         self.prompt_size = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
@@ -40,9 +44,9 @@ class Joint:
     def frames_in(self, samples: int) -> int:
         """Frames of continuation, in whole steps, of a batch whose rows have so many samples (at most `num_frames`)."""
         step = self.experiment.model.frames.frames_per_step
-        return -(-continuation_room(samples, self.experiment.data, self.experiment.features) // step) * step
+        return -(-continuation_capacity(samples, self.experiment.data, self.experiment.features) // step) * step
 
-    def features(self, batch: Batch) -> tuple[Sequence, Sequence]:
+    def spectrograms(self, batch: Batch) -> tuple[Sequence, Sequence]:
         """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]; a prompt hears nothing behind its end."""
         config = self.experiment.features
         samples = jnp.asarray(batch.samples)
@@ -50,11 +54,11 @@ class Joint:
         whole = log_mel(samples, batch.num_samples, config)
         start = config.num_frames(batch.prompt_samples)
         continuation = window(whole, start, self.frames_in(samples.shape[1]))
-        return normalise(prompt, self.statistics), normalise(continuation, self.statistics)
+        return normalise(prompt, self.measured), normalise(continuation, self.measured)
 
     def inputs(self, batch: Batch) -> tuple[Sequence, Sequence, Sequence]:
         """What the model reads under teacher forcing: prompt, tokens from sos on, frame steps from go on."""
-        prompt, continuation = self.features(batch)
+        prompt, continuation = self.spectrograms(batch)
         tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         frames = self.experiment.model.frames
         return prompt, tokens, feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
@@ -62,7 +66,7 @@ class Joint:
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
         """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", the metric "text_accuracy"; if their
         weights ask for them "agreement", "alignment" and the metric "alignment_accuracy"."""
-        prompt, continuation = self.features(batch)
+        prompt, continuation = self.spectrograms(batch)
         frames = self.experiment.model.frames
         tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
@@ -74,7 +78,7 @@ class Joint:
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
         )
         found = self.terms(params, out, batch, continuation, steps)
-        return found + self.agreement(params, out, tokens, batch) if self.experiment.loss.agreement_weight else found
+        return found + self.agreement(params, out, tokens, batch) if self.config.agreement_weight else found
 
     def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
@@ -85,7 +89,7 @@ class Joint:
 
         unscored = batch.text_mask & ~batch.text_loss_mask
         terms = losses.by_chunks(compare, self.chunk, out.written, jax.lax.stop_gradient(teacher), unscored)
-        return Losses(terms, {"agreement": jnp.float32(self.experiment.loss.agreement_weight)})
+        return Losses(terms, {"agreement": jnp.float32(self.config.agreement_weight)})
 
     def logits(self, params: Params, hidden: Array) -> Array:
         """Vocabulary logits of hidden states."""
@@ -93,7 +97,7 @@ class Joint:
 
     def terms(self, params: Params, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
         """Compare what came out with what should have."""
-        config = self.experiment.loss
+        config = self.config
         real = jnp.repeat(steps.mask, self.experiment.model.frames.frames_per_step, axis=1)
         logits = functools.partial(self.logits, params)
         spectral = losses.reconstruction(continuation, out.frames, config.time_deltas)
@@ -110,6 +114,48 @@ class Joint:
             terms |= losses.classification("alignment", logits, self.chunk, out.spoken, said, steps.mask & known)
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
+
+    def validation(self, params: Params, batch: Batch) -> Array:
+        """ln p of each text, given the prompt. float32 [B]."""
+        prompt, tokens, steps = self.inputs(batch)
+        out = self.model.apply({"params": params}, prompt, tokens, steps, None, True)
+        logits = functools.partial(self.logits, params)
+        return losses.log_probability(logits, out.written, batch.text, batch.text_mask)
+
+    def prompt_frames(self, shape: BatchShape) -> int:
+        """Spectrogram frames that the encoder reads in a batch of this shape."""
+        return self.features.num_frames(min(shape.samples, self.prompt_size))
+
+    def flops(self, shape: BatchShape) -> Flops:
+        """Encoder on the prompt, LM on prefix, text and frame steps; the agreement term reads the text once more."""
+        model, dim, text = self.experiment.model, self.experiment.model.lm.dim, shape.tokens
+        per_step = model.frames.frames_per_step
+        heard, steps = self.prompt_frames(shape), self.frames_in(shape.samples) // per_step
+        prefix, width = Conformer.output_length(heard), per_step * self.features.num_mels
+        head = 2.0 * dim * self.vocabulary.size
+        total = Flops(
+            encoder=encoder_flops(model.encoder, self.features.num_mels, heard)
+            + 2.0 * prefix * model.encoder.dim * dim,
+            lm=lm_flops(model.lm, prefix, prefix + text + steps),
+            vocabulary=(text + (steps if self.config.alignment_weight else 0)) * head,
+            frames=2.0 * steps * (model.frames.bottleneck * (width + dim) + dim * (dim + width + per_step)),
+        )
+        if self.config.agreement_weight:
+            teacher = lm_flops(model.lm, 0, text)
+            total += Flops(lm=teacher, vocabulary=2 * text * head, detached=teacher + text * head)
+        return total.scaled(shape.rows)
+
+    def positions(
+        self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Encoder frames of the prompt, tokens and frame steps; tokens alone in batches without speech."""
+        if not shape.samples:
+            return num_tokens, shape.tokens
+        per_step = self.experiment.model.frames.frames_per_step
+        frames, heard = self.features.num_frames(num_samples), self.features.num_frames(prompt_samples)
+        steps = -((heard - frames) // per_step)  # rounded up
+        computed = Conformer.output_length(self.prompt_frames(shape)) + self.frames_in(shape.samples) // per_step
+        return Conformer.output_length(heard) + steps + num_tokens, computed + shape.tokens
 
     def middles(self, batch: Batch, steps: int) -> Int[Array, "B N"]:
         """The sample in the middle of each frame step."""

@@ -6,28 +6,33 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
-from spectron.config import Experiment, StreamConfig
-from spectron.data.vocabulary import make_vocabulary
+from spectron.config import Experiment, TextLMConfig
+from spectron.cost.flops import Flops, lm_flops
+from spectron.data.order import BatchShape
 from spectron.models.decoder import Decoder
 from spectron.objectives import losses
+from spectron.objectives.base import LOG_PROBABILITY, OBJECTIVES, Objective, shift_right
 from spectron.types import Batch, Losses, Params, Statistics
 
 
-class TextLM:
+@OBJECTIVES.register(TextLMConfig)
+class TextLM(Objective):
     """Next-token cross-entropy on text. With prefix_tokens > 0 a random first part is bidirectional and unscored."""
 
-    name = "text_lm"
+    config: TextLMConfig
     parts = ("lm",)
+    text_only = True
+    validates = LOG_PROBABILITY
 
-    def __init__(self, experiment: Experiment, statistics: Statistics, stream: StreamConfig) -> None:
+    def __init__(self, config: TextLMConfig, experiment: Experiment, statistics: Statistics | None) -> None:
+        super().__init__(config, experiment, statistics)
         model = experiment.model
-        vocabulary = make_vocabulary(experiment.data.vocabulary)
-        self.sos = vocabulary.sos_id
-        self.stream, self.chunk = stream, model.logits_chunk
+        self.chunk = model.logits_chunk
         self.lm = Decoder(
-            model.lm, vocabulary.size, model.scan_layers, model.remat, dtype=jnp.dtype(model.compute_dtype)
+            model.lm, self.vocabulary.size, model.scan_layers, model.remat, dtype=jnp.dtype(model.compute_dtype)
         )
 
     def init(self, key: Array, batch: Batch) -> Params:
@@ -37,21 +42,35 @@ class TextLM:
         return {"lm": self.lm.init(key, tokens, mask, zeros, method="score")["params"]}
 
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
-        """Terms "text" (cross-entropy) and "text_accuracy"."""
-        tokens = shift_right(batch.text, self.sos)
+        """Terms "text_lm" (cross-entropy) and "text_lm_accuracy"."""
+        tokens = shift_right(batch.text, self.vocabulary.sos_id)
         lengths = batch.text_mask.sum(axis=1)
-        most = jnp.minimum(self.stream.prefix_tokens, lengths - 1)
+        most = jnp.minimum(self.config.prefix_tokens, lengths - 1)
         prefix = jnp.floor(jax.random.uniform(key, lengths.shape) * (most + 1)).astype(jnp.int32)
-        variables = {"params": params["lm"]}
-        hidden = self.lm.apply(variables, tokens, batch.text_mask, prefix, method="read")
+        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="read")
         # Inside the prefix the next token can be seen; its last position still predicts the first unseen one.
         unseen = jnp.arange(tokens.shape[1])[None, :] >= prefix[:, None] - 1
         mask = batch.text_loss_mask & unseen
-        logits = functools.partial(self.lm.apply, variables, method="logits")
+        logits = functools.partial(self.lm.apply, {"params": params["lm"]}, method="logits")
         terms = losses.classification("text_lm", logits, self.chunk, hidden, batch.text, mask)
         return Losses(terms, {"text_lm": jnp.float32(1.0)})
 
+    def validation(self, params: Params, batch: Batch) -> Array:
+        """ln p of each text, read causally. float32 [B]."""
+        tokens = shift_right(batch.text, self.vocabulary.sos_id)
+        prefix = jnp.zeros(tokens.shape[0], jnp.int32)
+        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="read")
+        logits = functools.partial(self.lm.apply, {"params": params["lm"]}, method="logits")
+        return losses.log_probability(logits, hidden, batch.text, batch.text_mask)
 
-def shift_right(text: Array, sos: int) -> Array:
-    """What the decoder reads to write `text`: sos, then all but the last token. int [B, L]."""
-    return jnp.concatenate([jnp.full_like(text[:, :1], sos), text[:, :-1]], axis=1)
+    def flops(self, shape: BatchShape) -> Flops:
+        """The LM and its head on every token."""
+        lm = self.experiment.model.lm
+        head = 2.0 * lm.dim * self.vocabulary.size
+        return Flops(lm=lm_flops(lm, 0, shape.tokens), vocabulary=shape.tokens * head).scaled(shape.rows)
+
+    def positions(
+        self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Tokens."""
+        return num_tokens, shape.tokens

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from spectron.checkpoints.manager import Loaded, find, load_params
-from spectron.config import Experiment, StreamConfig
+from spectron.config import CTCConfig, Experiment
 from spectron.config.overrides import build
 from spectron.objectives.ctc import CTC
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
@@ -30,9 +30,17 @@ ROWS = 8  # ours: recordings heard together
 @functools.partial(jax.jit, static_argnames=("experiment",))
 def _hear(params: Params, statistics: Statistics, samples: Array, num_samples: Array, *, experiment: Experiment) -> Any:
     """int16 [B, S] → label log-probabilities, a Sequence of float32 [B, T, V]."""
-    objective = CTC(experiment, statistics, StreamConfig("ctc", ""))
+    objective = CTC(CTCConfig(), experiment, statistics)
     nothing = np.zeros((samples.shape[0], 1), np.int32)
-    batch = Batch(samples, num_samples, num_samples * 0, nothing, nothing > 0, nothing > 0, nothing)
+    batch = Batch(
+        samples=samples,
+        num_samples=num_samples,
+        prompt_samples=num_samples * 0,
+        text=nothing,
+        text_mask=nothing > 0,
+        text_loss_mask=nothing > 0,
+        token_ends=nothing,
+    )
     logits = objective.logits(params, objective.mel(batch))
     return dataclasses.replace(logits, values=jax.nn.log_softmax(logits.values.astype(np.float32)))
 
@@ -58,7 +66,7 @@ class CTCRecogniser:
         self.name = name
         self.experiment, self.statistics = loaded.experiment, loaded.statistics
         self.params = jax.device_put({part: loaded.params[part] for part in CTC.parts})
-        self.vocabulary = CTC(loaded.experiment, loaded.statistics, StreamConfig("ctc", "")).vocabulary
+        self.vocabulary = CTC(CTCConfig(), loaded.experiment, loaded.statistics).vocabulary
         self.fusion = fusion or Fusion()
 
     @functools.cached_property

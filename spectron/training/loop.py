@@ -23,9 +23,11 @@ import numpy as np
 from spectron.checkpoints import manager
 from spectron.checkpoints.manager import FOLDER, Checkpointer
 from spectron.config import Experiment, StageConfig
-from spectron.cost import flops
+from spectron.cost.chips import peak_flops
 from spectron.data.batches import Feed, make_feed
-from spectron.data.order import Room
+from spectron.data.order import BatchShape
+from spectron.objectives import Objective, make_objectives
+from spectron.objectives.base import step_flops
 from spectron.parallel import multihost, sharding
 from spectron.training.metrics import MetricsLog, Work
 from spectron.training.stage import (
@@ -38,7 +40,7 @@ from spectron.training.stage import (
     without_buckets,
 )
 from spectron.training.step import Plan, make_plan
-from spectron.training.validation import make_held_out
+from spectron.training.validation import make_validation
 from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
 from spectron.utils.files import check_local
 
@@ -104,18 +106,18 @@ def run(
     return step
 
 
-def measure_work(experiment: Experiment, stage: StageConfig, batches: Sequence[Batch]) -> Work:
+def measure_work(objectives: Sequence[Objective], sample_rate: int, batches: Sequence[Batch]) -> Work:
     """The work of a step, from this process's batches (each process has as many rows of the same shape)."""
     count = jax.process_count()
-    rooms = [Room(b.size * count, b.samples.shape[1], b.text.shape[1]) for b in batches]
-    pairs = zip(stage.streams, batches, strict=True)
-    real, computed = np.sum([flops.positions(experiment, stream, batch) for stream, batch in pairs], axis=0)
+    shapes = [BatchShape(b.size * count, b.samples.shape[1], b.text.shape[1]) for b in batches]
+    pairs = zip(objectives, batches, strict=True)
+    real, computed = np.sum([objective.batch_positions(batch) for objective, batch in pairs], axis=0)
     return Work(
-        examples=sum(room.rows for room in rooms),
-        seconds=sum(int(np.sum(b.num_samples)) for b in batches) / experiment.features.sample_rate * count,
+        examples=sum(shape.rows for shape in shapes),
+        seconds=sum(int(np.sum(b.num_samples)) for b in batches) / sample_rate * count,
         real=int(real),
         computed=int(computed),
-        flops=flops.step_flops(experiment, stage, rooms).step / jax.device_count(),
+        flops=step_flops(objectives, shapes).step / jax.device_count(),
     )
 
 
@@ -185,8 +187,10 @@ def train_stage(
         def save(step: int, state: TrainState) -> None:
             saver.save(step, state, base | {"window": log.state()})
 
-        measure = functools.partial(measure_work, experiment, stage)
-        asked = make_held_out(experiment, stage, statistics, mesh) if stage.evaluate_on else None
+        measure = functools.partial(
+            measure_work, make_objectives(stage.streams, experiment), experiment.features.sample_rate
+        )
+        asked = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
         reached = run(plan, state, streams, log, save, stopping, measure, asked)
         saver.close()
         log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
@@ -195,7 +199,7 @@ def train_stage(
 
 def open_log(stage: StageConfig, folder: Path, first: int) -> MetricsLog:
     """The stage's metrics, written by one process, beside what a chip could do."""
-    peak, main = flops.peak(jax.devices()) / jax.device_count(), jax.process_index() == 0
+    peak, main = peak_flops(jax.devices()) / jax.device_count(), jax.process_index() == 0
     return MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, main, peak)
 
 

@@ -17,7 +17,7 @@ from spectron.checkpoints import manager
 from spectron.checkpoints.manager import FOLDER
 from spectron.config import Experiment, StageConfig
 from spectron.data.batches import Feed
-from spectron.data.buckets import rooms_of
+from spectron.data.buckets import bucket_shapes
 from spectron.parallel import sharding
 from spectron.training.step import Plan
 from spectron.types import Batch, Statistics, TrainState, UserError
@@ -115,7 +115,7 @@ def check_stage(stage: StageConfig, mesh: Any) -> None:
     for stream in stage.streams:
         if stream.batch_size % parts:
             raise UserError(
-                f"stages.{stage.name}.streams.{stream.objective}.batch_size {stream.batch_size} must be a multiple of "
+                f"stages.{stage.name}.streams.{stream.key}.batch_size {stream.batch_size} must be a multiple of "
                 f"{parts} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "
                 f"{stage.optimizer.accumulate})."
             )
@@ -125,7 +125,7 @@ def check_buckets(experiment: Experiment, stage: StageConfig, mesh: Any) -> None
     """Raise UserError for buckets whose rows the mesh and the micro-batches do not divide."""
     parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
     for stream in stage.streams if experiment.data.buckets else ():
-        if any(room.rows % parts for room in rooms_of(experiment.data, experiment.features, stream.batch_size)):
+        if any(room.rows % parts for room in bucket_shapes(experiment.data, experiment.features, stream.batch_size)):
             raise UserError(
                 f"data.row_multiple {experiment.data.row_multiple} must be a multiple of {parts} for stage "
                 f"{stage.name!r} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "

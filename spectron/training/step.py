@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from spectron.config import Experiment, StageConfig
-from spectron.objectives import make_objective
+from spectron.objectives import Objective, make_objectives
 from spectron.parallel import sharding
 from spectron.training.optimizer import factor_tree, freeze, make_optimizer, schedule, update_ema
 from spectron.types import Array, Batch, Losses, Params, Statistics, TrainState
@@ -23,7 +23,7 @@ LossFn = Callable[[Params, tuple[Batch, ...], Array], Losses]
 StepFn = Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, Array]]]
 
 
-def make_loss(stage: StageConfig, objectives: Sequence[Any]) -> LossFn:
+def make_loss(stage: StageConfig, objectives: Sequence[Objective]) -> LossFn:
     """(params, one batch per stream, key) → the sum of the streams' losses, each scaled by its weight.
 
     A term that two streams share keeps its own mean: it is named after its stream, "text_lm_1/text".
@@ -35,7 +35,7 @@ def make_loss(stage: StageConfig, objectives: Sequence[Any]) -> LossFn:
         seen = Counter(name for losses in each for name in losses.terms)
         total = Losses({}, {})
         for index, (stream, losses) in enumerate(zip(stage.streams, each, strict=True)):
-            names = {name: name if seen[name] == 1 else f"{stream.objective}_{index}/{name}" for name in losses.terms}
+            names = {name: name if seen[name] == 1 else f"{stream.key}_{index}/{name}" for name in losses.terms}
             total += Losses(
                 {names[name]: term for name, term in losses.terms.items()},
                 {names[name]: stream.weight * value for name, value in losses.coefficients.items()},
@@ -110,7 +110,7 @@ def make_step(stage: StageConfig, seed: int, loss: LossFn, params: Params, optim
     return step
 
 
-def init_params(objectives: Sequence[Any], batches: Sequence[Batch], seed: int) -> Params:
+def init_params(objectives: Sequence[Objective], batches: Sequence[Batch], seed: int) -> Params:
     """Boxed parameters of all parts, each from the first objective that has it, under a key of that objective's name:
     another objective behind it changes nothing."""
     params: Params = {}
@@ -137,7 +137,7 @@ def make_plan(
     experiment: Experiment, stage: StageConfig, statistics: Statistics, batches: Sequence[Batch], mesh: Any
 ) -> Plan:
     """Plan a stage for a mesh. batches: one (shapes only matter) per stream."""
-    objectives = [make_objective(s.objective, experiment, statistics, s) for s in stage.streams]
+    objectives = make_objectives(stage.streams, experiment, statistics)
     rows = [jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), batch) for batch in batches]
     boxed = jax.eval_shape(lambda: init_params(objectives, rows, experiment.seed))
     params = sharding.unbox(boxed)

@@ -37,7 +37,7 @@ ROWS = 8
 
 def endless(experiment: Experiment, batch: Batch) -> Params:
     """Random parameters that end neither text nor speech."""
-    objective = make_objective("spectron", experiment, timing.speech_like(experiment))
+    objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, timing.speech_like(experiment))
     params = unbox(jax.jit(objective.init)(jax.random.key(0), batch))
     head = params["lm"]["head"]["kernel"]
     params["lm"]["head"]["kernel"] = head.at[:, 1].set((head[:, 4] + head[:, 5]) / 2)  # never above both

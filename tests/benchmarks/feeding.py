@@ -35,7 +35,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spectron.config import DataConfig, Experiment, TaskConfig
-from spectron.data.batches import Feed, make_feed, to_batch
+from spectron.data.batches import Feed, make_feed
+from spectron.data.fields import to_batch
 from spectron.data.shards import Shards, Utterance, encode_flac, shard_path, write_shard
 from spectron.data.sources import make_source
 from spectron.data.vocabulary import make_vocabulary
@@ -108,7 +109,7 @@ class Collate:
         room = next(room for room in self.rooms if room.rows == len(examples))
         data, features = self.experiment.data, self.experiment.features
         batch = to_batch(examples, data, features, make_vocabulary(data.vocabulary), room=room)
-        return {f.name: torch.from_numpy(getattr(batch, f.name)) for f in dataclasses.fields(batch)}
+        return {name: torch.from_numpy(array) for name, array in batch.fields().items()}
 
 
 def contenders(experiment: Experiment, work: Path, batch: int, cores: int) -> dict[str, Callable[[], Iterator]]:
@@ -142,7 +143,7 @@ def check_same(found: dict[str, Callable[[], Iterator]]) -> None:
     for make in found.values():
         running = make()
         batch = next(running)
-        first.append(batch if isinstance(batch, dict) else dataclasses.asdict(batch))
+        first.append(batch if isinstance(batch, dict) else batch.fields())
         close(running)
     for other in first[1:]:
         for name, value in other.items():

@@ -45,7 +45,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from benchmarks import gpu_ours, gpu_tables  # noqa: E402
 
-from spectron.config import Experiment, StreamConfig, load_experiment  # noqa: E402
+from spectron.config import Experiment, JointConfig, StreamConfig, load_experiment  # noqa: E402
 from spectron.config.overrides import override  # noqa: E402
 from spectron.types import UserError  # noqa: E402
 
@@ -94,7 +94,7 @@ def experiment_of(arguments: argparse.Namespace, entry: str = "", small: bool = 
     experiment = load_experiment(arguments.config, [*(SMALL if arguments.small or small else ()), *arguments.set])
     chosen = settings(entry)
     experiment = override(experiment, [f"{SHORT.get(k, k)}={v}" for k, v in chosen.items() if k not in OWN])
-    stream = StreamConfig("spectron", "", int(chosen.get("batch", arguments.batch)))
+    stream = StreamConfig(JointConfig(), "", int(chosen.get("batch", arguments.batch)))
     stage = dataclasses.replace(experiment.stages[-1], streams=(stream,), start_from=())
     return dataclasses.replace(experiment, stages=(stage,))
 

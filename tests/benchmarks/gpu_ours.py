@@ -122,7 +122,7 @@ def lacking(experiment: Experiment) -> str:
 
 def losses(experiment: Experiment, batch: Batch) -> dict[str, float]:
     """The losses without dropout from fresh parameters, and the norm of the gradient."""
-    objective = make_objective("spectron", experiment, speech_like(experiment))
+    objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, speech_like(experiment))
 
     def total(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         found = objective.loss(params, batch, jax.random.key(1), train=False)
@@ -192,7 +192,7 @@ def endless(experiment: Experiment, dtype: Any) -> Params:
 
     @jax.jit
     def make(key: jax.Array) -> Params:
-        objective = make_objective("spectron", experiment, speech_like(experiment))
+        objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, speech_like(experiment))
         params = sharding.unbox(objective.init(key, noise(experiment, 1)))
         lm = params["lm"]
         if experiment.model.lm.tie_embeddings:

@@ -35,7 +35,7 @@ class WideFeatures(Twin):
 
 def on_device(batch: Batch, device: str) -> Batch:
     """The numpy batch as tensors there."""
-    return Batch(**{name: value.to(device) for name, value in vars(torch_training.to_torch(batch)).items()})
+    return Batch(**{name: value.to(device) for name, value in torch_training.to_torch(batch).fields().items()})
 
 
 def differences(experiment: Experiment, statistics: Statistics, batch: Batch, device: str) -> dict[str, float]:
@@ -44,7 +44,7 @@ def differences(experiment: Experiment, statistics: Statistics, batch: Batch, de
     Raises ValueError if one is above AGREE: the twin would be another model.
     """
     experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, compute_dtype="float32"))
-    objective = make_objective("spectron", experiment, statistics)
+    objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, statistics)
     shapes = unbox(jax.eval_shape(objective.init, jax.random.key(0), batch))
     rng = np.random.default_rng(0)  # all of them noise: fresh biases and scales would hide what they do
     params = jax.tree.map(lambda x: (0.3 * rng.normal(size=x.shape)).astype(np.float32), shapes)

@@ -20,7 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spectron.config import DataConfig, FeatureConfig
-from spectron.data.batches import _order, to_batch
+from spectron.data.batches import _order
+from spectron.data.fields import to_batch
 from spectron.data.sources import Source
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Batch, Example

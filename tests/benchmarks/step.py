@@ -68,7 +68,7 @@ def ours(experiment: Experiment, optimizer: str, batches: Batches, twins: list[T
 
 def check(experiment: Experiment, params: dict, batches: Batches, twin: Twin) -> None:
     """Stop unless both see the same losses in the same batch, dropout off."""
-    objective = make_objective("spectron", experiment, timing.speech_like(experiment))
+    objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, timing.speech_like(experiment))
     loss = jax.jit(lambda params, batch: objective.loss(params, batch, jax.random.key(0), train=False).means())
     mine = jax.device_get(loss(params, batches[0]))
     with torch.no_grad():

@@ -111,7 +111,7 @@ def l12(difference: Tensor, mask: Tensor) -> Tensor:
 
 def joint_terms(twin: Twin, batch: Batch) -> dict[str, Tensor]:
     """The terms of the Spectron objective, by our names."""
-    step, c = twin.experiment.model.frames.frames_per_step, twin.experiment.loss
+    step, c = twin.experiment.model.frames.frames_per_step, twin.loss
     prompt, continuation = features(twin, batch)
     steps = feedback(continuation, go_frames(prompt, step), step)
     logits, frames, stop, spoken = twin(prompt, (shift_right(batch.text), batch.text_mask), steps)
@@ -171,7 +171,7 @@ def text_terms(twin: Twin, batch: Batch, prefix_tokens: int) -> dict[str, Tensor
 
 def total(twin: Twin, terms: dict[str, Tensor]) -> Tensor:
     """The weighted sum of the joint terms."""
-    c = twin.experiment.loss
+    c = twin.loss
     spectral = sum(value for name, value in terms.items() if name.startswith(("frames", "delta")))
     ours = {"alignment": c.alignment_weight, "agreement": c.agreement_weight}
     extra = sum(weight * terms[name] for name, weight in ours.items() if weight)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectron.audio.features import mel_filterbank
-from spectron.config import EncoderConfig, Experiment, LMConfig, SpecAugmentConfig
+from spectron.config import EncoderConfig, Experiment, JointConfig, LMConfig, SpecAugmentConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Statistics
 
@@ -295,9 +295,9 @@ class PostNet(nn.Module):
 class Twin(nn.Module):
     """The joint model. Parameters are ours by name; the features' constants are buffers."""
 
-    def __init__(self, experiment: Experiment, statistics: Statistics) -> None:
+    def __init__(self, experiment: Experiment, statistics: Statistics, loss: JointConfig | None = None) -> None:
         super().__init__()
-        self.experiment = experiment
+        self.experiment, self.loss = experiment, loss or experiment.stages[-1].streams[0].objective
         model, bands = experiment.model, experiment.features.num_mels
         step, dim = model.frames.frames_per_step, model.lm.dim
         self.encoder = Encoder(model.encoder, bands)
@@ -345,5 +345,5 @@ class Twin(nn.Module):
         spoken = hidden[:, size + length :]
         frames = self.postnet(spoken).unflatten(-1, (-1, self.experiment.features.num_mels)).flatten(1, 2)
         written = self.lm.head(hidden[:, size : size + length])
-        said = self.lm.head(spoken) if self.experiment.loss.alignment_weight else None
+        said = self.lm.head(spoken) if self.loss.alignment_weight else None
         return written, frames, self.stop(spoken).flatten(1), said

@@ -45,7 +45,7 @@ SMALL = (
 def sizes(experiment: Experiment) -> tuple[int, int]:
     """Parameters of ours and of theirs; neither is made."""
     statistics = timing.speech_like(experiment)
-    objective = make_objective("spectron", experiment, statistics)
+    objective = make_objective(experiment.stages[-1].streams[0].objective, experiment, statistics)
     shapes = jax.eval_shape(objective.init, jax.random.key(0), timing.noise_batch(experiment, 1, 0))
     with torch.device("meta"):
         assembled = Assembled(experiment, statistics, ATTENTION[0])

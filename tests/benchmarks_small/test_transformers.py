@@ -12,7 +12,7 @@ from benchmarks import step, timing, torch_training, transformers_step  # noqa: 
 from benchmarks.torch_twin import Twin  # noqa: E402
 from benchmarks.transformers_twin import Assembled  # noqa: E402
 
-from spectron.config import load_experiment  # noqa: E402
+from spectron.config import JointConfig, load_experiment  # noqa: E402
 
 EXPERIMENT = load_experiment(transformers_step.CONFIG, transformers_step.SMALL)
 STAGE = step.joint_stage(EXPERIMENT, "adam")
@@ -59,7 +59,7 @@ def test_what_is_written_into_padding_changes_nothing(batches, attention):
         behind = np.arange(batch.samples.shape[1]) >= batch.num_samples[:, None]
         samples = np.where(behind, rng.integers(-30_000, 30_000, batch.samples.shape), batch.samples)
         text = np.where(batch.text_mask, batch.text, rng.integers(4, 14, batch.text.shape))
-        return dataclasses.replace(batch, samples=samples.astype(np.int16), text=text.astype(np.int32))
+        return batch.replace(samples=samples.astype(np.int16), text=text.astype(np.int32))
 
     others = tuple(scribbled(batch) for batch in batches)
     assert (others[0].samples != batches[0].samples).any()
@@ -76,7 +76,7 @@ def test_both_kinds_of_attention_are_one_model(batches):
 
 def test_their_decoder_is_ours(batches):
     """Llama with our parameters scores text as the plain twin does, which scores it as ours does."""
-    plain, other = Twin(EXPERIMENT, STATISTICS).lm, assembled("eager").lm
+    plain, other = Twin(EXPERIMENT, STATISTICS, JointConfig()).lm, assembled("eager").lm
     names = {
         "attention_norm": "input_layernorm",
         "ff_norm": "post_attention_layernorm",

@@ -15,6 +15,7 @@ import tiny_run
 from spectron import cli
 from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
 from spectron.cli.generate import SOME_BAD
+from spectron.config import ObjectiveConfig
 from spectron.objectives import make_objective
 from spectron.parallel import sharding
 from spectron.types import Statistics, TrainState, UserError
@@ -30,7 +31,7 @@ def write_checkpoint(folder, objective, stage):
     config = tiny_run.experiment(*SIZES)
     bands = config.features.num_mels
     statistics = Statistics(np.full(bands, -6, np.float32), np.full(bands, 3, np.float32))
-    made = make_objective(objective, config, statistics)
+    made = make_objective(ObjectiveConfig.members[objective](), config, statistics)
     batch = tiny_run.noise_batch(config, "speech", 1, 0, 0)
     shapes = sharding.unbox(jax.eval_shape(made.init, jax.random.key(0), batch))
     rng = np.random.default_rng(0)
@@ -195,7 +196,7 @@ def test_a_bug_keeps_its_traceback(config, monkeypatch):
 
 
 DATA_CONFIG = """
-from spectron.config import DataConfig, Experiment, MixtureConfig, TaskConfig
+from spectron.config import ObjectiveConfig, DataConfig, Experiment, MixtureConfig, TaskConfig
 def experiment():
     tasks = (TaskConfig("lines", "manifest", root="{root}"), TaskConfig("gone", "manifest", root="nowhere.jsonl"))
     data = DataConfig(tasks=tasks, mixtures=(MixtureConfig("all", (("lines", 2.0),)),), prompt_seconds=0.2,

@@ -22,7 +22,7 @@ def experiment():
     lm = LMConfig(tie_embeddings=True, attention="splash")
     model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), lm,
         compute_dtype="bfloat16", remat="full", logits_chunk=8)
-    joint = StageConfig("joint", (StreamConfig("spectron", "speech", 16),))
+    joint = StageConfig("joint", (StreamConfig(JointConfig(), "speech", 16),))
     return Experiment("small", data, (joint,), FeatureConfig(dft="matmul"), model)
 """
 

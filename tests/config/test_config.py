@@ -13,12 +13,14 @@ from spectron.config import (
     EncoderConfig,
     Experiment,
     FeatureConfig,
+    JointConfig,
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
+    TextLMConfig,
     VocabularyConfig,
     from_json,
     load_experiment,
@@ -32,7 +34,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 
 def example() -> Experiment:
     """Two stages with a stream each, a task and a mixture."""
-    streams = (StreamConfig("spectron", "mix"), StreamConfig("text_lm", "texts", batch_size=8))
+    streams = (StreamConfig(JointConfig(), "mix"), StreamConfig(TextLMConfig(), "texts", batch_size=8))
     return Experiment(
         name="example",
         data=DataConfig(
@@ -116,6 +118,9 @@ def test_an_unknown_stage_is_named_with_those_there_are():
         example().stage("x")
 
 
+OBJECTIVES = st.one_of(
+    st.builds(JointConfig, stop_weight=st.floats(0, 5)), st.builds(TextLMConfig, prefix_tokens=st.integers(0, 9))
+)
 POSITIVE = st.integers(1, 10**6)
 REAL = st.floats(1e-9, 1e9, allow_nan=False)
 NAME = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12)
@@ -136,7 +141,9 @@ EXPERIMENTS = st.builds(
         st.builds(
             StageConfig,
             name=NAME,
-            streams=st.lists(st.builds(StreamConfig, objective=NAME, mixture=NAME, weight=REAL), max_size=3).map(tuple),
+            streams=st.lists(st.builds(StreamConfig, objective=OBJECTIVES, mixture=NAME, weight=REAL), max_size=3).map(
+                tuple
+            ),
             optimizer=st.builds(OptimizerConfig, learning_rate=REAL, factors=st.just((("encoder", 0.1),))),
             start_from=st.lists(st.tuples(NAME, NAME), max_size=2).map(tuple),
         ),

@@ -16,9 +16,10 @@ from spectron.corpora.labels import labels_path, read_labels, write_labels
 from spectron.corpora.pipelines import CorpusConfig
 from spectron.corpora.report import distribution, write_report
 from spectron.data.batches import make_feed
+from spectron.data.example import BadExample
 from spectron.data.shard_source import ShardSource
 from spectron.data.shards import Shards, Utterance, encode_flac, shard_path, write_shard
-from spectron.data.sources import BadExample, make_source
+from spectron.data.sources import make_source
 from spectron.types import UserError
 
 INLINE = ("--runner", "inline")

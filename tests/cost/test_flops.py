@@ -1,21 +1,25 @@
 """FLOPs by formula against what XLA counts in the compiled program; the sizes of the paper's configs."""
 
 import dataclasses
+from collections.abc import Sequence as Seq
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from inference.test_decode import make_generator
 from models import tiny
-from test_decode import make_generator
 
 from spectron.compile.aot import templates
-from spectron.config import EncoderConfig, LMConfig, StageConfig, StreamConfig, load_experiment
-from spectron.cost import flops
+from spectron.config import EncoderConfig, Experiment, LMConfig, StreamConfig, load_experiment
+from spectron.cost import chips, flops
+from spectron.cost.flops import Flops
+from spectron.data.buckets import longest_shape
 from spectron.models.conformer import Conformer
 from spectron.models.decoder import Decoder, empty_cache, prefix_visible
-from spectron.objectives import make_objective
+from spectron.objectives import make_objectives
+from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.step import init_params
 from spectron.types import Sequence, Statistics
@@ -53,17 +57,21 @@ def test_the_lms_formula_is_what_xla_counts():
     assert both - causal == pytest.approx(2 * 2 * 2 * 192 * 160 * 159 / 2)  # layers, two products, multiply-add, width
 
 
+def stage_flops(experiment: Experiment, streams: Seq[StreamConfig]) -> Flops:
+    shapes = [longest_shape(experiment.data, experiment.features, stream.batch_size) for stream in streams]
+    return step_flops(make_objectives(streams, experiment), shapes)
+
+
 def test_a_step_adds_up_its_streams():
     experiment = load_experiment(CONFIGS / "digits.py")
-    joint, text = experiment.stage("joint"), experiment.stage("text")
-    whole = flops.step_flops(experiment, joint)
-    parts = [flops.stream_flops(experiment, stream) for stream in joint.streams]
+    joint, text = experiment.stage("joint").streams, experiment.stage("text").streams
+    whole = stage_flops(experiment, joint)
+    parts = [stage_flops(experiment, [stream]) for stream in joint]
     assert whole.step == pytest.approx(sum(part.step for part in parts))
-    assert 0 < whole.detached < whole.lm + whole.vocabulary  # the teacher of loss.agreement_weight
-    assert flops.step_flops(experiment, text).encoder == 0
-    twice = StageConfig("joint", (dataclasses.replace(joint.streams[0], batch_size=32),))
-    assert flops.step_flops(experiment, twice).step == pytest.approx(2 * parts[0].step)
-    assert flops.stream_flops(experiment, StreamConfig("another", "speech")).step == 0
+    assert 0 < whole.detached < whole.lm + whole.vocabulary  # the teacher of the agreement term
+    assert stage_flops(experiment, text).encoder == 0
+    twice = [dataclasses.replace(joint[0], batch_size=32)]
+    assert stage_flops(experiment, twice).step == pytest.approx(2 * parts[0].step)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_the_papers_sizes(name, lm):
     stage = experiment.stages[-1]
     rows = [jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), b) for b in templates(experiment, stage)]
     ones = np.ones(experiment.features.num_mels, np.float32)
-    objectives = [make_objective(s.objective, experiment, Statistics(0 * ones, ones), s) for s in stage.streams]
+    objectives = make_objectives(stage.streams, experiment, Statistics(0 * ones, ones))
     params = sharding.unbox(jax.eval_shape(lambda: init_params(objectives, rows, 0)))
     sizes = {part: sum(x.size for x in jax.tree.leaves(tree)) for part, tree in params.items()}
     assert sizes["encoder"] == pytest.approx(600e6, rel=0.03)
@@ -84,9 +92,9 @@ def test_the_papers_sizes(name, lm):
 
 
 def test_chips_are_known_by_the_names_jax_gives_them():
-    assert flops.chip_of("TPU v5 lite").name == flops.chip_of("TPU v5e").name == "v5e"
-    assert flops.chip_of("cpu") is None
-    assert flops.peak(jax.devices()) == 0
+    assert chips.chip_of("TPU v5 lite").name == chips.chip_of("TPU v5e").name == "v5e"
+    assert chips.chip_of("cpu") is None
+    assert chips.peak_flops(jax.devices()) == 0
 
 
 @pytest.mark.parametrize("tied", [False, True])

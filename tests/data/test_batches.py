@@ -6,14 +6,16 @@ import pytest
 from data_helpers import assert_same, first, with_data
 
 from spectron.config import TaskConfig
-from spectron.data.batches import make_feed, prefetch, samples_per_row, to_batch
-from spectron.data.order import BLOCK, Rows, interleaving
-from spectron.data.sources import BadExample
+from spectron.data.batches import make_feed, prefetch
+from spectron.data.buckets import samples_per_row
+from spectron.data.example import BadExample, Source
+from spectron.data.fields import to_batch
+from spectron.data.order import BLOCK, MixtureIndex, interleaving
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Example, UserError
 
 
-class Numbers:
+class Numbers(Source):
     """Record i has the id i; some are bad."""
 
     def __init__(self, size, bad=()):
@@ -41,7 +43,7 @@ def test_a_mixture_keeps_its_rates_and_spreads_its_tasks():
 
 
 def test_every_epoch_holds_each_record_once_in_another_order():
-    rows = Rows(["a", "b"], [Numbers(7), Numbers(5)], [1, 1], seed=3)
+    rows = MixtureIndex(["a", "b"], [Numbers(7), Numbers(5)], [1, 1], seed=3)
     drawn = [rows.place(r) for r in range(140)]
     records = [rows.record(*place) for place in drawn if place[0] == 0]
     epochs = [records[i : i + 7] for i in range(0, 70, 7)]
@@ -52,15 +54,15 @@ def test_every_epoch_holds_each_record_once_in_another_order():
 
 def test_a_row_needs_none_before_it():
     sources = [Numbers(50), Numbers(30)]
-    walked = Rows(["a", "b"], sources, [2, 1], seed=1)
+    walked = MixtureIndex(["a", "b"], sources, [2, 1], seed=1)
     everything = ids(walked, range(2500))
-    far = Rows(["a", "b"], sources, [2, 1], seed=1)
+    far = MixtureIndex(["a", "b"], sources, [2, 1], seed=1)
     assert ids(far, range(2400, 2500)) == everything[2400:]
-    assert ids(Rows(["a", "b"], sources, [2, 1], seed=2), range(100)) != everything[:100]
+    assert ids(MixtureIndex(["a", "b"], sources, [2, 1], seed=2), range(100)) != everything[:100]
 
 
 def test_a_bad_record_is_replaced_by_the_next_in_order(caplog):
-    good, some_bad = Rows(["a"], [Numbers(10)], [1], 0), Rows(["a"], [Numbers(10, bad={3, 4})], [1], 0)
+    good, some_bad = MixtureIndex(["a"], [Numbers(10)], [1], 0), MixtureIndex(["a"], [Numbers(10, bad={3, 4})], [1], 0)
     order = ids(good, range(11))
     expected = []
     for at in range(10):
@@ -73,15 +75,15 @@ def test_a_bad_record_is_replaced_by_the_next_in_order(caplog):
 
 
 def test_more_than_half_bad_is_an_error_and_half_is_not():
-    ids(Rows(["a"], [Numbers(10, bad=range(5))], [1], 0), range(100))
+    ids(MixtureIndex(["a"], [Numbers(10, bad=range(5))], [1], 0), range(100))
     with pytest.raises(UserError, match=r"'a': 6 of \d+ records tried are bad, the last: file-\d.wav"):
-        ids(Rows(["a"], [Numbers(10, bad=range(6))], [1], 0), range(100))
+        ids(MixtureIndex(["a"], [Numbers(10, bad=range(6))], [1], 0), range(100))
     with pytest.raises(UserError, match="'a'"):  # a large task is given up long before its half
-        ids(Rows(["a"], [Numbers(10**6, bad=range(700_000))], [1], 0), range(300))
+        ids(MixtureIndex(["a"], [Numbers(10**6, bad=range(700_000))], [1], 0), range(300))
     with pytest.raises(UserError, match="no usable example"):
-        Rows(["a"], [Numbers(0)], [1], 0)
+        MixtureIndex(["a"], [Numbers(0)], [1], 0)
     with pytest.raises(UserError, match="must be positive"):
-        Rows(["a"], [Numbers(3)], [0], 0)
+        MixtureIndex(["a"], [Numbers(3)], [0], 0)
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(experiment):

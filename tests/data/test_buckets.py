@@ -14,17 +14,18 @@ from data_helpers import assert_same, first, with_data
 from spectron.audio import wav
 from spectron.config import DataConfig, Experiment, FeatureConfig, MixtureConfig, TaskConfig, load_experiment
 from spectron.data import packed
-from spectron.data.batches import make_feed, source_of
-from spectron.data.buckets import BucketRows, continuation_room, homes_of, rooms_of
-from spectron.data.order import Room
-from spectron.data.sources import BadExample
+from spectron.data.batches import make_feed
+from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes, continuation_capacity
+from spectron.data.example import BadExample, Source
+from spectron.data.order import BatchShape
+from spectron.data.sources import source_of
 from spectron.types import Example, UserError
 
 FEATURES = FeatureConfig()
 RATE = FEATURES.sample_rate
 
 
-class Lengths:
+class Lengths(Source):
     """Records of given samples; the id says which. Some are bad, some longer than they say."""
 
     def __init__(self, lengths, bad=(), longer=()):
@@ -40,13 +41,15 @@ class Lengths:
         return Example(np.ones(size, np.int16), 0, "one", str(i))
 
 
-ROOMS = (Room(8, 100, 9), Room(4, 200, 9), Room(2, 400, 9))
+ROOMS = (BatchShape(8, 100, 9), BatchShape(4, 200, 9), BatchShape(2, 400, 9))
 
 
-def order(sources, rates=None, seed=0, rooms=ROOMS):
-    homes = [np.searchsorted([room.samples for room in rooms[:-1]], source.lengths) for source in sources]
+def order(sources, rates=None, seed=0, shapes=ROOMS):
+    buckets_of_records = [
+        np.searchsorted([shape.samples for shape in shapes[:-1]], source.lengths) for source in sources
+    ]
     names = [f"task{i}" for i in range(len(sources))]
-    return BucketRows(names, sources, rates or [1.0] * len(sources), seed, rooms, homes)
+    return BucketIndex(names, sources, rates or [1.0] * len(sources), seed, shapes, buckets_of_records)
 
 
 def drawn(rows, steps):
@@ -61,11 +64,16 @@ def some_lengths(size, seed=0):
 
 def test_rows_follow_seconds_in_whole_multiples():
     data = DataConfig(max_seconds=16.0, buckets=(4.0, 10.0, 13.0), max_tokens=100, row_multiple=4)
-    rooms = rooms_of(data, FEATURES, 32)
-    assert rooms == [Room(128, 64_000, 100), Room(48, 160_000, 100), Room(36, 208_000, 100), Room(32, 256_000, 100)]
-    assert max(room.rows * room.samples for room in rooms) <= 32 * 256_000
-    assert rooms_of(data, FEATURES, 6)[1].rows == 8  # 9.6 rows, in multiples of what 6 and 4 share
-    assert rooms_of(DataConfig(), FEATURES, 7) == [Room(7, 256_000, 256)]
+    shapes = bucket_shapes(data, FEATURES, 32)
+    assert shapes == [
+        BatchShape(128, 64_000, 100),
+        BatchShape(48, 160_000, 100),
+        BatchShape(36, 208_000, 100),
+        BatchShape(32, 256_000, 100),
+    ]
+    assert max(shape.rows * shape.samples for shape in shapes) <= 32 * 256_000
+    assert bucket_shapes(data, FEATURES, 6)[1].rows == 8  # 9.6 rows, in multiples of what 6 and 4 share
+    assert bucket_shapes(DataConfig(), FEATURES, 7) == [BatchShape(7, 256_000, 256)]
 
 
 @pytest.mark.parametrize(
@@ -73,27 +81,29 @@ def test_rows_follow_seconds_in_whole_multiples():
 )  # fmt: skip
 def test_buckets_that_do_not_rise_are_one_sentence(buckets, tokens):
     with pytest.raises(UserError, match=r"must rise from above 0 to at most max_seconds \(16\)"):
-        rooms_of(DataConfig(buckets=buckets, bucket_tokens=tokens), FEATURES, 8)
+        bucket_shapes(DataConfig(buckets=buckets, bucket_tokens=tokens), FEATURES, 8)
 
 
 def test_a_record_goes_where_samples_continuation_and_text_have_room():
     data = DataConfig(max_seconds=10.0, prompt_seconds=3.0, buckets=(5.0, 7.0), bucket_tokens=(10, 20), max_tokens=30)
-    rooms = rooms_of(data, FEATURES, 8)
+    shapes = bucket_shapes(data, FEATURES, 8)
     source = Lengths(np.array([4.9, 4.995, 6.0, 9.0, 4.9, 4.9, 4.9, 0.0]) * RATE)
     source.prompts = np.array([3.0, 3.0, 3.0, 3.0, 1.0, 3.0, 3.0, 0.0]) * RATE
     source.tokens = np.array([10, 10, 10, 10, 10, 11, 21, 5])
     # The second is nearer to the limit than a manifest's rounding; the fifth continues for 3.9 s, not 2.
-    assert homes_of(source, "t", data, FEATURES, rooms).tolist() == [0, 1, 1, 2, 1, 1, 2, 0]
-    assert continuation_room(rooms[0].samples, data, FEATURES) == 160
-    assert continuation_room(rooms[2].samples, data, FEATURES) == 980  # max_continuation_seconds, as without buckets
+    assert bucket_ids(source, "t", data, FEATURES, shapes).tolist() == [0, 1, 1, 2, 1, 1, 2, 0]
+    assert continuation_capacity(shapes[0].samples, data, FEATURES) == 160
+    assert (
+        continuation_capacity(shapes[2].samples, data, FEATURES) == 980
+    )  # max_continuation_seconds, as without buckets
     del source.tokens
     with pytest.raises(UserError, match="bucket_tokens: task 't' does not know its tokens"):
-        homes_of(source, "t", data, FEATURES, rooms)
+        bucket_ids(source, "t", data, FEATURES, shapes)
     source.lengths = None  # known after reading alone
-    assert homes_of(Numbers(), "t", data, FEATURES, rooms).tolist() == [2, 2, 2]
+    assert bucket_ids(Numbers(), "t", data, FEATURES, shapes).tolist() == [2, 2, 2]
 
 
-class Numbers:
+class Numbers(Source):
     def __len__(self):
         return 3
 
@@ -106,17 +116,17 @@ def test_every_batch_holds_one_bucket_and_every_epoch_each_record_once():
     seen = Counter()
     orders = []
     for step in range(sum(rows.full(3))):
-        room, numbers = rows.step(step)
-        assert len(numbers) == room.rows
+        shape, numbers = rows.step(step)
+        assert len(numbers) == shape.rows
         records = [next(rows.candidates(row))[1] for row in numbers]
         sizes = source.lengths[records]
-        assert sizes.max() <= room.samples
-        assert sizes.min() > room.samples // 2 or room.samples == 100
+        assert sizes.max() <= shape.samples
+        assert sizes.min() > shape.samples // 2 or shape.samples == 100
         seen.update(records)
-        orders.append(room.samples)
+        orders.append(shape.samples)
     # What a bucket has left over at an epoch's end opens its next batch: nobody is more than one epoch ahead.
     assert set(seen.values()) <= {2, 3}
-    assert sum(seen.values()) >= 3 * 480 - sum(room.rows for room in rows.rooms)
+    assert sum(seen.values()) >= 3 * 480 - sum(shape.rows for shape in rows.shapes)
     per_epoch = len(orders) // 3
     assert orders[:per_epoch] != orders[per_epoch : 2 * per_epoch]  # batches of all lengths, shuffled anew
     assert len(set(orders[:10])) == 3
@@ -146,16 +156,16 @@ def test_rates_count_records():
     rows = order([Lengths(some_lengths(500)), Lengths(some_lengths(40) // 4 + 1)], rates=[0.8, 0.2])
     tasks = Counter(task for task, _ in drawn(rows, range(4000)))
     assert tasks[1] / sum(tasks.values()) == pytest.approx(0.2, abs=0.005)
-    short = [task for room, numbers in map(rows.step, range(200)) if room.samples == 100
+    short = [task for shape, numbers in map(rows.step, range(200)) if shape.samples == 100
              for task in [rows.place(row)[0] for row in numbers]]  # fmt: skip
     assert set(short[:8]) == {0, 1}  # mixed within a batch
 
 
 def test_a_bucket_too_small_for_a_batch_joins_the_next():
     rows = order([Lengths([50] * 7 + [150] * 20 + [300] * 9)])
-    assert [room.samples for room in rows.rooms] == [200, 400]
+    assert [shape.samples for shape in rows.shapes] == [200, 400]
     assert rows.counts.tolist() == [[27, 9]]
-    assert [room.samples for room in order([Lengths([50] * 70)]).rooms] == [100]
+    assert [shape.samples for shape in order([Lengths([50] * 70)]).shapes] == [100]
 
 
 def test_a_step_needs_none_before_it_and_comes_from_the_seed():
@@ -167,18 +177,18 @@ def test_a_step_needs_none_before_it_and_comes_from_the_seed():
     assert drawn(far, range(450, 500)) == drawn(walked, range(450, 500))
     assert drawn(order(sources, [2, 1], seed=1), range(20)) != drawn(walked, range(20))
     for step in (10**3, 10**6, 10**9, 10**12):
-        room, numbers = far.step(step)
-        assert room.rows == len(numbers)
+        shape, numbers = far.step(step)
+        assert shape.rows == len(numbers)
         assert sum(far.full(far._period_of(step))) <= step < sum(far.full(far._period_of(step) + 1))
 
 
 def test_resuming_after_ten_million_records_costs_what_ten_cost():
     """One epoch of 15 million utterances, 60,000 hours; what it takes is the permutation of a bucket."""
     lengths = np.random.default_rng(0).integers(1, 400, 1_500_000)
-    rooms = (Room(256, 100, 9), Room(128, 200, 9), Room(64, 400, 9))
+    shapes = (BatchShape(256, 100, 9), BatchShape(128, 200, 9), BatchShape(64, 400, 9))
 
     def resume(step):
-        rows = order([Lengths(lengths)], rooms=rooms)
+        rows = order([Lengths(lengths)], shapes=shapes)
         began = time.perf_counter()
         found = drawn(rows, range(step, step + 1))
         return time.perf_counter() - began, found
@@ -193,12 +203,12 @@ def test_for_a_bad_record_stands_in_the_next_of_its_bucket(caplog):
     bad = {3, 90, 91, 130}
     good, some_bad = order([Lengths(lengths)]), order([Lengths(lengths, bad)])
     for step in range(90):
-        room, numbers = good.step(step)
+        shape, numbers = good.step(step)
         for row in numbers:
             expected = next(n for _, n in good.candidates(row) if n not in bad)
             example = some_bad.fetch(row)
             assert example.id == str(expected)
-            assert room.samples // 2 < len(example.samples) <= room.samples or room.samples == 100
+            assert shape.samples // 2 < len(example.samples) <= shape.samples or shape.samples == 100
     assert all(caplog.text.count(f"file-{n}.flac") == 1 for n in bad)
 
 
@@ -275,9 +285,9 @@ def test_a_task_that_does_not_know_its_lengths_is_in_the_longest_bucket(experime
 
 
 def test_text_alone_is_in_the_shortest_bucket(experiment):
-    rooms = rooms_of(with_data(experiment, buckets=(2.0, 3.0)).data, FEATURES, 6)
+    shapes = bucket_shapes(with_data(experiment, buckets=(2.0, 3.0)).data, FEATURES, 6)
     source = source_of(experiment, "texts")
-    assert not homes_of(source, "texts", experiment.data, FEATURES, rooms).any()
+    assert not bucket_ids(source, "texts", experiment.data, FEATURES, shapes).any()
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -310,12 +320,12 @@ def test_padding_on_librispeechs_lengths_is_below_a_tenth(data_dir, corpus, batc
     data = dataclasses.replace(recipe, bucket_tokens=(), row_multiple=4)
     fitting = seconds[(seconds > data.prompt_seconds + data.min_continuation_seconds) & (seconds < data.max_seconds)]
     source = Lengths((fitting * RATE).astype(int))
-    rooms = rooms_of(data, FEATURES, batch)
-    rows = BucketRows(["s"], [source], [1.0], 0, rooms, [homes_of(source, "s", data, FEATURES, rooms)])
+    shapes = bucket_shapes(data, FEATURES, batch)
+    rows = BucketIndex(["s"], [source], [1.0], 0, shapes, [bucket_ids(source, "s", data, FEATURES, shapes)])
     real = computed = 0
     for step in range(sum(rows.full(2))):
-        room, numbers = rows.step(step)
-        computed += room.rows * room.samples
+        shape, numbers = rows.step(step)
+        computed += shape.rows * shape.samples
         real += sum(int(source.lengths[next(rows.candidates(row))[1]]) for row in numbers)
     assert 1 - real / computed < 0.07
     assert 1 - fitting.mean() / data.max_seconds > 0.17  # without
@@ -324,7 +334,7 @@ def test_padding_on_librispeechs_lengths_is_below_a_tenth(data_dir, corpus, batc
 def test_three_processes_and_uneven_shards_lose_and_double_nothing():
     """Records of shards of 7, 1 and 4: rows go by record, so what a shard holds is no matter."""
     lengths = np.concatenate([np.full(size, 50) for size in (7, 1, 4)])
-    rows = order([Lengths(lengths)], rooms=(Room(6, 100, 9),))
+    rows = order([Lengths(lengths)], shapes=(BatchShape(6, 100, 9),))
     for epoch in range(3):
         shares = []
         for process in range(3):

@@ -7,7 +7,8 @@ from data_helpers import first
 from spectron.audio import wav
 from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.batches import make_feed
-from spectron.data.sources import BadExample, make_source
+from spectron.data.example import BadExample
+from spectron.data.sources import make_source
 from spectron.types import UserError
 
 FEATURES = FeatureConfig()

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from inference.test_decode import decoded, make_generator, prompts
 from models import tiny
-from test_decode import decoded, make_generator, prompts
 
 import spectron
 from spectron.audio import wav

@@ -9,7 +9,7 @@ import optax
 import pytest
 from models import tiny
 
-from spectron.config import OptimizerConfig, StageConfig, StreamConfig
+from spectron.config import JointConfig, OptimizerConfig, StageConfig, StreamConfig, TextLMConfig
 from spectron.inference.decode import decode, limits
 from spectron.models.decode_layout import for_decoding
 from spectron.objectives import make_objective
@@ -19,13 +19,14 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes 
 from benchmarks import torch_decoding, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
-EXPERIMENT = tiny.experiment(alignment_weight=0.5, agreement_weight=0.5)
+EXPERIMENT = tiny.experiment()
+LOSS = JointConfig(alignment_weight=0.5, agreement_weight=0.5)
 STATISTICS = tiny.statistics()
 
 
 @pytest.fixture(scope="module")
 def objective():
-    return make_objective("spectron", EXPERIMENT, STATISTICS)
+    return make_objective(LOSS, EXPERIMENT, STATISTICS)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def both(objective, params):
     """Our losses and gradients without dropout, the twin's terms, and the twin with its gradients."""
     batch = tiny.batch(5)
     # Agreement speaks of unscored tokens only.
-    batch = dataclasses.replace(batch, text_loss_mask=batch.text_mask & (jnp.arange(5) < 2))
+    batch = batch.replace(text_loss_mask=batch.text_mask & (jnp.arange(5) < 2))
 
     def loss(params):
         losses = objective.loss(params, batch, jax.random.key(1), train=False)
@@ -52,7 +53,7 @@ def both(objective, params):
 
 
 def make_twin(params, experiment=EXPERIMENT):
-    twin = Twin(experiment, STATISTICS).eval()
+    twin = Twin(experiment, STATISTICS, LOSS).eval()
     twin.load_state_dict(torch_training.laid_out(params))
     return twin
 
@@ -64,7 +65,7 @@ def test_every_parameter_has_its_place(params, both):
 
 def test_features_are_the_same(objective):
     batch = tiny.batch(5)
-    twin = Twin(EXPERIMENT, STATISTICS)
+    twin = Twin(EXPERIMENT, STATISTICS, LOSS)
     for ours, theirs in zip(
         objective.features(batch), torch_training.features(twin, torch_training.to_torch(batch)), strict=True
     ):
@@ -91,7 +92,7 @@ def test_gradients_are_the_same(both):
 @pytest.mark.parametrize("prefix_tokens", [0, 3])
 def test_text_alone_is_the_same(params, prefix_tokens):
     batch = tiny.batch(5)
-    objective = make_objective("text_lm", EXPERIMENT, STATISTICS, StreamConfig("text_lm", "", 5))
+    objective = make_objective(TextLMConfig(), EXPERIMENT, STATISTICS)
     twin, theirs = make_twin(params), torch_training.to_torch(batch)
     prefix = np.minimum(np.asarray(batch.text_mask).sum(axis=1) - 1, prefix_tokens)
     logits = objective.lm.apply(
@@ -151,7 +152,7 @@ def test_decoding_is_the_same(params, reader, bias):
 def test_a_step_of_the_twin_moves_every_parameter(params, name):
     """What benchmarks/step.py times; all of it learns."""
     optimizer = OptimizerConfig(name, 0.01, warmup_steps=1, ema_decay=0.9, factors=(("encoder", 0.5),))
-    streams = (StreamConfig("spectron", "", 3), StreamConfig("text_lm", "", 3, weight=0.3))
+    streams = (StreamConfig(JointConfig(), "", 3), StreamConfig(TextLMConfig(), "", 3, weight=0.3))
     twin = make_twin(params).train()
     before = {key: value.clone() for key, value in twin.named_parameters()}
     step = torch_training.make_step(twin, StageConfig("joint", streams, 100, optimizer))

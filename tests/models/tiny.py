@@ -14,7 +14,6 @@ from spectron.config import (
     FeatureConfig,
     FramesConfig,
     LMConfig,
-    LossConfig,
     ModelConfig,
     SpecAugmentConfig,
     VocabularyConfig,
@@ -26,7 +25,7 @@ ENCODER = EncoderConfig(dim=16, num_layers=2, num_heads=2, kernel_size=3, ff_mul
 LM = LMConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 
 
-def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: float) -> Experiment:
+def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5) -> Experiment:
     """A Spectron of some thousand parameters that reads a quarter of a second."""
     return Experiment(
         "tiny",
@@ -52,7 +51,6 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5, **loss: fl
             lm=LM,
             frames=FramesConfig(frames_per_step=frames_per_step, bottleneck=8, prenet_dropout=prenet_dropout),
         ),
-        loss=LossConfig(**loss),
     )
 
 
@@ -79,7 +77,18 @@ def batch(rows: int = 3, seed: int = 0) -> Batch:
     # Every other row knows when its tokens end, the last of which is eos.
     known = np.pad(mask[:, 1:], ((0, 0), (0, 1))) & (np.arange(rows) % 2 == 0)[:, None]
     ends = np.where(known, np.linspace(prompt, num_samples, text.shape[1]).T, 0).astype(np.int32)
-    return jax.tree.map(jnp.asarray, Batch(samples, num_samples, prompt, text, mask, mask, ends))
+    return jax.tree.map(
+        jnp.asarray,
+        Batch(
+            samples=samples,
+            num_samples=num_samples,
+            prompt_samples=prompt,
+            text=text,
+            text_mask=mask,
+            text_loss_mask=mask,
+            token_ends=ends,
+        ),
+    )
 
 
 def sequence(lengths: list[int], width: int, seed: int = 0) -> Sequence:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import student_run
 
-from spectron.config import StreamConfig
+from spectron.config import CTCConfig, JointConfig
 from spectron.config.noisy_student import LoopConfig, SplitConfig, load_loop
 from spectron.noisy_student import loop
 from spectron.objectives.ctc import CTC
@@ -125,11 +125,19 @@ def test_the_real_recognisers_encoder_is_one_spectron_can_start_from():
     experiment = load_loop(ROOT / "configs/recogniser.py").generations[0].experiment
     statistics = Statistics(np.zeros(128, np.float32), np.ones(128, np.float32))
     none = np.zeros((1, 8), np.int32)
-    batch = Batch(np.zeros((1, 16000), np.int16), none[:, 0], none[:, 0], none, none > 0, none > 0, none)
+    batch = Batch(
+        samples=np.zeros((1, 16000), np.int16),
+        num_samples=none[:, 0],
+        prompt_samples=none[:, 0],
+        text=none,
+        text_mask=none > 0,
+        text_loss_mask=none > 0,
+        token_ends=none,
+    )
     key = jax.random.key(0)
-    params = jax.eval_shape(CTC(experiment, statistics, StreamConfig("ctc", "")).init, key, batch)
+    params = jax.eval_shape(CTC(CTCConfig(), experiment, statistics).init, key, batch)
     assert sum(x.size for x in jax.tree.leaves(params)) <= 30e6
-    spectron = Joint(experiment, statistics, StreamConfig("spectron", ""))
+    spectron = Joint(JointConfig(), experiment, statistics)
     mine = jax.tree.map(lambda x: x.shape, params["encoder"])
     assert mine == jax.tree.map(lambda x: x.shape, jax.eval_shape(spectron.init, key, batch)["encoder"])
 

@@ -13,7 +13,7 @@ import pytest
 import student_run
 
 from spectron.checkpoints.manager import Checkpointer, Loaded, make_meta
-from spectron.config import StreamConfig, VocabularyConfig
+from spectron.config import CTCConfig, VocabularyConfig
 from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.models.conformer import Conformer
 from spectron.objectives.ctc import CTC
@@ -30,9 +30,17 @@ STATISTICS = Statistics(np.full(16, -6, np.float32), np.full(16, 3, np.float32))
 def fresh(experiment=None):
     """A CTC model that nobody trained."""
     experiment = experiment or student_run.experiment("x", "labelled", 1)
-    objective = CTC(experiment, STATISTICS, StreamConfig("ctc", ""))
+    objective = CTC(CTCConfig(), experiment, STATISTICS)
     none = np.zeros((1, 1), np.int32)
-    batch = Batch(np.zeros((1, 1600), np.int16), none[0] + 1600, none[0], none, none > 0, none > 0, none)
+    batch = Batch(
+        samples=np.zeros((1, 1600), np.int16),
+        num_samples=none[0] + 1600,
+        prompt_samples=none[0],
+        text=none,
+        text_mask=none > 0,
+        text_loss_mask=none > 0,
+        token_ends=none,
+    )
     params = sharding.unbox(jax.jit(objective.init)(jax.random.key(1), batch))
     params["ctc_head"] = jax.tree.map(lambda x: x * 5, params["ctc_head"])
     return Loaded(jax.device_get(params), experiment, STATISTICS, "ctc", 1)
@@ -77,7 +85,15 @@ def save(folder, loaded):
     mesh = sharding.make_mesh(())
     with jax.set_mesh(mesh):
         none = np.zeros((8, 24), np.int32)
-        batch = Batch(np.zeros((8, 1600), np.int16), none[:, 0], none[:, 0], none, none > 0, none > 0, none)
+        batch = Batch(
+            samples=np.zeros((8, 1600), np.int16),
+            num_samples=none[:, 0],
+            prompt_samples=none[:, 0],
+            text=none,
+            text_mask=none > 0,
+            text_loss_mask=none > 0,
+            token_ends=none,
+        )
         plan = make_plan(experiment, stage, STATISTICS, [batch], mesh)
         state = dataclasses.replace(plan.init(), params=loaded.params)
         with Checkpointer(folder / "checkpoints") as saver:

@@ -9,10 +9,11 @@ import pytest
 from tiny_run import Stand, bucketed, experiment
 
 from spectron.checkpoints.manager import load_params
-from spectron.config import StreamConfig
-from spectron.cost import flops
-from spectron.data.batches import make_feed, source_of, to_batch
-from spectron.data.buckets import rooms_of
+from spectron.config import ObjectiveConfig
+from spectron.data.batches import make_feed
+from spectron.data.buckets import bucket_shapes
+from spectron.data.fields import to_batch
+from spectron.data.sources import source_of
 from spectron.data.vocabulary import make_vocabulary
 from spectron.objectives import make_objective
 from spectron.parallel.sharding import unbox
@@ -72,26 +73,25 @@ def test_the_loss_is_that_of_the_longest_bucket(config, name):
     """What a shorter bucket leaves out is padding alone; the FLOPs and positions that are said are fewer."""
     bands = config.features.num_mels
     statistics = step.Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
-    stream = StreamConfig(name, "heard", 4)
-    objective = make_objective(name, config, statistics, stream)
+    objective = make_objective(ObjectiveConfig.members[name](), config, statistics)
     feed = make_feed(config, "heard", 4)
     room, rows = next(feed.step(s) for s in range(60) if feed.step(s)[0].samples == 4800)
-    examples, longest = feed.rows.fetch_all(rows), rooms_of(config.data, config.features, 4)[-1]
+    examples, longest = feed.rows.fetch_all(rows), bucket_shapes(config.data, config.features, 4)[-1]
     vocabulary = make_vocabulary(config.data.vocabulary)
-    small, large = (to_batch(examples, config.data, config.features, vocabulary, room=r) for r in (room, longest))
+    small, large = (to_batch(examples, config.data, config.features, vocabulary, shape=r) for r in (room, longest))
     assert small.samples.shape == (6, 4800)
     params = unbox(objective.init(jax.random.key(0), small))
     loss = jax.jit(lambda batch: objective.loss(params, batch, jax.random.key(1), train=False).means())
     found, expected = loss(small), loss(large)
     for term, value in expected.items():
         assert float(found[term]) == pytest.approx(float(value), rel=1e-4), term
-    assert flops.positions(config, stream, small)[0] == flops.positions(config, stream, large)[0]
-    assert flops.positions(config, stream, small)[1] < flops.positions(config, stream, large)[1]
-    costs = [flops.stream_flops(config, stream, r).step for r in (room, longest._replace(rows=6))]
+    assert objective.batch_positions(small)[0] == objective.batch_positions(large)[0]
+    assert objective.batch_positions(small)[1] < objective.batch_positions(large)[1]
+    costs = [objective.flops(r).step for r in (room, longest._replace(rows=6))]
     assert costs[0] < costs[1]
     if name == "spectron":  # 4 encoder frames of prompt, tokens, 2 frames a step
         frames = [(len(e.samples) // 200 - 16 + 1) // 2 for e in examples]
-        assert flops.positions(config, stream, small) == (sum(frames) + 6 * (4 + 3), 6 * (4 + 4 + 4))
+        assert objective.batch_positions(small) == (sum(frames) + 6 * (4 + 3), 6 * (4 + 4 + 4))
 
 
 def test_statistics_are_measured_on_all_lengths(config):

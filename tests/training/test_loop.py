@@ -16,10 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import NoiseFeed, Stand, experiment, noise_batch
+from tiny_run import NoiseFeed, experiment, noise_batch, stands
 
 from spectron.checkpoints.manager import FOLDER, load_params, steps_in
-from spectron.config import OptimizerConfig, StageConfig, StreamConfig, TaskConfig
+from spectron.config import (
+    CTCConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    StageConfig,
+    StreamConfig,
+    TaskConfig,
+    TextLMConfig,
+)
+from spectron.objectives import make_objective, make_objectives
 from spectron.parallel import sharding
 from spectron.training import loop, step
 from spectron.training import stage as start_of
@@ -40,7 +49,7 @@ JOINT = (
 def noise(monkeypatch):
     """Batches of noise instead of a corpus, and objectives that compile in a second."""
     monkeypatch.setattr(loop, "make_feed", NoiseFeed)
-    monkeypatch.setattr(step, "make_objective", Stand)
+    monkeypatch.setattr(step, "make_objectives", stands)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +227,7 @@ def test_a_stage_without_its_source_is_one_sentence(finished, tmp_path):
 
 def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     def poisoned(*arguments):
-        objective = Stand(*arguments)
+        (objective,) = stands(*arguments)
         loss = objective.loss
 
         def bad(params, batch, key, train=True):
@@ -227,10 +236,10 @@ def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tm
             return dataclasses.replace(losses, coefficients={k: v * nan for k, v in losses.coefficients.items()})
 
         objective.loss = bad
-        return objective
+        return [objective]
 
     marked = 99
-    monkeypatch.setattr(step, "make_objective", poisoned)
+    monkeypatch.setattr(step, "make_objectives", poisoned)
     clean = NoiseFeed.batches
 
     def batches(self, start_step=0):
@@ -260,10 +269,15 @@ def test_impossible_settings_are_one_sentence(tmp_path, change, words):
         loop.train(experiment(change), tmp_path, ["text"])
 
 
+@dataclasses.dataclass(frozen=True)
+class QuadraticConfig(ObjectiveConfig, kind="quadratic"):
+    """Of a test."""
+
+
 class Quadratic:
     """Terms with unequal weights per row, worked out by hand."""
 
-    name, parts = "quadratic", ("w",)
+    parts = ("w",)
 
     def loss(self, params, batch, key, train=True):
         values = jnp.sum((batch.text * params["w"]) ** 2, axis=1)
@@ -277,7 +291,7 @@ def test_micro_batches_give_the_gradient_of_the_whole(parts):
     rng = np.random.default_rng(0)
     config = experiment()
     batches = tuple(noise_batch(config, "text", 8, seed, 0) for seed in (1, 2))
-    streams = (StreamConfig("quadratic", "x", 8, weight=0.5), StreamConfig("quadratic", "y", 8))
+    streams = (StreamConfig(QuadraticConfig(), "x", 8, weight=0.5), StreamConfig(QuadraticConfig(), "y", 8))
     loss = step.make_loss(StageConfig("s", streams), [Quadratic(), Quadratic()])
     params = {"w": jnp.asarray(rng.normal(size=6), jnp.float32)}
     key = jax.random.key(0)
@@ -297,9 +311,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(parts):
 def test_another_objective_does_not_change_the_initial_values_of_the_first():
     config = experiment()
     batch = noise_batch(config, "speech", 1, 0, 0)
-    names = ("ctc", "text_lm")
+    configs = (CTCConfig(), TextLMConfig())
     statistics = step.Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
-    objectives = [step.make_objective(n, config, statistics, StreamConfig(n, "speech")) for n in names]
+    objectives = [make_objective(c, config, statistics) for c in configs]
     init = jax.jit(lambda: sharding.unbox(step.init_params(objectives, [batch] * 2, 0)))()
     alone = jax.jit(lambda: sharding.unbox(step.init_params(objectives[:1], [batch], 0)))()
     for part in objectives[0].parts:
@@ -310,9 +324,9 @@ def test_another_objective_does_not_change_the_initial_values_of_the_first():
 
 def test_the_weights_pass_of_accumulation_costs_nothing():
     config = experiment("model.lm.dropout=0")
-    stage = StageConfig("s", (StreamConfig("text_lm", "text", 16),), optimizer=OptimizerConfig(accumulate=4))
+    stage = StageConfig("s", (StreamConfig(TextLMConfig(), "text", 16),), optimizer=OptimizerConfig(accumulate=4))
     statistics = step.Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
-    objectives = [step.make_objective("text_lm", config, statistics, stage.streams[0])]
+    objectives = make_objectives(stage.streams, config, statistics)
     batches = (noise_batch(config, "text", 16, 0, 0),)
     params = sharding.unbox(jax.eval_shape(lambda: step.init_params(objectives, batches, 0)))
     loss = step.make_loss(stage, objectives)

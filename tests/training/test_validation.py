@@ -13,7 +13,7 @@ pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
 from spectron.checkpoints.manager import load_params
 from spectron.config import TaskConfig
-from spectron.data.batches import source_of
+from spectron.data.sources import source_of
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import greedy
 from spectron.recognition.recogniser import CTCRecogniser
@@ -65,7 +65,7 @@ def test_log_perplexity_of_texts(config, tmp_path):
     loaded = load_params(tmp_path / "text")
     from spectron.objectives import make_objective
 
-    objective = make_objective("text_lm", config, None, config.stage("text").streams[0])
+    objective = make_objective(config.stage("text").streams[0].objective, config, None)
     objective.stream = dataclasses.replace(objective.stream, prefix_tokens=0)
     feed = loop.make_feed(
         dataclasses.replace(config, data=dataclasses.replace(config.data, reader="direct")), "words", 3

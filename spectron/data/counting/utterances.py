@@ -13,6 +13,7 @@ import numpy as np
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.counting.clips import SPEEDS, Clips, load_clips
 from spectron.data.counting.raw_clips import WORDS as WORDS
+from spectron.data.example import Source
 from spectron.types import Example, UserError
 
 SEQUENCES = {(s, k): tuple((s + i * k) % 10 for i in range(6)) for k in (1, 2, 3) for s in range(10)}
@@ -121,7 +122,7 @@ class Speaking:
         return out
 
 
-class DigitSource:
+class DigitSource(Source):
     """Endless utterances of a split; record i is a pure function of (seed, i).
 
     kind "counting": train holds the 24 seen sequences, test all thirty by every speaker in a fixed order.
@@ -177,7 +178,7 @@ class DigitSource:
                 return digits
 
 
-class CountingText:
+class CountingText(Source):
     """The thirty sequences as text, the held-out ones among them."""
 
     text_only = True

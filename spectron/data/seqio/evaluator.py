@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
 from spectron.config import Experiment
 from spectron.data.seqio import tasks
-from spectron.data.seqio.converter import Spec, SpectronConverter, feature_lengths, seqio, tf
+from spectron.data.seqio.converter import SpectronConverter, feature_lengths, seqio, tf
+from spectron.data.sources import source_of
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Batch, UserError
 
@@ -28,23 +29,7 @@ def word_error_rate(targets: Sequence[str], predictions: Sequence[str]) -> dict[
     return {"wer": jiwer.wer(list(targets), list(predictions))}
 
 
-SCALARS = ("prompt_samples", "scored")
-
-
-class _Vectors(SpectronConverter):
-    """Of tasks whose scalars are vectors of one: seqio's Evaluator measures the length of every feature."""
-
-    TASK_FEATURES: ClassVar = {
-        name: Spec(dtype=spec.dtype) if name in SCALARS else spec
-        for name, spec in SpectronConverter.TASK_FEATURES.items()
-    }
-
-    def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int | None]) -> tf.data.Dataset:
-        scalars = ds.map(lambda example: example | {name: example[name][0] for name in SCALARS})
-        return super()._convert_features(scalars, task_feature_lengths)
-
-
-class HeldOut:
+class ValidationSet:
     """The first examples of a task, kept in memory and put to a model again and again."""
 
     def __init__(self, experiment: Experiment, task: str, examples: int, batch_size: int, writes: bool):
@@ -55,7 +40,7 @@ class HeldOut:
         known = tasks.register(experiment)
         if task not in known:
             raise UserError(f"evaluate_on={task!r} is no task; known: {', '.join(known) or 'none'}.")
-        vocabulary, name = make_vocabulary(experiment.data.vocabulary), f"{task}.held_out"
+        vocabulary, name = make_vocabulary(experiment.data.vocabulary), f"{task}.validation"
 
         def log_perplexity(targets: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
             tokens = sum(len(encode_target(vocabulary, text)[0]) for text in targets)
@@ -65,21 +50,18 @@ class HeldOut:
         seqio.TaskRegistry.add(
             name,
             source=known[task].source,
-            preprocessors=[*known[task].preprocessors, _as_vectors],
-            output_features={
-                feature: dataclasses.replace(wanted, rank=1) for feature, wanted in known[task].output_features.items()
-            },
+            preprocessors=known[task].preprocessors,
+            output_features=known[task].output_features,
             postprocess_fn=lambda text, **_: " ".join(text.split()),
             metric_fns=[word_error_rate if writes else log_perplexity],
         )
         self._name, self._rows, self._writes = name, batch_size, writes
-        source = tasks.source_of(experiment, task)
-        lengths = feature_lengths(experiment.data, experiment.features, getattr(source, "text_only", False))
-        lengths |= dict.fromkeys(SCALARS, 1)
+        source = source_of(experiment, task)
+        lengths = feature_lengths(experiment.data, experiment.features, source.text_only)
         with _quiet():
             self._evaluator = seqio.Evaluator(
                 name,
-                _Vectors(),
+                SpectronConverter(),
                 eval_split=next(iter(known[task].splits)),
                 sequence_length=lengths,
                 num_examples=examples,
@@ -114,10 +96,6 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _as_vectors(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.map(lambda example: example | {name: example[name][None] for name in SCALARS})
-
-
 def _filled(batch: Batch, rows: int) -> Batch:
     """The batch with its last row repeated, so that all batches have one shape."""
     missing = rows - batch.size
@@ -125,4 +103,4 @@ def _filled(batch: Batch, rows: int) -> Batch:
     def repeat(x: np.ndarray) -> np.ndarray:
         return np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
 
-    return Batch(**{f.name: repeat(getattr(batch, f.name)) for f in dataclasses.fields(batch)}) if missing else batch
+    return jax.tree.map(repeat, batch) if missing else batch

@@ -11,25 +11,29 @@ from typing import Any
 import numpy as np
 
 from spectron.config import DataConfig, Experiment
-from spectron.data.batches import Steps, source_of
-from spectron.data.order import Records, Room
-from spectron.data.recordings import BadExample
+from spectron.data.example import EXAMPLE_FIELDS, BadExample
+from spectron.data.fields import FIELDS, encode_text
+from spectron.data.order import BatchShape, Records, Steps
 from spectron.data.seqio.converter import Spec, SpectronConverter, lengths_in, seqio, tf
-from spectron.data.vocabulary import Vocabulary, encode_ends, encode_target, make_vocabulary
+from spectron.data.sources import source_of
+from spectron.data.vocabulary import Vocabulary, make_vocabulary
 from spectron.types import Batch, Example, UserError
 
 log = logging.getLogger(__name__)
 
 CHUNK = 16  # ours: examples handed to TensorFlow at once; one at a time costs half a millisecond each
-RAW = {  # what Python hands to TensorFlow: N examples side by side
-    "samples": tf.TensorSpec([None, None], tf.int16),
-    "num_samples": tf.TensorSpec([None], tf.int32),
-    "prompt_samples": tf.TensorSpec([None], tf.int32),
-    "text": tf.TensorSpec([None], tf.string),
-    "scored_words": tf.TensorSpec([None], tf.int32),
-    "word_ends": tf.TensorSpec([None, None], tf.int32),
-    "row": tf.TensorSpec([None], tf.int64),
-}
+TYPES = {int: tf.int32, str: tf.string, tuple[int, ...]: tf.int32}  # of the fields of an Example
+
+
+def raw_signature() -> dict[str, tf.TensorSpec]:
+    """What Python hands to TensorFlow: N examples side by side, sequences padded, with the length of each."""
+    signature = {"samples": tf.TensorSpec([None, None], tf.int16), "samples_length": tf.TensorSpec([None], tf.int32)}
+    for name, hint in EXAMPLE_FIELDS.items():
+        sequence = hint not in (int, str)
+        signature[name] = tf.TensorSpec([None, None] if sequence else [None], TYPES[hint])
+        if sequence:
+            signature[f"{name}_length"] = tf.TensorSpec([None], tf.int32)
+    return signature | {"row": tf.TensorSpec([None], tf.int64)}
 
 
 class SeqioVocabulary(seqio.Vocabulary):
@@ -71,39 +75,34 @@ class SeqioVocabulary(seqio.Vocabulary):
 
 
 def output_features(data: DataConfig) -> dict[str, seqio.Feature]:
-    """The features every task of ours ends with."""
-    scalar = {
-        "vocabulary": seqio.PassThroughVocabulary(0),
-        "add_eos": False,
-        "dtype": tf.int32,
-        "rank": 0,
+    """The features every task of ours ends with: the fields of a batch, each of rank 1."""
+    plain = {
+        name: seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.as_dtype(field.dtype))
+        for name, field in FIELDS.items()
     }
-    return {
-        "samples": seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int16),
-        "text": seqio.Feature(SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True),
-        "prompt_samples": seqio.Feature(**scalar),
-        "scored": seqio.Feature(**scalar),
-        "token_ends": seqio.Feature(seqio.PassThroughVocabulary(0), add_eos=False, dtype=tf.int32),
-    }
+    return plain | {"text": seqio.Feature(SeqioVocabulary(make_vocabulary(data.vocabulary)), add_eos=True)}
 
 
-def tokenise(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: words → ids with eos, how many of them carry cross-entropy, and where they end."""
+def to_fields(vocabulary: Vocabulary) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """The last preprocessor: an example, its text still words → the unpadded fields of its row."""
+    names, fields = ("samples", *EXAMPLE_FIELDS), tuple(FIELDS.values())
 
-    def encode(text: bytes, scored_words: np.int32, word_ends: np.ndarray) -> tuple[np.ndarray, np.int32, np.ndarray]:
-        ids, scored = encode_target(vocabulary, text.decode(), int(scored_words))
-        ends = encode_ends(vocabulary, text.decode(), word_ends[word_ends > 0].tolist())
-        return np.asarray(ids, np.int32), np.int32(scored), np.asarray(ends, np.int32)
+    def value_of(name: str, value: Any) -> Any:
+        hint = EXAMPLE_FIELDS.get(name)
+        if hint is str:
+            return value.decode()
+        return int(value) if hint is int else value if hint is None else tuple(value.tolist())
+
+    def encode(*values: Any) -> list[np.ndarray]:
+        example = Example(**{name: value_of(name, value) for name, value in zip(names, values, strict=True)})
+        text = encode_text(example, vocabulary)
+        return [np.atleast_1d(np.asarray(f.from_example(example, text), f.dtype)) for f in fields]
 
     def one(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = [example["text"], example["scored_words"], example["word_ends"]]
-        ids, scored, ends = tf.numpy_function(encode, inputs, [tf.int32] * 3, stateful=False)
-        kept = {name: value for name, value in example.items() if name not in ("scored_words", "word_ends")}
-        return kept | {
-            "text": tf.ensure_shape(ids, [None]),
-            "scored": tf.ensure_shape(scored, []),
-            "token_ends": tf.ensure_shape(ends, [None]),
-        }
+        types = [tf.as_dtype(field.dtype) for field in fields]
+        values = tf.numpy_function(encode, [example[name] for name in names], types, stateful=False)
+        row = {f.name: tf.ensure_shape(value, [None]) for f, value in zip(fields, values, strict=True)}
+        return row | ({"row": example["row"]} if "row" in example else {})
 
     return lambda dataset: dataset.map(one)
 
@@ -137,30 +136,27 @@ class _Records(seqio.DataSource):
                 yield _side_by_side(numbers, examples)
 
         def cut(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            kept = {name: value for name, value in example.items() if name != "num_samples"}
-            return kept | {"samples": example["samples"][: example["num_samples"]]}
+            lengths = {name.removesuffix("_length"): n for name, n in example.items() if name.endswith("_length")}
+            kept = {name: value for name, value in example.items() if not name.endswith("_length")}
+            return kept | {name: example[name][:length] for name, length in lengths.items()}
 
-        return tf.data.Dataset.from_generator(raw, output_signature=RAW).unbatch().map(cut)
+        return tf.data.Dataset.from_generator(raw, output_signature=raw_signature()).unbatch().map(cut)
 
 
 def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]:
-    lengths = [len(e.samples) for e in examples]
-    # Never no column: TensorFlow 2.21 dies when it takes an empty tensor apart.
-    samples = np.zeros((len(examples), max(1, *lengths)), np.int16)
-    for row, e in enumerate(examples):
-        samples[row, : lengths[row]] = e.samples
-    word_ends = np.zeros((len(examples), max(1, *(len(e.word_ends) for e in examples))), np.int32)
-    for row, e in enumerate(examples):
-        word_ends[row, : len(e.word_ends)] = e.word_ends
-    return {
-        "samples": samples,
-        "num_samples": lengths,
-        "prompt_samples": [e.prompt_samples for e in examples],
-        "text": [e.text for e in examples],
-        "scored_words": [e.scored_words for e in examples],
-        "word_ends": word_ends,
-        "row": numbers,
-    }
+    columns: dict[str, Any] = {"row": numbers}
+    for name in ("samples", *EXAMPLE_FIELDS):
+        values = [getattr(example, name) for example in examples]
+        if EXAMPLE_FIELDS.get(name) in (int, str):
+            columns[name] = values
+            continue
+        lengths = [len(value) for value in values]
+        # Never no column: TensorFlow 2.21 dies when it takes an empty tensor apart.
+        padded = np.zeros((len(values), max(1, *lengths)), np.int16 if name == "samples" else np.int32)
+        for row, value in zip(padded, values, strict=True):
+            row[: len(value)] = value
+        columns |= {name: padded, f"{name}_length": lengths}
+    return columns
 
 
 def _in_order(experiment: Experiment, task_name: str) -> Iterator[Numbered]:
@@ -195,7 +191,7 @@ def register(experiment: Experiment) -> dict[str, seqio.Task]:
             task.name,
             source=_Records(task.split, functools.partial(_in_order, experiment, task.name)),
             output_features=output_features(data),
-            preprocessors=[tokenise(make_vocabulary(data.vocabulary))],
+            preprocessors=[to_fields(make_vocabulary(data.vocabulary))],
         )
     for mixture in data.mixtures:
         seqio.MixtureRegistry.add(mixture.name, list(mixture.rates))
@@ -208,7 +204,7 @@ def read(tasks: Sequence[seqio.Task], rows: Records, steps: Steps) -> Generator[
     Raises UserError for bad data, or for a task whose preprocessors drop or multiply examples.
     """
     failures: list[BaseException] = []
-    made: dict[tuple[Room, int], Iterator[dict[str, np.ndarray]]] = {}
+    made: dict[tuple[BatchShape, int], Iterator[dict[str, np.ndarray]]] = {}
     for room, numbers in steps():
         shape = room, len(numbers)
         if shape not in made:
@@ -229,7 +225,7 @@ def read(tasks: Sequence[seqio.Task], rows: Records, steps: Steps) -> Generator[
         yield Batch(**fields)
 
 
-def _alike(steps: Steps, shape: tuple[Room, int]) -> Iterator[Sequence[int]]:
+def _alike(steps: Steps, shape: tuple[BatchShape, int]) -> Iterator[Sequence[int]]:
     """The rows of those steps whose batches have a shape."""
     return (numbers for room, numbers in steps() if (room, len(numbers)) == shape)
 
@@ -238,7 +234,7 @@ def _batches_of(
     tasks: Sequence[seqio.Task],
     rows: Records,
     steps: Callable[[], Iterator[Sequence[int]]],
-    shape: tuple[Room, int],
+    shape: tuple[BatchShape, int],
     failures: list[BaseException],
 ) -> Iterator[dict[str, np.ndarray]]:
     def stream(task: int) -> Iterator[Numbered]:

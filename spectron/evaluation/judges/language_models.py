@@ -13,12 +13,12 @@ import numpy as np
 
 import spectron
 from spectron.checkpoints.manager import find, load_params
-from spectron.config import Experiment, StreamConfig
+from spectron.config import Experiment, TextLMConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.evaluation.judges.outside import LanguageModel, checksum_of, facts, version_of, weights_of
 from spectron.models.decoder import Decoder, empty_cache
 from spectron.objectives.text_lm import TextLM, shift_right
-from spectron.types import Params, Statistics, UserError
+from spectron.types import Params, UserError
 
 ROWS = 8  # ours: texts scored together
 SHORTEST = 16  # ours: tokens of the smallest padded length; each power of two above is compiled once
@@ -174,9 +174,8 @@ def _padded(texts: Sequence[Sequence[int]], size: int) -> tuple[np.ndarray, np.n
 
 def _model(experiment: Experiment) -> tuple[Decoder, int]:
     """The decoder and its sos."""
-    nothing = np.zeros(experiment.features.num_mels, np.float32)
-    objective = TextLM(experiment, Statistics(nothing, nothing), StreamConfig("text_lm", ""))
-    return objective.lm, objective.sos
+    objective = TextLM(TextLMConfig(), experiment, None)
+    return objective.lm, objective.vocabulary.sos_id
 
 
 @functools.partial(jax.jit, static_argnames=("experiment",))

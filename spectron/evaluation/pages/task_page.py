@@ -13,13 +13,13 @@ import numpy as np
 from spectron.audio import spectrogram_png
 from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment, StreamConfig
-from spectron.cost import flops
-from spectron.data.buckets import BucketRows, homes_of, rooms_of
-from spectron.data.order import Room
-from spectron.data.sources import BadExample, Source
+from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
+from spectron.data.example import BadExample, Source
+from spectron.data.order import BatchShape
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.evaluation.pages.page import TEMPLATE, data_uri, wav_uri
 from spectron.evaluation.picking import spread
+from spectron.objectives import make_objective
 from spectron.types import Example
 from spectron.utils.files import write_text
 
@@ -51,7 +51,7 @@ def look(experiment: Experiment, source: Source) -> Lengths:
             continue
         tokens.append(len(encode_target(vocabulary, example.text)[0]))
         seconds.append(len(example.samples) / rate)
-    known = getattr(source, "lengths", None)
+    known = source.lengths
     speech = sum(seconds)
     return Lengths(
         np.asarray(seconds) if known is None else np.asarray(known) / rate,
@@ -72,36 +72,37 @@ class Padding(NamedTuple):
 
     samples: tuple[float, float]
     positions: tuple[float, float]
-    records: dict[Room, int]
+    records: dict[BatchShape, int]
 
 
 def padding(experiment: Experiment, task: str, source: Source) -> Padding:
     """Of whole batches of a task whose source knows its lengths, as the first stream that reads it takes them."""
     data, features = experiment.data, experiment.features
     stream = _stream(experiment, task)
-    rooms = rooms_of(data, features, stream.batch_size if stream else BATCH)
-    rows = BucketRows([task], [source], [1.0], 0, rooms, [homes_of(source, task, data, features, rooms)])
-    lengths = np.asarray(getattr(source, "lengths", None))
+    rooms = bucket_shapes(data, features, stream.batch_size if stream else BATCH)
+    rows = BucketIndex([task], [source], [1.0], 0, rooms, [bucket_ids(source, task, data, features, rooms)])
+    lengths = np.asarray(source.lengths)
     samples, positions = [], []
-    for cells in ({rooms[-1]: np.arange(len(lengths))}, dict(zip(rows.rooms, rows.cells[0], strict=True))):
+    for cells in ({rooms[-1]: np.arange(len(lengths))}, dict(zip(rows.shapes, rows.cells[0], strict=True))):
         computed = sum(room.samples * len(cell) for room, cell in cells.items())
         samples.append(1 - int(lengths.sum()) / computed)
         positions.append(_positions(experiment, stream, source, cells))
-    counts = {room: int(count) for room, count in zip(rows.rooms, rows.counts[0], strict=True)}
+    counts = {room: int(count) for room, count in zip(rows.shapes, rows.counts[0], strict=True)}
     return Padding((samples[0], samples[1]), (positions[0], positions[1]), counts)
 
 
 def _positions(
-    experiment: Experiment, stream: StreamConfig | None, source: Source, cells: Mapping[Room, np.ndarray]
+    experiment: Experiment, stream: StreamConfig | None, source: Source, cells: Mapping[BatchShape, np.ndarray]
 ) -> float:
-    if stream is None or not hasattr(source, "tokens"):
+    if stream is None or source.tokens is None:
         return math.nan
-    lengths, tokens = (np.asarray(getattr(source, name)) for name in ("lengths", "tokens"))
+    lengths, tokens = np.asarray(source.lengths), np.asarray(source.tokens)
+    objective = make_objective(stream.objective, experiment, None)
     usual = round(experiment.data.prompt_seconds * experiment.features.sample_rate)
-    prompts = np.minimum(getattr(source, "prompts", np.full(len(lengths), usual)), lengths)
+    prompts = np.minimum(np.full(len(lengths), usual) if source.prompts is None else source.prompts, lengths)
     real = computed = 0
     for room, cell in cells.items():
-        found, each = flops.row_positions(experiment, stream, room, lengths[cell], prompts[cell], tokens[cell])
+        found, each = objective.positions(room, lengths[cell], prompts[cell], tokens[cell])
         real, computed = real + int(found.sum()), computed + len(cell) * each
     return 1 - real / computed
 

@@ -33,9 +33,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from spectron.audio import wav
-from spectron.config import Experiment, FeatureConfig, StreamConfig
-from spectron.data.batches import samples_per_row, to_batch
-from spectron.data.order import Room
+from spectron.config import Experiment, FeatureConfig, JointConfig
+from spectron.data.buckets import samples_per_row
+from spectron.data.fields import to_batch
+from spectron.data.order import BatchShape
 from spectron.data.vocabulary import encode_target
 from spectron.evaluation.judges.outside import checkpoint_facts
 from spectron.evaluation.pages import page
@@ -85,8 +86,8 @@ def _score(
     params: Params, statistics: Statistics, batch: Batch, *, experiment: Experiment
 ) -> tuple[Float[Array, " B"], Int[Array, " B"], Float[Array, " B"]]:
     """A batch → ln p of frames, their number, ln p of text."""
-    objective = Joint(experiment, statistics, StreamConfig("spectron", ""))
-    prompt, continuation = objective.features(batch)
+    objective = Joint(JointConfig(), experiment, statistics)
+    prompt, continuation = objective.spectrograms(batch)
     frames = experiment.model.frames
     tokens = Frames(shift_right(batch.text, objective.vocabulary.sos_id), batch.text_mask)
     steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
@@ -137,13 +138,13 @@ def _chunk(
     ]
     nothing = Example(np.zeros(0, np.int16), 0, "", "", "")  # every batch runs the same program
     size = samples_per_row(experiment.data, experiment.features)
-    room = Room(rows, max(size, longest + most), experiment.data.max_tokens)
+    room = BatchShape(rows, max(size, longest + most), experiment.data.max_tokens)
     batch = to_batch(
         [*examples, *[nothing] * (rows - len(examples))],
         experiment.data,
         generator.features,
         generator.vocabulary,
-        room=room,
+        shape=room,
     )
     frames, counts, spelled = jax.device_get(
         _score(generator.params, generator.statistics, batch, experiment=experiment)

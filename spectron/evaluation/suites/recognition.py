@@ -18,7 +18,7 @@ from spectron.config.noisy_student import BeamConfig
 from spectron.config.overrides import override
 from spectron.corpora.labels import Label
 from spectron.corpora.selection import Selection
-from spectron.data.recordings import BadExample
+from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
 from spectron.evaluation.judges.outside import facts_of

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from spectron.config import DataConfig, Experiment, override
 from spectron.data.counting.utterances import GAP_SECONDS
-from spectron.data.recordings import BadExample
+from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.evaluation.picking import spread, spreading
 from spectron.evaluation.scores.text_scores import plain_words

@@ -11,7 +11,7 @@ import pytest
 import tiny_run
 
 from spectron.checkpoints.manager import Loaded
-from spectron.config import StreamConfig
+from spectron.config import StreamConfig, TextLMConfig
 from spectron.evaluation.judges import language_models, outside
 from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
 from spectron.evaluation.judges.outside import checksum_of, facts_of
@@ -26,14 +26,22 @@ NOTHING = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
 
 @pytest.fixture(scope="module")
 def objective():
-    return TextLM(tiny_run.experiment(), NOTHING, StreamConfig("text_lm", "text"))
+    return TextLM(tiny_run.experiment(), NOTHING, StreamConfig(TextLMConfig(), "text"))
 
 
 @pytest.fixture(scope="module")
 def params(objective):
     text = np.ones((1, 4), np.int32)
     none = np.zeros(1, np.int32)
-    batch = Batch(np.zeros((1, 0), np.int16), none, none, text, text > 0, text > 0, text)
+    batch = Batch(
+        samples=np.zeros((1, 0), np.int16),
+        num_samples=none,
+        prompt_samples=none,
+        text=text,
+        text_mask=text > 0,
+        text_loss_mask=text > 0,
+        token_ends=text,
+    )
     return jax.device_get(sharding.unbox(jax.jit(objective.init)(jax.random.key(0), batch)))
 
 

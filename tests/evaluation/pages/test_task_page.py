@@ -14,9 +14,9 @@ import soundfile
 
 from spectron import cli
 from spectron.config import load_experiment
-from spectron.cost import flops
-from spectron.data import batches
+from spectron.data import batches, sources
 from spectron.evaluation.pages import task_page
+from spectron.objectives import make_objective
 
 CONFIG = """
 from spectron.config import DataConfig, Experiment, MixtureConfig, StageConfig, StreamConfig, TaskConfig
@@ -25,7 +25,7 @@ def experiment():
     mixtures = (MixtureConfig("both", (("heard", 3.0), ("words", 1.0))),)
     data = DataConfig(root={root!r}, tasks=tasks, mixtures=mixtures, prompt_seconds=0.2, max_seconds=2.0,
                       min_continuation_seconds=0.1, buckets=(0.5, 1.0), row_multiple=1)
-    stage = StageConfig("joint", (StreamConfig("spectron", "both", 32),), 1)
+    stage = StageConfig("joint", (StreamConfig(JointConfig(), "both", 32),), 1)
     return Experiment("x", data, (stage,))
 """
 
@@ -66,12 +66,13 @@ def test_the_page_holds_sounds_pictures_and_figures(config, tmp_path, capsys):
     assert "130 records, batches of 128 rows" in told
     assert "inspect.html" in capsys.readouterr().err
     config = load_experiment(config)
-    shares = task_page.padding(config, "heard", batches.source_of(config, "heard")).positions
+    shares = task_page.padding(config, "heard", sources.source_of(config, "heard")).positions
     for share, buckets in zip(shares, ((), (0.5, 1.0)), strict=True):  # the same of batches that were made
         data = dataclasses.replace(config.data, buckets=buckets, reader="direct")
         feed = batches.make_feed(dataclasses.replace(config, data=data), "heard", 1)
         running = feed.batches()
-        counts = [flops.positions(config, config.stages[0].streams[0], next(running)) for _ in range(170)]
+        objective = make_objective(config.stages[0].streams[0].objective, config, None)
+        counts = [objective.batch_positions(next(running)) for _ in range(170)]
         running.close()
         real, computed = np.sum(counts, axis=0)
         assert 1 - share == pytest.approx(real / computed, rel=0.02)  # another stands in for the silent one

@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (2, 3)]
 
 import numpy as np  # noqa: E402
+from inference.test_decode import make_generator, prompts  # noqa: E402
 from models import tiny  # noqa: E402
-from test_decode import make_generator, prompts  # noqa: E402
 
 from spectron.evaluation.suites.continuation import WORK, continue_items  # noqa: E402
 from spectron.evaluation.suites.panel import Panel  # noqa: E402

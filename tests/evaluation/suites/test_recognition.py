@@ -191,7 +191,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_heard(corpus, tm
 
 @needs_flashlight
 def test_the_language_model_is_known_by_its_content(tmp_path):
-    from test_recognise import fresh
+    from recognition.test_recogniser import fresh
 
     from spectron.evaluation.judges.outside import facts_of
     from spectron.recognition.recogniser import CTCRecogniser

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_checkpoints
-from test_cli import one_sentence, write_checkpoint
+from cli.test_cli import one_sentence, write_checkpoint
 
 from spectron import cli
 from spectron.evaluation.judges.outside import checkpoint_facts

@@ -1,0 +1,48 @@
+"""What every source of examples is, and the error of a record that cannot be used."""
+
+from __future__ import annotations
+
+import abc
+import typing
+
+import numpy as np
+
+from spectron.types import Example
+
+# The type of every field of an Example but its samples: int, str or tuple[int, ...]. Packed files and seqio's tasks
+# derive from it, so that a new field of Example needs no change there.
+EXAMPLE_FIELDS = {name: hint for name, hint in typing.get_type_hints(Example).items() if name != "samples"}
+
+
+class BadExample(Exception):
+    """One record that cannot be used; the message names the file and says why."""
+
+
+class Source(abc.ABC):
+    """Examples by number. Reading one may fail; the feed then takes another.
+
+    rejected: reason → ids of what was left out when the source was made. text_only: no example has sound. reads_files:
+    reading an example waits for a disk, so that several threads pay off.
+
+    What a source knows of its records before reading them, int64 [N] each, or None; buckets go by it. lengths: samples
+    at the features' rate; prompts: how many of them are the prompt (None: data.prompt_seconds); tokens: of the text,
+    with eos.
+    """
+
+    rejected: dict[str, list[str]]
+    text_only: bool = False
+    reads_files: bool = False
+    lengths: np.ndarray | None = None
+    prompts: np.ndarray | None = None
+
+    @property
+    def tokens(self) -> np.ndarray | None:
+        """Tokens of every text, with eos; a property, because counting them reads every text."""
+        return None
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, i: int) -> Example:
+        """Record i. Raises BadExample when it cannot be used."""

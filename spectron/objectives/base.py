@@ -1,0 +1,107 @@
+"""What a kind of training is: initialisation, loss, cost, positions and validation."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from spectron.config import Experiment, ObjectiveConfig, Registry, StreamConfig
+from spectron.cost.flops import Flops
+from spectron.data.order import BatchShape
+from spectron.data.vocabulary import make_vocabulary
+from spectron.types import Batch, Losses, Params, Statistics, UserError
+
+LABELS, LOG_PROBABILITY = "labels", "log_probability"  # what Objective.validation may return
+
+
+class Objective(abc.ABC):
+    """One kind of training. The loop, the compiler and the pages ask it everything; nothing asks which one it is.
+
+    parts: the top-level parameter names that it reads and trains. text_only: its batches need no speech. validates:
+    what `validation` returns, LABELS or LOG_PROBABILITY; "" where there is no validation figure.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+    text_only: ClassVar[bool] = False
+    validates: ClassVar[str] = ""
+
+    def __init__(self, config: ObjectiveConfig, experiment: Experiment, statistics: Statistics | None) -> None:
+        """statistics may be None where only shapes and costs are asked for."""
+        self.config, self.experiment, self.statistics = config, experiment, statistics
+        self.features = experiment.features
+        self.vocabulary = make_vocabulary(experiment.data.vocabulary)
+
+    @property
+    def name(self) -> str:
+        """The kind of its config: names of losses and keys of initialisation derive from it."""
+        return self.config.kind
+
+    @property
+    def measured(self) -> Statistics:
+        """The log-mel statistics, where spectrograms are computed."""
+        assert self.statistics is not None, "this objective was made to ask for shapes and costs"
+        return self.statistics
+
+    @abc.abstractmethod
+    def init(self, key: Array, batch: Batch) -> Params:
+        """Fresh parameters {part: …}, boxed with their logical axes."""
+
+    @abc.abstractmethod
+    def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
+        """Named losses of one batch; `train` turns dropout and SpecAugment on."""
+
+    @abc.abstractmethod
+    def flops(self, shape: BatchShape) -> Flops:
+        """Forward model FLOPs of a batch of this shape, by formula (cost/flops.py)."""
+
+    @abc.abstractmethod
+    def positions(
+        self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
+    ) -> tuple[np.ndarray, int]:
+        """Real positions (encoder frames, tokens, decoder steps) of rows with so many samples, prompt samples and
+        tokens, int [N] each, and the positions that are computed for every row in a batch of this shape."""
+
+    def validation(self, params: Params, batch: Batch) -> Array:
+        """Each row's label of every encoder frame, int32 [B, T] with −1 in the padding (LABELS), or ln p of its text,
+        float32 [B] (LOG_PROBABILITY). Raises UserError where the objective has neither."""
+        raise UserError(f"evaluate_on: the objective {self.name!r} has no validation figure; leave it empty.")
+
+    def batch_positions(self, batch: Batch) -> tuple[int, int]:
+        """(real, computed) positions of a batch of numpy arrays."""
+        rows, size = batch.samples.shape
+        shape = BatchShape(rows, size, batch.text_mask.shape[1])
+        num_tokens = np.asarray(batch.text_mask).sum(axis=1)
+        real, computed = self.positions(
+            shape, np.asarray(batch.num_samples), np.asarray(batch.prompt_samples), num_tokens
+        )
+        return int(real.sum()), rows * computed
+
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+
+
+def make_objective(config: ObjectiveConfig, experiment: Experiment, statistics: Statistics | None) -> Objective:
+    """The objective that a config chooses."""
+    return OBJECTIVES[config](config, experiment, statistics)
+
+
+def make_objectives(
+    streams: Sequence[StreamConfig], experiment: Experiment, statistics: Statistics | None = None
+) -> list[Objective]:
+    """The objective of every stream, in order."""
+    return [make_objective(stream.objective, experiment, statistics) for stream in streams]
+
+
+def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape]) -> Flops:
+    """Model FLOPs of a training step: all objectives' batches, of these shapes, together."""
+    return sum((o.flops(shape) for o, shape in zip(objectives, shapes, strict=True)), Flops())
+
+
+def shift_right(text: Array, sos: int) -> Array:
+    """The decoder's input for the targets `text`: sos, then all but the last token. int [B, L]."""
+    return jnp.concatenate([jnp.full_like(text[:, :1], sos), text[:, :-1]], axis=1)
