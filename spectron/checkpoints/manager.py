@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from spectron.checkpoints import export_format
-from spectron.config import Experiment, from_json
+from spectron.config import Experiment, as_dict, from_json
 from spectron.types import Params, Statistics, TrainState, UserError
 from spectron.utils.disk import ONE_VOICE, calm, disk_full
 from spectron.utils.files import check_local
@@ -335,4 +335,4 @@ def make_meta(experiment: Experiment, stage: str, statistics: Statistics | None)
     values = None
     if statistics is not None:
         values = {name: np.asarray(getattr(statistics, name)).astype(float).tolist() for name in ("mean", "std")}
-    return {"experiment": dataclasses.asdict(experiment), "stage": stage, "statistics": values}
+    return {"experiment": as_dict(experiment), "stage": stage, "statistics": values}

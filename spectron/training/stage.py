@@ -15,7 +15,7 @@ import numpy as np
 from spectron.audio.features import log_mel, measure
 from spectron.checkpoints import manager
 from spectron.checkpoints.manager import FOLDER
-from spectron.config import Experiment, StageConfig
+from spectron.config import Experiment, StageConfig, as_dict
 from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
 from spectron.parallel import sharding
@@ -155,7 +155,10 @@ def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, fo
 
     def flat(node: Any, prefix: str = "") -> dict[str, Any]:
         if isinstance(node, (list, tuple)) and node and isinstance(node[0], dict):
-            labels = [str(child.get("name") or child.get("objective") or i) for i, child in enumerate(node)]
+            kinds = [child.get("objective", {}).get("kind") for child in node]
+            labels = [
+                str(child.get("name") or kind or i) for i, (child, kind) in enumerate(zip(node, kinds, strict=True))
+            ]
             node = {label if label not in labels[:i] else str(i): node[i] for i, label in enumerate(labels)}
         if isinstance(node, dict):
             return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
@@ -168,8 +171,8 @@ def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, fo
         read |= {task for mixture in mixtures for task, _ in mixture.rates}
         tasks = tuple(task for task in experiment.data.tasks if task.name in read)
         data = dataclasses.replace(experiment.data, mixtures=mixtures, tasks=tasks)
-        whole = dataclasses.asdict(dataclasses.replace(experiment, data=data, stages=()))
-        return {k: v for k, v in flat(whole | {"stage": mine and dataclasses.asdict(mine)}).items() if k not in FREE}
+        whole = as_dict(dataclasses.replace(experiment, data=data, stages=()))
+        return {k: v for k, v in flat(whole | {"stage": mine and as_dict(mine)}).items() if k not in FREE}
 
     old, new = relevant(saved), relevant(experiment)
     for key in [*new, *old]:

@@ -258,7 +258,7 @@ def make_step(twin: Twin, stage: StageConfig, muon: Callable[..., Any] = Muon) -
         nonlocal count
         terms = joint_terms(twin, to_torch(speech))
         loss = total(twin, terms)
-        terms |= text_terms(twin, to_torch(text), stage.streams[1].prefix_tokens)
+        terms |= text_terms(twin, to_torch(text), stage.streams[1].objective.prefix_tokens)
         (loss + stage.streams[1].weight * terms["text_lm"]).backward()
         norm = nn.utils.clip_grad_norm_(twin.parameters(), config.clip_norm)
         for optimizer in optimizers:
