@@ -24,7 +24,7 @@ from spectron.config import (
     StreamConfig,
     TaskConfig,
     TextLMConfig,
-    VocabularyConfig,
+    WordsConfig,
 )
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -42,7 +42,7 @@ def data() -> DataConfig:
         ),
         # Most of the speech does not count: with the 24 sequences alone whole continuations are memorised.
         mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
-        vocabulary=VocabularyConfig("words", WORDS),
+        vocabulary=WordsConfig(WORDS),
         max_seconds=4.2,
         max_prompt_seconds=2.1,
         max_continuation_seconds=2.1,

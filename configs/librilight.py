@@ -22,11 +22,11 @@ from spectron.config import (
     JointConfig,
     MixtureConfig,
     OptimizerConfig,
+    SentencePieceConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
     TextLMConfig,
-    VocabularyConfig,
 )
 
 BASE = runpy.run_path(str(Path(__file__).with_name("spectron_350m.py")))
@@ -57,7 +57,7 @@ def data() -> DataConfig:
                 ),
             ),
         ),
-        vocabulary=VocabularyConfig("sentencepiece", size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
         max_seconds=16.0,  # ours: 6 % of LibriSpeech's utterances are longer
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,

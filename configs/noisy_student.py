@@ -13,6 +13,7 @@ dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README
 """
 
 from spectron.config import (
+    CharactersConfig,
     CTCConfig,
     DataConfig,
     EncoderConfig,
@@ -25,7 +26,6 @@ from spectron.config import (
     StageConfig,
     StreamConfig,
     TaskConfig,
-    VocabularyConfig,
 )
 from spectron.config.noisy_student import (
     BeamConfig,
@@ -45,7 +45,7 @@ def data() -> DataConfig:
         reader="direct",
         tasks=(TaskConfig("labelled", "shards"), TaskConfig("pseudo", "shards")),
         mixtures=(MixtureConfig("mixed", (("labelled", 0.5), ("pseudo", 0.5))),),
-        vocabulary=VocabularyConfig("characters", tuple(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
+        vocabulary=CharactersConfig(tuple(" 'ABCDEFGHIJKLMNOPQRSTUVWXYZ")),
         prompt_seconds=0.0,
         min_continuation_seconds=1.0,
         max_seconds=16.0,

@@ -27,7 +27,7 @@ from spectron.config import (
     StreamConfig,
     TaskConfig,
     TextLMConfig,
-    VocabularyConfig,
+    WordsConfig,
 )
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -44,7 +44,7 @@ def data() -> DataConfig:
             TaskConfig("counting_text", "counting_text"),
         ),
         mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
-        vocabulary=VocabularyConfig("words", WORDS),
+        vocabulary=WordsConfig(WORDS),
         max_seconds=4.0,
         max_prompt_seconds=2.0,
         max_continuation_seconds=2.0,

@@ -19,11 +19,11 @@ from spectron.config import (
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
+    SentencePieceConfig,
     SpecAugmentConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
-    VocabularyConfig,
 )
 from spectron.config.noisy_student import BeamConfig, GenerationConfig, LanguageModelConfig, LoopConfig, SplitConfig
 from spectron.data.vocabulary import SPECIALS
@@ -38,7 +38,7 @@ def data() -> DataConfig:
         reader="direct",
         tasks=(TaskConfig("labelled", "shards"), TaskConfig("pseudo", "shards")),
         mixtures=(MixtureConfig("mixed", (("labelled", 0.8), ("pseudo", 0.2))),),
-        vocabulary=VocabularyConfig("sentencepiece", size=SPECIALS + PIECES),
+        vocabulary=SentencePieceConfig(size=SPECIALS + PIECES),
         prompt_seconds=0.0,
         min_continuation_seconds=1.0,
         max_seconds=17.5,

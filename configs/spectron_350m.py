@@ -20,10 +20,10 @@ from spectron.config import (
     MixtureConfig,
     ModelConfig,
     OptimizerConfig,
+    SentencePieceConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
-    VocabularyConfig,
 )
 
 # PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in
@@ -40,7 +40,7 @@ def data() -> DataConfig:
     return DataConfig(
         tasks=(TaskConfig("speech", "librispeech"),),
         mixtures=(MixtureConfig("train", (("speech", 1.0),)),),
-        vocabulary=VocabularyConfig("sentencepiece", size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
         max_seconds=12.0,  # ours
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from spectron.config import (
+    CharactersConfig,
     CTCConfig,
     DataConfig,
     EncoderConfig,
@@ -22,7 +23,6 @@ from spectron.config import (
     StageConfig,
     StreamConfig,
     TaskConfig,
-    VocabularyConfig,
 )
 from spectron.config.noisy_student import (
     BeamConfig,
@@ -75,7 +75,7 @@ def experiment(name: str, mixture: str, steps: int) -> Experiment:
         reader="direct",
         tasks=(TaskConfig("labelled", "shards"), TaskConfig("pseudo", "shards")),
         mixtures=(MixtureConfig("mixed", (("labelled", 0.5), ("pseudo", 0.5))),),
-        vocabulary=VocabularyConfig("characters", (" ", "A", "B", "C")),
+        vocabulary=CharactersConfig((" ", "A", "B", "C")),
         prompt_seconds=0.0,
         min_continuation_seconds=0.1,
         max_seconds=2.4,

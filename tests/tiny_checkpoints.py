@@ -8,6 +8,7 @@ import numpy as np
 
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import (
+    CharactersConfig,
     DataConfig,
     EncoderConfig,
     Experiment,
@@ -18,7 +19,6 @@ from spectron.config import (
     ObjectiveConfig,
     StageConfig,
     StreamConfig,
-    VocabularyConfig,
 )
 from spectron.parallel import sharding
 from spectron.training.step import make_plan
@@ -30,7 +30,7 @@ LETTERS = tuple(" abcdefghijklmnopqrstuvwxyz?'")
 def experiment() -> Experiment:
     """A Spectron, a recogniser and a text LM of some thousand parameters; a tenth of a second a decoder step."""
     data = DataConfig(
-        vocabulary=VocabularyConfig("characters", LETTERS),
+        vocabulary=CharactersConfig(LETTERS),
         max_seconds=1.0,
         max_prompt_seconds=0.5,
         max_continuation_seconds=0.5,

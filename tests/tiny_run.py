@@ -39,7 +39,7 @@ from spectron.config import (
     StreamConfig,
     TaskConfig,
     TextLMConfig,
-    VocabularyConfig,
+    WordsConfig,
     override,
 )
 from spectron.cost.flops import Flops
@@ -60,7 +60,7 @@ def experiment(*overrides: str) -> Experiment:
         frames=FramesConfig(frames_per_step=2, bottleneck=8),
     )
     data = DataConfig(
-        vocabulary=VocabularyConfig("words", WORDS),
+        vocabulary=WordsConfig(WORDS),
         max_tokens=6,
         max_seconds=0.5,
         max_prompt_seconds=0.2,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spectron.config import VocabularyConfig
+from spectron.config import BytesConfig, CharactersConfig, SentencePieceConfig, WordsConfig
 from spectron.data.vocabulary import make_vocabulary
 
 KINDS = ("words", "characters", "bytes", "sentencepiece", "byte fallback")
@@ -13,7 +13,11 @@ def make(kind, folder):
     """A vocabulary; a SentencePiece model is trained into the folder."""
     if kind not in ("sentencepiece", "byte fallback"):
         return make_vocabulary(
-            VocabularyConfig(kind, {"words": ("one", "two"), "characters": tuple(" abc"), "bytes": ()}[kind])
+            {
+                "words": WordsConfig(("one", "two")),
+                "characters": CharactersConfig(tuple(" abc")),
+                "bytes": BytesConfig(),
+            }[kind]
         )
     import sentencepiece
 
@@ -22,7 +26,7 @@ def make(kind, folder):
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(lines), model_prefix=str(folder / "m"), minloglevel=5, **more
     )
-    return make_vocabulary(VocabularyConfig("sentencepiece", path=str(folder / "m.model")))
+    return make_vocabulary(SentencePieceConfig(path=str(folder / "m.model")))
 
 
 def rows(vocabulary, kind, size=40):

@@ -148,16 +148,37 @@ class TextLMConfig(ObjectiveConfig, kind="text_lm"):
     prefix_tokens: int = 0  # up to this many first tokens are a bidirectional prefix without loss (drawn per example)
 
 
-@dataclasses.dataclass(frozen=True)
-class VocabularyConfig:
-    """Text tokens. kind: "words" or "characters" (a closed list), "bytes", or "sentencepiece" (path of the model).
+class VocabularyConfig(Choice):
+    """Text tokens. Members: WordsConfig, CharactersConfig, BytesConfig, SentencePieceConfig."""
 
-    size: of "sentencepiece" how many ids there are, our four special ones included; 0 asks the model. Given, the model
-    is read only where text is, and must agree.
+
+@dataclasses.dataclass(frozen=True)
+class WordsConfig(VocabularyConfig, kind="words"):
+    """A closed list of words separated by spaces."""
+
+    words: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class CharactersConfig(VocabularyConfig, kind="characters"):
+    """A closed list of characters, the space among them."""
+
+    characters: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class BytesConfig(VocabularyConfig, kind="bytes"):
+    """UTF-8 bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePieceConfig(VocabularyConfig, kind="sentencepiece"):
+    """A SentencePiece model.
+
+    size: the number of ids, our four special ones included; 0 asks the model. If it is given, the model is read only
+    where there is text, and must agree.
     """
 
-    kind: str = "bytes"
-    words: tuple[str, ...] = ()
     path: str = ""
     size: int = 0
 
@@ -191,7 +212,7 @@ class DataConfig:
     clips: str = "fsdd"  # spoken digits of the counting world: "fsdd" (data.root) or "espeak" (synthesised)
     tasks: tuple[TaskConfig, ...] = ()
     mixtures: tuple[MixtureConfig, ...] = ()
-    vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary: VocabularyConfig = BytesConfig()
     prompt_seconds: float = 3.75  # the published "3 s" prompts are 60,000 samples (PAPER §1)
     min_continuation_seconds: float = 1.0  # ours: shorter utterances are left out and counted
     max_seconds: float = 16.0

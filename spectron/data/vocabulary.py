@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spectron.config import VocabularyConfig
+from spectron.config import BytesConfig, CharactersConfig, Registry, SentencePieceConfig, VocabularyConfig, WordsConfig
 from spectron.types import UserError
 
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
@@ -52,12 +52,16 @@ class Vocabulary:
 class WordVocabulary(Vocabulary):
     """A closed list of words separated by spaces; any other word is unk."""
 
+    listed = "words"  # the key of its config
+
     def __init__(self, words: Sequence[str]):
         if not words:
-            raise UserError("data.vocabulary.words is empty; list the words, or set data.vocabulary.kind to 'bytes'.")
+            raise UserError(
+                f"data.vocabulary.{self.listed} is empty; list the {self.listed}, or set data.vocabulary.kind=bytes."
+            )
         doubled = sorted({w for w in words if list(words).count(w) > 1})
         if doubled:
-            raise UserError(f"data.vocabulary.words names {doubled[0]!r} twice; list each word once.")
+            raise UserError(f"data.vocabulary.{self.listed} names {doubled[0]!r} twice; list each once.")
         self._words = tuple(words)
         self._ids = {word: SPECIALS + i for i, word in enumerate(words)}
         self.size = SPECIALS + len(words)
@@ -76,6 +80,8 @@ class WordVocabulary(Vocabulary):
 
 class CharacterVocabulary(WordVocabulary):
     """A closed list of characters, the space among them; any other character is unk."""
+
+    listed = "characters"
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
@@ -188,20 +194,17 @@ def make_pieces(texts: Iterable[str], size: int) -> bytes:
     return model.getvalue()
 
 
+VOCABULARIES: Registry[Any] = Registry("vocabulary")  # config class → function of the config
+VOCABULARIES.register(WordsConfig)(lambda config: WordVocabulary(config.words))
+VOCABULARIES.register(CharactersConfig)(lambda config: CharacterVocabulary(config.characters))
+VOCABULARIES.register(BytesConfig)(lambda config: ByteVocabulary())
+VOCABULARIES.register(SentencePieceConfig)(lambda config: SentencePieceVocabulary(config.path, config.size))
+
+
 @functools.lru_cache(maxsize=16)  # equal configs share one vocabulary, which seqio compares
 def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
-    """The vocabulary a config names. Raises UserError for an unknown kind, an empty list or a missing model."""
-    if config.kind == "words":
-        return WordVocabulary(config.words)
-    if config.kind == "characters":
-        return CharacterVocabulary(config.words)
-    if config.kind == "bytes":
-        return ByteVocabulary()
-    if config.kind == "sentencepiece":
-        return SentencePieceVocabulary(config.path, config.size)
-    raise UserError(
-        f"data.vocabulary.kind {config.kind!r} is unknown; use 'words', 'characters', 'bytes' or 'sentencepiece'."
-    )
+    """The vocabulary a config chooses. Raises UserError for an empty list or a missing model."""
+    return VOCABULARIES[config](config)
 
 
 def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> tuple[list[int], int]:

@@ -16,7 +16,7 @@ import spectron
 from spectron.checkpoints import export_format
 from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
 from spectron.checkpoints.manager import Loaded, load_params, make_meta
-from spectron.config import Experiment, FeatureConfig
+from spectron.config import Experiment, FeatureConfig, SentencePieceConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.export.formats import writer
 from spectron.export.quantise import quantised
@@ -121,7 +121,7 @@ def _write_weights(path: Path, stored: Mapping[str, np.ndarray]) -> None:
 def _write_tokenizer(folder: Path, experiment: Experiment) -> None:
     config = experiment.data.vocabulary
     _write_json(folder / TOKENIZER, {"kind": config.kind, **make_vocabulary(config).table()})
-    if config.kind == "sentencepiece":
+    if isinstance(config, SentencePieceConfig):
         shutil.copyfile(config.path, folder / PIECES)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from spectron.checkpoints.export_format import PIECES, is_bundle, read_facts
 from spectron.checkpoints.manager import FOLDER, Checkpointer, load_params, make_meta
+from spectron.config import SentencePieceConfig
 from spectron.types import TrainState, UserError
 from spectron.utils.files import check_new, new_folder
 
@@ -25,7 +26,7 @@ def import_export(export: str | Path, out: str | Path) -> Path:
         raise UserError(f"{str(source)!r} is no export; give a folder that `spectron export` wrote.")
     loaded, facts = load_params(source), read_facts(source)
     experiment, pieces = loaded.experiment, source / PIECES
-    if pieces.is_file():
+    if isinstance(experiment.data.vocabulary, SentencePieceConfig):
         vocabulary = dataclasses.replace(experiment.data.vocabulary, path=str(target / PIECES))
         experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, vocabulary=vocabulary))
     origin = {key: facts[key] for key in ("written_by", "average", "quantised")}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from spectron.checkpoints.manager import find
-from spectron.config import Experiment, TaskConfig, VocabularyConfig
+from spectron.config import BytesConfig, Experiment, SentencePieceConfig, TaskConfig
 from spectron.config.noisy_student import GenerationConfig, LoopConfig
 from spectron.corpora import pipelines, selection
 from spectron.corpora.labelling import label
@@ -100,7 +100,7 @@ def speakers_of(config: LoopConfig) -> dict[str, list[str]]:
 def prepare(config: LoopConfig, workdir: Path) -> None:
     """Write the shards data/labelled, data/pool (without texts) and data/dev, speakers.json, and the language model."""
     experiment, split = config.generations[0].experiment, config.split
-    data = dataclasses.replace(experiment.data, vocabulary=VocabularyConfig("bytes"))  # pieces are not there yet
+    data = dataclasses.replace(experiment.data, vocabulary=BytesConfig())  # pieces are not there yet
     speakers = speakers_of(config)
     manifests = {"labelled": split.corpus, "pool": split.pool or split.corpus, "dev": split.held_out}
     for name, manifest in manifests.items():
@@ -149,7 +149,7 @@ def placed(generation: GenerationConfig, workdir: Path, previous: Path | None) -
         experiment = dataclasses.replace(experiment, stages=stages)
     vocabulary = experiment.data.vocabulary
     if (workdir / PIECES).is_file():
-        vocabulary = VocabularyConfig("sentencepiece", path=str(workdir / PIECES))
+        vocabulary = SentencePieceConfig(path=str(workdir / PIECES))
     return dataclasses.replace(
         experiment, data=dataclasses.replace(experiment.data, tasks=tasks, vocabulary=vocabulary)
     )

@@ -17,7 +17,7 @@ CONFIG = """
 from spectron.config import *
 
 def experiment():
-    data = DataConfig(vocabulary=VocabularyConfig("sentencepiece", size=4096), max_seconds=2.0, prompt_seconds=1.0,
+    data = DataConfig(vocabulary=SentencePieceConfig(size=4096), max_seconds=2.0, prompt_seconds=1.0,
         max_prompt_seconds=1.0, max_continuation_seconds=1.0, max_tokens=16)
     lm = LMConfig(tie_embeddings=True, attention="splash")
     model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), lm,

@@ -21,7 +21,7 @@ from spectron.config import (
     StreamConfig,
     TaskConfig,
     TextLMConfig,
-    VocabularyConfig,
+    WordsConfig,
     from_json,
     load_experiment,
     override,
@@ -40,7 +40,7 @@ def example() -> Experiment:
         data=DataConfig(
             tasks=(TaskConfig("speech", "counting"), TaskConfig("texts", "counting_text")),
             mixtures=(MixtureConfig("mix", (("speech", 1.0),)),),
-            vocabulary=VocabularyConfig("words", ("one", "two")),
+            vocabulary=WordsConfig(("one", "two")),
         ),
         stages=(StageConfig("lm", streams[1:]), StageConfig("joint", streams, start_from=(("lm", "lm"),))),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spectron.audio import wav
-from spectron.config import DataConfig, Experiment, MixtureConfig, TaskConfig, VocabularyConfig
+from spectron.config import DataConfig, Experiment, MixtureConfig, TaskConfig, WordsConfig
 from spectron.data.counting import utterances
 
 SPEAKERS = ("anna", "bert")
@@ -54,7 +54,7 @@ def experiment(clips_root):
             MixtureConfig("speech", (("digits", 0.5), ("random", 0.5))),
             MixtureConfig("all", (("digits", 0.3), ("random", 0.5), ("texts", 0.2))),
         ),
-        vocabulary=VocabularyConfig("words", utterances.WORDS),
+        vocabulary=WordsConfig(utterances.WORDS),
         max_seconds=4.0,
         max_prompt_seconds=3.0,
         max_continuation_seconds=3.0,

@@ -12,7 +12,7 @@ pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 pytest.importorskip("array_record", reason="the extra 'data' is not installed")
 
 from spectron.audio import wav
-from spectron.config import Experiment, VocabularyConfig, load_experiment
+from spectron.config import BytesConfig, Experiment, load_experiment
 from spectron.data.batches import make_feed
 from spectron.data.shards import Utterance, encode_flac, shard_path, write_shard
 from spectron.data.vocabulary import make_vocabulary
@@ -56,7 +56,7 @@ def recipe(tmp_path_factory) -> Experiment:
     tasks = tuple(dataclasses.replace(t, root=str(roots.get(t.name, root))) for t in experiment.data.tasks)
     quarter = {name: getattr(experiment.data, name) / 4 for name in ("max_seconds", "max_continuation_seconds")}
     return with_data(
-        experiment, tasks=tasks, vocabulary=VocabularyConfig("bytes"), row_multiple=2, prompt_seconds=0.9375,
+        experiment, tasks=tasks, vocabulary=BytesConfig(), row_multiple=2, prompt_seconds=0.9375,
         min_continuation_seconds=0.25, buckets=tuple(b / 4 for b in experiment.data.buckets), **quarter,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from data_helpers import assert_same, first, with_data
 seqio = pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
 from spectron.audio import wav
-from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig, to_json
+from spectron.config import BytesConfig, DataConfig, Experiment, TaskConfig, WordsConfig, to_json
 from spectron.data import batches
 from spectron.data.seqio import tasks
 from spectron.data.seqio.converter import SpectronConverter, feature_lengths, tf
@@ -47,7 +47,8 @@ def test_recordings_with_bad_ones_among_them(tmp_path, kind):
     (tmp_path / "list.tsv").write_text("audio\ttext\n" + "".join(lines))
     data = DataConfig(
         root=str(tmp_path / "list.tsv"), reader="direct", tasks=(TaskConfig("heard", "manifest"),),
-        vocabulary=VocabularyConfig(kind, ("say",)), prompt_seconds=0.5, min_continuation_seconds=0.2, max_seconds=2.0,
+        vocabulary={"words": WordsConfig(("say",)), "bytes": BytesConfig()}[kind],
+        prompt_seconds=0.5, min_continuation_seconds=0.2, max_seconds=2.0,
     )  # fmt: skip
     experiment = Experiment("heard", data, ())
     direct = first(batches.make_feed(experiment, "heard", 4), 7)

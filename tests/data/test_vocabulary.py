@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from spectron.config import VocabularyConfig
+from spectron.config import BytesConfig, CharactersConfig, SentencePieceConfig, WordsConfig
 from spectron.data.vocabulary import encode_ends, encode_target, make_vocabulary
 from spectron.types import UserError
 
-WORDS = make_vocabulary(VocabularyConfig("words", ("one", "two", "three")))
-BYTES = make_vocabulary(VocabularyConfig("bytes"))
+WORDS = make_vocabulary(WordsConfig(("one", "two", "three")))
+BYTES = make_vocabulary(BytesConfig())
 
 
 def test_words_round_trip_and_unknown():
@@ -64,9 +64,13 @@ def test_a_table_decodes_as_the_vocabulary_does(kind, tmp_path):
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(lines), model_prefix=str(tmp_path / "m"), minloglevel=5, **more
         )
-        config = VocabularyConfig("sentencepiece", path=str(tmp_path / "m.model"))
+        config = SentencePieceConfig(path=str(tmp_path / "m.model"))
     else:
-        config = VocabularyConfig(kind, {"words": ("one", "two"), "characters": tuple(" abc"), "bytes": ()}[kind])
+        config = {
+            "words": WordsConfig(("one", "two")),
+            "characters": CharactersConfig(tuple(" abc")),
+            "bytes": BytesConfig(),
+        }[kind]
     vocabulary = make_vocabulary(config)
     table = json.loads(json.dumps(vocabulary.table()))
     assert len(table["pieces"]) == table["size"] == vocabulary.size
@@ -83,10 +87,9 @@ def test_a_table_decodes_as_the_vocabulary_does(kind, tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (VocabularyConfig("words"), "words is empty"),
-        (VocabularyConfig("words", ("a", "b", "a")), "'a' twice"),
-        (VocabularyConfig("letters"), "'letters' is unknown"),
-        (VocabularyConfig("sentencepiece", path="/nowhere.model"), "no file"),
+        (WordsConfig(), "words is empty"),
+        (WordsConfig(("a", "b", "a")), "'a' twice"),
+        (SentencePieceConfig(path="/nowhere.model"), "no file"),
     ],
 )
 def test_mistakes_are_named(config, says):
@@ -100,11 +103,11 @@ def test_sentencepiece(tmp_path):
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(lines), model_prefix=str(tmp_path / "m"), vocab_size=30, minloglevel=5
     )
-    vocabulary = make_vocabulary(VocabularyConfig("sentencepiece", path=str(tmp_path / "m.model")))
+    vocabulary = make_vocabulary(SentencePieceConfig(path=str(tmp_path / "m.model")))
     assert vocabulary.size == 34
     assert vocabulary.decode(vocabulary.encode("the lazy fox")) == "the lazy fox"
     assert vocabulary.unk_id in vocabulary.encode("the 語")
     assert min(vocabulary.encode("the lazy fox")) >= 4
     (tmp_path / "bad.model").write_text("no model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
-        make_vocabulary(VocabularyConfig("sentencepiece", path=str(tmp_path / "bad.model")))
+        make_vocabulary(SentencePieceConfig(path=str(tmp_path / "bad.model")))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spectron.audio import wav
-from spectron.config import DataConfig, Experiment, FeatureConfig, VocabularyConfig
+from spectron.config import DataConfig, Experiment, FeatureConfig, WordsConfig
 from spectron.data.counting.utterances import WORDS
 
 SPEAKERS = ("anna", "bert")
@@ -33,7 +33,7 @@ def world(tmp_path_factory) -> Experiment:
                 wav.write(path, np.round(samples * 30000).astype(np.int16), 8000)
     data = DataConfig(
         root=str(root),
-        vocabulary=VocabularyConfig("words", WORDS),
+        vocabulary=WordsConfig(WORDS),
         max_seconds=4.8,
         max_prompt_seconds=2.4,
         max_continuation_seconds=2.4,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spectron.config import DataConfig, Experiment, FeatureConfig, VocabularyConfig
+from spectron.config import DataConfig, Experiment, FeatureConfig, WordsConfig
 from spectron.types import Answer, Hypothesis
 
 WORDS = ("one", "two", "three", "four", "five", "six")
@@ -78,7 +78,7 @@ class Vocabulary:
 
 def experiment() -> Experiment:
     data = DataConfig(
-        vocabulary=VocabularyConfig("words", WORDS), max_seconds=9.0, max_prompt_seconds=4.0,
+        vocabulary=WordsConfig(WORDS), max_seconds=9.0, max_prompt_seconds=4.0,
         max_continuation_seconds=5.0, max_tokens=12, prompt_seconds=0.75, min_continuation_seconds=0.5,
     )  # fmt: skip
     return Experiment("talk", data, (), FeatureConfig(num_mels=16, low_hz=100.0))

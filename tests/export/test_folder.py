@@ -142,7 +142,7 @@ def test_the_sentencepiece_model_travels_along(tmp_path):
     pieces = tmp_path / "far" / "pieces.model"
     pieces.parent.mkdir()
     pieces.write_bytes(make_pieces(["the quick brown fox", "a lazy dog sleeps"] * 9, 30))
-    vocabulary = ("data.vocabulary.kind=sentencepiece", "data.vocabulary.words=[]", f"data.vocabulary.path={pieces}")
+    vocabulary = ("data.vocabulary.kind=sentencepiece", f"data.vocabulary.path={pieces}")
     checkpoint = write_checkpoint(tmp_path / "run", *vocabulary)
     assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / "export") == 0
     ids = make_vocabulary(load_params(checkpoint).experiment.data.vocabulary).encode("the lazy fox")

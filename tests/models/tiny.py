@@ -16,7 +16,7 @@ from spectron.config import (
     LMConfig,
     ModelConfig,
     SpecAugmentConfig,
-    VocabularyConfig,
+    WordsConfig,
 )
 from spectron.types import Batch, Sequence, Statistics, length_mask
 
@@ -30,7 +30,7 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5) -> Experim
     return Experiment(
         "tiny",
         DataConfig(
-            vocabulary=VocabularyConfig("words", WORDS),
+            vocabulary=WordsConfig(WORDS),
             max_seconds=0.5,
             max_prompt_seconds=0.25,
             max_continuation_seconds=0.25,

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from spectron.config import VocabularyConfig
+from spectron.config import CharactersConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.recognition import ctc_search, ngram
 from spectron.types import UserError
 
-CHARACTERS = make_vocabulary(VocabularyConfig("characters", (" ", "A", "B")))
+CHARACTERS = make_vocabulary(CharactersConfig((" ", "A", "B")))
 TEXTS = ["A BA A", "BA A", "A AB BA"]
 needs_flashlight = pytest.mark.skipif(
     importlib.util.find_spec("flashlight") is None, reason="flashlight-text is not installed"

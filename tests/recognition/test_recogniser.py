@@ -13,7 +13,7 @@ import pytest
 import student_run
 
 from spectron.checkpoints.manager import Checkpointer, Loaded, make_meta
-from spectron.config import CTCConfig, VocabularyConfig
+from spectron.config import CTCConfig, SentencePieceConfig
 from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.models.conformer import Conformer
 from spectron.objectives.ctc import CTC
@@ -183,7 +183,7 @@ def test_pieces_are_searched_too(tmp_path):
     texts = ["THE CAT SAT", "THE DOG RAN", "A CAT RAN"] * 5
     (tmp_path / "pieces.model").write_bytes(make_pieces(texts, 24))
     assert make_pieces(texts, 24) == (tmp_path / "pieces.model").read_bytes()
-    vocabulary = make_vocabulary(VocabularyConfig("sentencepiece", path=str(tmp_path / "pieces.model")))
+    vocabulary = make_vocabulary(SentencePieceConfig(path=str(tmp_path / "pieces.model")))
     (tmp_path / "lm.arpa").write_bytes(ngram.estimate(texts, 2).arpa())
     ids = vocabulary.encode("THE CAT RAN")
     log_probs = np.full((2 * len(ids), vocabulary.size), -8.0, np.float32)

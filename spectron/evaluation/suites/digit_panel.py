@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from spectron.config import Experiment, FeatureConfig
+from spectron.config import Experiment, FeatureConfig, WordsConfig
 from spectron.data.counting.utterances import PROMPT_DIGITS, WORDS, is_held_out, test_items
 from spectron.evaluation.judges.digit_judges import VERSION, Judges, get_judges
 from spectron.evaluation.judges.outside import checksum_of, facts
@@ -70,8 +70,8 @@ def digit_voices(panel: Panel, items: Sequence[Item]) -> list[Any]:
 
 def pick_items(experiment: Experiment, repeats: int, limit: int) -> list[Example]:
     """The test items. Raises UserError when the model cannot spell digits or the recordings are missing."""
-    spelled = set(experiment.data.vocabulary.words)
-    if experiment.data.vocabulary.kind == "words" and not spelled >= set(WORDS):
+    vocabulary = experiment.data.vocabulary
+    if isinstance(vocabulary, WordsConfig) and not set(vocabulary.words) >= set(WORDS):
         raise UserError(
             f"Experiment {experiment.name!r} has no words for digits: `evaluate counting` needs a checkpoint "
             f"trained on the counting world, such as configs/digits.py."

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spectron.audio.spectrograms import log_mels
-from spectron.config import VocabularyConfig
+from spectron.config import WordsConfig
 from spectron.data.counting.utterances import WORDS
 from spectron.evaluation.suites import counting, counting_page
 from spectron.types import Answer, UserError
@@ -76,7 +76,7 @@ def test_report_shows_wrong_and_right():
 
 
 def test_a_model_without_digits_is_refused(world):
-    data = dataclasses.replace(world.data, vocabulary=VocabularyConfig("words", ("yes", "no")))
+    data = dataclasses.replace(world.data, vocabulary=WordsConfig(("yes", "no")))
     with pytest.raises(UserError, match="no words for digits"):
         counting.pick_items(dataclasses.replace(world, data=data), 1, 0)
 

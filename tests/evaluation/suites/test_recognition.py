@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import student_run
 
-from spectron.config import DataConfig, Experiment, TaskConfig, VocabularyConfig
+from spectron.config import CharactersConfig, DataConfig, Experiment, TaskConfig
 from spectron.config.noisy_student import BeamConfig
 from spectron.corpora.labels import Label
 from spectron.corpora.selection import Selection
@@ -20,7 +20,7 @@ from spectron.recognition.ctc_search import Fusion
 from spectron.types import Hypothesis, UserError
 
 pytest.importorskip("jiwer")
-CHARACTERS = make_vocabulary(VocabularyConfig("characters", (" ", "A", "B")))
+CHARACTERS = make_vocabulary(CharactersConfig((" ", "A", "B")))
 needs_flashlight = pytest.mark.skipif(
     importlib.util.find_spec("flashlight") is None, reason="flashlight-text is not installed"
 )
