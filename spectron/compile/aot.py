@@ -1,7 +1,7 @@
-"""Ahead-of-time compilation of a training step for a TPU that is not there: does it fit, and what bounds it.
+"""Ahead-of-time compilation of a training step for a TPU that is not present: whether it fits, and what bounds it.
 
-Memory is what libtpu's compiler says for the real topology. FLOPs are counted by formula (cost/flops.py), collectives
-are read from the compiled program; times are rooflines of data-sheet rates, not predictions.
+Memory is what libtpu's compiler reports for the real topology. FLOPs are counted by formula (cost/flops.py),
+collectives are read from the compiled program; times are rooflines of data-sheet rates, not predictions.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from spectron.compile.hlo_collectives import Collective, collectives
+from spectron.compile.hlo_collectives import collectives
+from spectron.compile.report import Report, roofline, summary, table
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import Chip, chip_of
-from spectron.cost.flops import Flops
 from spectron.data.buckets import longest_shape
 from spectron.data.fields import to_batch
 from spectron.data.vocabulary import make_vocabulary
@@ -36,35 +36,11 @@ GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
 
 class OutOfMemory(Exception):
-    """The compiler found no way to fit the program; `needed` bytes a chip, 0 if it did not say."""
+    """The compiler found no way to fit the program; `needed`: bytes a chip, 0 if it gave no number."""
 
-    def __init__(self, needed: float, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, needed: float, message: str) -> None:
+        super().__init__(message)
         self.needed = needed
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a step needs. Bytes and collectives are of one chip; flops of the whole step; seconds are rooflines."""
-
-    config: str
-    stage: str
-    topology: str
-    slices: int
-    chips: int
-    mesh: dict[str, int]
-    batch_size: int
-    speech_seconds: float  # at most, in one step
-    parameters: dict[str, int]
-    bytes: dict[str, float]
-    flops: dict[str, float]
-    collectives: list[dict[str, Any]]
-    seconds: dict[str, float]
-
-    @property
-    def bound(self) -> str:
-        """The resource that takes longest."""
-        return max(self.seconds, key=lambda name: self.seconds[name])
 
 
 def prepare() -> None:
@@ -132,14 +108,14 @@ def compile_step(lowered: Any) -> Any:
     try:
         return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        told = str(error)
-        if "RESOURCE_EXHAUSTED" not in told and "out of memory" not in told.lower():
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
             raise
-        raise OutOfMemory(_needed(told), told) from error
+        raise OutOfMemory(_needed(message), message) from error
 
 
-def _needed(told: str) -> float:
-    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of", told)
+def _needed(message: str) -> float:
+    used = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of", message)
     return float(used[1]) * 2 ** (10 * " KMGT".index(used[2] or " ")) if used else 0.0
 
 
@@ -162,7 +138,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     if chip is None:
         raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
     memory = compiled.memory_analysis()
-    found = collectives(compiled.as_text(), tuple(mesh.shape.items()))
+    sent = collectives(compiled.as_text(), tuple(mesh.shape.items()))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
     flops = step_flops(make_objectives(stage.streams, experiment), shapes)
     resident = shard_bytes(state)
@@ -191,41 +167,9 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
         },
         bytes=sizes,
         flops={**dataclasses.asdict(flops), "step": flops.step},
-        collectives=summary(found),
-        seconds=roofline(flops, sizes, found, chip, len(devices), experiment.model.remat),
+        collectives=summary(sent),
+        seconds=roofline(flops, sizes, sent, chip, len(devices), experiment.model.remat),
     )
-
-
-def summary(found: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind over the same axes together: how many run, and the bytes a chip sends."""
-    rows: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
-    for each in found:
-        row = rows.setdefault(
-            (each.kind, each.axes), {"kind": each.kind, "axes": list(each.axes), "count": 0, "sent": 0.0}
-        )
-        row["count"] += each.times
-        row["sent"] += each.sent
-    return sorted(rows.values(), key=lambda row: -row["sent"])
-
-
-def roofline(
-    flops: Flops, sizes: dict[str, float], found: Sequence[Collective], chip: Chip, chips: int, remat: str
-) -> dict[str, float]:
-    """Seconds that each resource alone would take at its data-sheet rate.
-
-    compute: model FLOPs, and the forward pass again under full rematerialisation. memory: at least the state read and
-    written once, the parameters read once more each way and the activations written and read. ici and dcn: bytes sent.
-    """
-    again = flops.forward if remat == "full" else 0.0
-    state = sizes["parameters"] + sizes["optimizer"] + sizes["average"]
-    moved = 2 * state + 2 * sizes["parameters"] + 2 * sizes["activations"]
-    across = sum(each.sent for each in found if "replica" in each.axes)
-    return {
-        "compute": (flops.step + again) / chips / chip.flops,
-        "memory": moved / chip.bandwidth,
-        "ici": sum(each.sent for each in found if "replica" not in each.axes) / chip.ici,
-        "dcn": across / chip.dcn,
-    }
 
 
 def with_batch(experiment: Experiment, name: str, size: int) -> Experiment:
@@ -251,38 +195,6 @@ def advice(experiment: Experiment, error: OutOfMemory, chip: Chip) -> str:
         f"The step does not fit:{needed} a {chip.name} has {chip.memory / 2**30:.1f} GiB; "
         f"{', '.join(ideas[:-1])} or {ideas[-1]}."
     )
-
-
-def table(report: Report) -> str:
-    """The report as Markdown."""
-    size, giga = report.bytes, 2.0**30
-    mesh = ", ".join(f"{name} {n}" for name, n in report.mesh.items()) or "one device"
-    where = f"{report.slices} x {report.topology}" if report.slices > 1 else report.topology
-    rows = [
-        ("chips", f"{report.chips} ({where}; {mesh})"),
-        ("batch", f"{report.batch_size} rows, at most {report.speech_seconds:,.0f} s of speech"),
-        *(("parameters, " + part, f"{count / 1e6:,.1f} M") for part, count in report.parameters.items()),
-        ("parameters, all", f"{sum(report.parameters.values()) / 1e6:,.1f} M"),
-        *((f"{name}, a chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
-        ("activations and scratch, a chip", f"{size['activations'] / giga:.2f} GiB"),
-        ("peak, a chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
-        *(
-            (f"forward FLOPs, {part}", f"{report.flops[part]:.3g}")
-            for part in ("encoder", "lm", "vocabulary", "frames")
-        ),
-        ("FLOPs a step", f"{report.flops['step']:.4g}"),
-        *(
-            (
-                f"{row['kind']} over {'+'.join(row['axes']) or 'nothing'}",
-                f"{row['count']} times, {row['sent'] / 1e6:,.1f} MB sent by a chip",
-            )
-            for row in report.collectives
-        ),
-        *((f"roofline, {name}", f"{seconds * 1e3:.1f} ms") for name, seconds in report.seconds.items()),
-        ("bound by", report.bound),
-    ]
-    title = f"{report.config}, stage {report.stage}"
-    return "\n".join([f"| {title} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def largest_batch(fits: Callable[[int], bool], unit: int, start: int) -> int:

@@ -19,7 +19,7 @@ from spectron.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig:
-    """Log-mel features (PAPER §1: 16 kHz, 128 bands, 50 ms window, 12.5 ms step, 20–8,000 Hz)."""
+    """Log-mel features of Spectron (arXiv 2305.15255): 16 kHz, 128 bands, 12.5 ms; window and range are unverified."""
 
     sample_rate: int = 16_000
     num_mels: int = 128
@@ -28,7 +28,7 @@ class FeatureConfig:
     low_hz: float = 20.0
     high_hz: float = 8_000.0
     log_floor: float = 1e-5  # ours: log(max(mel, floor)); 16-bit noise lies just below it
-    std_floor: float = 0.1  # ours: bands that hold nothing (8 kHz recordings) must not be blown up
+    std_floor: float = 0.1  # ours: bands without content (of 8 kHz recordings) must not be amplified
     per_band: bool = True  # False: one mean and deviation for all bands (ours)
     dft: str = "fft"  # "fft" | "matmul" (a matrix product, faster on TPU); the same numbers
 
@@ -44,17 +44,20 @@ class FeatureConfig:
 
     @property
     def fft_size(self) -> int:
-        """The power of two that holds a window."""
+        """The smallest power of two that is at least a window."""
         return 1 << (self.window - 1).bit_length()
 
     def num_frames(self, num_samples: Any) -> Any:
-        """Frames of a recording: whole steps only (60,000 samples are 300 frames, PAPER §1). Ints or integer arrays."""
+        """Frames of a recording, whole steps only: 60,000 samples, a published "3 s" prompt, are 300 frames.
+
+        Takes ints or integer arrays.
+        """
         return num_samples // self.hop
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugmentConfig:
-    """Masking blocks of the encoder's input (PAPER §1: 2 frequency and 10 time blocks, at most 33 % and 5 %)."""
+    """Masking blocks of the encoder's input (arXiv 1904.08779); that Spectron uses these numbers is unverified."""
 
     num_freq_blocks: int = 2
     num_time_blocks: int = 10
@@ -96,11 +99,11 @@ class LMConfig:
 class FramesConfig:
     """Pre-net, post-net, stop head and the frame stream."""
 
-    frames_per_step: int = 1  # spectrogram frames in one decoder position; 1 is the paper
-    bottleneck: int = 64  # PAPER §1 [mem]
+    frames_per_step: int = 1  # spectrogram frames in one decoder position; the paper has 1
+    bottleneck: int = 64  # unverified
     prenet_dropout: float = 0.5  # ours, Tacotron 2's
     dropout_in_decoding: bool = True  # ours: the cure for copying the last frame
-    go: str = "prompt"  # "prompt": the prompt's last frames start the stream; "zeros" (ours)
+    go: str = "prompt"  # ours: "prompt", its last frames start the frame stream; or "zeros"
     stop_threshold: float = 0.5
 
 
@@ -114,7 +117,7 @@ class ModelConfig:
     compute_dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"  # "none" | "full" | "dots"
-    logits_chunk: int = 0  # training: positions a row whose vocabulary logits exist at once; 0: all
+    logits_chunk: int = 0  # training: positions per row whose vocabulary logits are in memory at once; 0: all
 
 
 class ObjectiveConfig(Choice):
@@ -188,7 +191,7 @@ class TaskConfig:
     """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
 
     name: str
-    source: str  # one of sources.KINDS: "manifest", "librispeech", "text", "counting", "random_digits", …
+    source: str  # a key of SOURCES: "manifest", "librispeech", "text", "counting", …
     split: str = "train"
     root: str = ""  # "" takes data.root
     size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide
@@ -209,23 +212,23 @@ class DataConfig:
     root: str = ""
     packed: str = ""  # a folder written by `spectron data pack`, read with numpy alone; "" reads the tasks themselves
     reader: str = "seqio"  # "seqio", or "direct": the same batches without TensorFlow (ignored when packed is set)
-    clips: str = "fsdd"  # spoken digits of the counting world: "fsdd" (data.root) or "espeak" (synthesised)
+    clips: str = "fsdd"  # digits of the counting world: "fsdd" (recordings in data.root) or "espeak" (synthesised)
     tasks: tuple[TaskConfig, ...] = ()
     mixtures: tuple[MixtureConfig, ...] = ()
     vocabulary: VocabularyConfig = BytesConfig()
-    prompt_seconds: float = 3.75  # the published "3 s" prompts are 60,000 samples (PAPER §1)
+    prompt_seconds: float = 3.75  # the published "3 s" prompts are 60,000 samples
     min_continuation_seconds: float = 1.0  # ours: shorter utterances are left out and counted
     max_seconds: float = 16.0
     max_prompt_seconds: float = 3.75
     max_continuation_seconds: float = 12.25
     max_tokens: int = 256
-    # Lengths in seconds, rising: every batch belongs to one bucket and is padded to its length alone. () pads all to
-    # max_seconds, which is the longest bucket whether it is listed or not. A stream's batch_size is the rows of the
-    # longest; shorter ones hold about as many seconds in more rows, a multiple of row_multiple.
+    # Lengths in seconds, rising: every batch belongs to one bucket and is padded to that bucket's length. () pads all
+    # to max_seconds, which is the longest bucket whether it is listed or not. A stream's batch_size is the rows of
+    # the longest; shorter ones hold about as many seconds in more rows, a multiple of row_multiple.
     buckets: tuple[float, ...] = ()
-    bucket_tokens: tuple[int, ...] = ()  # the text's room in each listed bucket; () is max_tokens in all of them
-    row_multiple: int = 8  # ours: the mesh's batch shards x accumulate must divide it
-    readers: int = 0  # threads that read and decode recordings; 0: one per core, at most 16 (ours)
+    bucket_tokens: tuple[int, ...] = ()  # the longest text of each listed bucket; () is max_tokens for all
+    row_multiple: int = 8  # ours: must be a multiple of the mesh's batch shards x accumulate
+    readers: int = 0  # threads that read and decode recordings; 0: one a core, at most 16 (ours)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +284,7 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """All that a training run is: read top to bottom it is the recipe."""
+    """A whole training run: data, model and stages; read from top to bottom it is the recipe."""
 
     name: str
     data: DataConfig
@@ -300,7 +303,7 @@ class Experiment:
 
 
 def from_json(text: str, cls: type = Experiment) -> Any:
-    """The inverse of to_json. Raises UserError on an unknown key or a wrong type."""
+    """The inverse of to_json. Raises UserError for an unknown key or a wrong type."""
     return build(cls, json.loads(text), cls.__name__)
 
 
@@ -310,7 +313,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[str]) -> Any:
-    """What `function()` of a config file returns, a `cls`, with overrides applied. Raises UserError."""
+    """Call `function()` of a config file, which returns a `cls`, and apply overrides. Raises UserError."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"Config {str(path)!r} does not exist; give a Python file such as configs/quickstart.py.")

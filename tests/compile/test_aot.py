@@ -9,6 +9,8 @@ from spectron.cli import main
 from spectron.compile import aot as ahead
 from spectron.compile.hlo_collectives import Collective
 from spectron.config import load_experiment
+from spectron.cost.chips import Chip
+from spectron.cost.flops import Flops
 from spectron.types import UserError
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -118,8 +120,8 @@ def test_the_largest_batch_is_found_with_few_tries():
 
 
 def test_rooflines_by_hand():
-    chip = ahead.Chip("toy", flops=100.0, memory=1.0, bandwidth=10.0, ici=5.0, dcn=1.0)
-    flops = ahead.Flops(encoder=100.0, lm=100.0)
+    chip = Chip("toy", flops=100.0, memory=1.0, bandwidth=10.0, ici=5.0, dcn=1.0)
+    flops = Flops(encoder=100.0, lm=100.0)
     near = Collective("all-gather", "a", "f32", (4,), 16, 4, ("fsdp",), 2)  # 2 x 16 x 3/4
     far = Collective("all-reduce", "b", "f32", (4,), 16, 2, ("replica",), 1)  # 2 x 16 x 1/2
     sizes = {"parameters": 4.0, "optimizer": 8.0, "average": 0.0, "activations": 4.0}
