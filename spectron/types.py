@@ -1,4 +1,4 @@
-"""Every struct that crosses a boundary.
+"""Structs that cross folders.
 
 Shapes use one alphabet: B batch, S samples, T frames, L text, P prefix, F mel bands, D width, H heads, V vocabulary.
 Masks are True where an element is real.
@@ -18,7 +18,7 @@ Params = Any  # a nested dict of arrays
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one sentence naming the file, key or value, and what to do. The CLI exits with 2."""
+    """An error the user can correct: one sentence with the file, key or value and what to do. The CLI exits with 2."""
 
 
 class Example(NamedTuple):
@@ -28,7 +28,7 @@ class Example(NamedTuple):
     prompt_samples: how many of them are the prompt.
     text: the transcript of the whole utterance.
     scored_words: how many first words of `text` carry cross-entropy (and eos only with all of them); -1 means all.
-    word_ends: the sample behind each word of `text`; () where nobody knows.
+    word_ends: the sample at which each word of `text` ends; () if unknown.
     id, speaker: names, for logs and evaluation.
     """
 
@@ -42,7 +42,7 @@ class Example(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """What a recogniser heard in one recording.
+    """A transcript of one recording.
 
     text: words separated by single spaces. score: log-probability of the whole, language model included where one was
     fused. tokens: how many labels the text has, for length normalisation.
@@ -54,9 +54,9 @@ class Hypothesis(NamedTuple):
 
 
 class Recogniser(Protocol):
-    """Anything that writes down speech: our own CTC model, or weights from elsewhere."""
+    """A speech recogniser: a CTC model trained here, or a checkpoint of transformers."""
 
-    name: str  # what made a label, recorded beside it
+    name: str  # written beside every label it makes
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
         """int16 [S] each, at 16 kHz → a hypothesis each, in order."""
@@ -132,13 +132,13 @@ class Batch:
 @_register
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Frames never travel without the mask that says which of them are real: values [B, T, ...], mask bool [B, T]."""
+    """Values with the mask that marks the real ones: values [B, T, ...], mask bool [B, T]."""
 
     values: Array
     mask: Array
 
     def masked(self) -> Sequence:
-        """The same sequence with exact zeros in the padding, whatever stood there (NaN included)."""
+        """The same sequence with exact zeros in the padding, even where it held NaN."""
         mask = self.mask.reshape(self.mask.shape + (1,) * (self.values.ndim - self.mask.ndim))
         return Sequence(jnp.where(mask, self.values, jnp.zeros((), self.values.dtype)), self.mask)
 

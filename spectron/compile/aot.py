@@ -47,7 +47,7 @@ def prepare() -> None:
     """Settings that libtpu reads when it is loaded: only its compiler is wanted."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server to ask
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is opened
     # libtpu complains at length if it cannot find out where it runs; what it compiles for is named by the topology.
     for name, value in (("ACCELERATOR_TYPE", "v5litepod-4"), ("WORKER_HOSTNAMES", "localhost"), ("WORKER_ID", "0")):
@@ -55,7 +55,7 @@ def prepare() -> None:
 
 
 def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
-    """Device descriptions of "v5e:4x4" and the like. Raises UserError for a topology that there is none of."""
+    """Device descriptions of a topology such as "v5e:4x4". Raises UserError for an unknown one."""
     generation, _, shape = topology.partition(":")
     if generation not in GENERATIONS or not re.fullmatch(r"\d+x\d+(x\d+)?", shape):
         raise UserError(

@@ -61,7 +61,7 @@ def collectives(text: str, axes: Sequence[tuple[str, int]]) -> list[Collective]:
     times = _times(computations)
     # TPUs run a collective in pieces between other work, and write it into every piece: one channel is one collective,
     # and its least frequent piece runs as often as it does.
-    found: dict[str, Collective] = {}
+    by_channel: dict[str, Collective] = {}
     for name, lines in computations.items():
         for line in lines:
             operation = _OPERATION.match(line)
@@ -69,14 +69,14 @@ def collectives(text: str, axes: Sequence[tuple[str, int]]) -> list[Collective]:
                 kind = operation[3].removesuffix("-start")
                 if kind == "send" and "xla_megascale_runtime" in line:
                     one = _between_slices(operation, line, times[name])
-                    found[one.name] = one
+                    by_channel[one.name] = one
                 elif kind in KINDS:
                     channel = re.search(r"channel_id=\d+", line)
                     one = _collective(kind, operation, line, times[name], axes)
-                    known = found.setdefault(channel[0] if channel else one.name, one)
+                    known = by_channel.setdefault(channel[0] if channel else one.name, one)
                     if one.times < known.times:
-                        found[channel[0] if channel else one.name] = one
-    return list(found.values())
+                        by_channel[channel[0] if channel else one.name] = one
+    return list(by_channel.values())
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,6 +1,6 @@
 """What a noisy student loop is: frozen dataclasses that a config file's `loop()` returns.
 
-Each generation is a whole Experiment, as for `spectron train`; from the second on it also says how its labels are made.
+Each generation is a whole Experiment, as for `spectron train`; from the second on it also configures the labelling.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class BeamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
-    """Which labels are kept: a length-normalised score, then balancing by length (PAPER §5)."""
+    """Which labels are kept: a length-normalised score, then balancing by length (arXiv 2005.09629)."""
 
     keep: float = 0.7  # share of the held-out hypotheses that would pass
     balanced: float = 0.9  # at least this share of what passes stays when lengths are balanced
@@ -84,7 +84,7 @@ class LoopConfig:
     language_model: LanguageModelConfig = LanguageModelConfig()
     beam: BeamConfig = BeamConfig()
     pieces: int = (
-        0  # of a SentencePiece model made from the labelled texts for every generation; 0: their own vocabulary
+        0  # pieces of a SentencePiece model trained on the labelled texts; 0: each experiment's own vocabulary
     )
     root: str = ""  # folder that the paths of split and language_model are relative to
 

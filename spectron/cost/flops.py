@@ -3,7 +3,7 @@
 Model FLOPs (Chowdhery et al. 2022, arXiv 2204.02311, appendix B): two per multiply-add of every matrix product that the
 model's definition asks for, on the padded shapes of the batch; the backward pass costs twice the forward. Attention
 counts the pairs that may see each other once: a prefix all of its pairs, what follows the causal half. Left out:
-rematerialisation (it is no progress), norms, softmax, activations, log-mel, the optimizer.
+rematerialisation (work done twice is not progress), norms, softmax, activations, log-mel, the optimizer.
 
     MFU = model FLOPs per step / (step time x chips x peak FLOP/s of a chip)
 """

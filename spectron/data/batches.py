@@ -1,4 +1,4 @@
-"""Batches for training: a pure function of (seed, step), sharded by process, made ahead in the background.
+"""Batches for training: a pure function of (seed, step), sharded by process, prefetched in the background.
 
 Three readers give the same batches: "seqio" (through seqio tasks and the feature converter), "direct" (the same sources
 through `to_batch`, no TensorFlow) and packed data (`data.packed`: also direct, from files that numpy alone reads).
@@ -21,7 +21,7 @@ from spectron.data.sources import source_of
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Batch, UserError
 
-PREFETCH = 2  # ours: batches made ahead
+PREFETCH = 2  # ours: batches prepared in advance
 
 
 class Feed:
@@ -147,7 +147,7 @@ def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:
 
 
 def prefetch(items: Generator[Batch, None, None], depth: int) -> Iterator[Batch]:
-    """The same items, made ahead by one thread; its exceptions are raised here."""
+    """The same items, prepared in advance by one thread; its exceptions are raised here."""
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

@@ -1,9 +1,9 @@
-"""Batches of like lengths: which bucket a record belongs to, and which bucket and rows a step takes.
+"""Bucketing by length: the bucket of each record, and the bucket and rows of each step.
 
-Every bucket is an endless sequence of rows of its own: its records in a new permutation each epoch, cut into batches of
-the bucket's rows, also across the end of an epoch. What is left of a bucket when an epoch ends opens its first batch of
-the next: nothing is dropped, filled up or drawn twice. An epoch's batches (those that become full in it) are shuffled.
-Everything follows from counts, so that step n is found without the steps before it and without reading a record.
+Every bucket is an endless sequence of rows: its records in a new permutation each epoch, cut into batches of the
+bucket's size. A batch may span two epochs, so nothing is dropped, padded with repeats or drawn twice. The batches of an
+epoch (those that become full in it) are shuffled. The order depends on counts alone: step n is found in O(1), without
+reading a record.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from spectron.data.example import BadExample, Source
 from spectron.data.order import BatchShape, Permutations, Records
 from spectron.types import Example, UserError
 
-PERIOD = 1 << 17  # ours: rows after which a mixture of several tasks repeats; its rates are exact to one in so many
-SLACK_SECONDS = 0.01  # ours: manifests round durations; a record must fit its bucket with so much to spare
+PERIOD = 1 << 17  # ours: rows after which a mixture of several tasks repeats; its rates are exact to 1 / PERIOD
+SLACK_SECONDS = 0.01  # ours: manifests round durations; a record must fit its bucket with this margin
 
 
 def whole_frames(seconds: float, features: FeatureConfig) -> int:
@@ -88,8 +88,8 @@ def bucket_ids(
 ) -> np.ndarray:
     """int8 [N]: the bucket of each record, the first that fits its samples, its continuation and its text.
 
-    A source that does not know its lengths before reading has all of its records in the longest. Raises UserError for
-    bucket_tokens over a source that does not know its tokens.
+    The records of a source without `lengths` are all in the longest bucket. Raises UserError if data.bucket_tokens is
+    set and the source has no `tokens`.
     """
     lengths, prompts = source.lengths, source.prompts
     if lengths is None and source.text_only:
@@ -114,7 +114,7 @@ class BucketIndex(Records):
 
     Row numbers count within a bucket: row j of bucket b is number j · buckets + b. A bucket with fewer records than a
     batch has rows is joined with the next longer one. Tasks are mixed in every bucket as their rates and their records'
-    lengths ask. For a bad record stands in the next of its task and bucket, else one of a shorter bucket.
+    lengths ask. A bad record is replaced by the next of its task and bucket, else by one of a shorter bucket.
     """
 
     def __init__(
@@ -209,12 +209,12 @@ class BucketIndex(Records):
         bucket, (first, start) = row % len(self.shapes), self.place(row)
         for task in [first, *(t for t in range(len(self.sources)) if t != first)]:
             for cell in range(bucket, -1, -1):
-                # Twice its size: wherever an epoch ends, each of its records is among them.
+                # Twice its size: this covers each of its records, wherever in it an epoch ends.
                 for ordinal in range(start, start + 2 * len(self.cells[task][cell])):
                     yield task, self.record(task, cell, ordinal)
 
     def read(self, row: int, task: int, number: int) -> Example:
-        """A record for a row. Raises BadExample when it is longer than its source said and does not fit."""
+        """A record for a row. Raises BadExample when it is longer than its source stated and does not fit."""
         example, shape = super().read(row, task, number), self.shapes[row % len(self.shapes)]
         if len(example.samples) > shape.samples:
             raise BadExample(

@@ -21,12 +21,12 @@ class BadExample(Exception):
 class Source(abc.ABC):
     """Examples by number. Reading one may fail; the feed then takes another.
 
-    rejected: reason → ids of what was left out when the source was made. text_only: no example has sound. reads_files:
-    reading an example waits for a disk, so that several threads pay off.
+    rejected: reason → ids of the records that were left out when the source was created. text_only: no example has
+    sound. reads_files: reading an example waits for a disk, so that several threads pay off.
 
-    What a source knows of its records before reading them, int64 [N] each, or None; buckets go by it. lengths: samples
-    at the features' rate; prompts: how many of them are the prompt (None: data.prompt_seconds); tokens: of the text,
-    with eos.
+    What a source can state about its records without reading them, int64 [N] each, or None; buckets use it. lengths:
+    samples at the features' rate; prompts: how many of them are the prompt (None: data.prompt_seconds); tokens: of the
+    text, with eos.
     """
 
     rejected: dict[str, list[str]]

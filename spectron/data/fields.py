@@ -73,7 +73,7 @@ FIELDS: dict[str, Field] = {
 
 
 def register_field(field: Field) -> None:
-    """Add a field to every batch that is made from now on. Raises ValueError if the name is taken."""
+    """Add a field to every batch made from now on. Raises ValueError if the name is taken."""
     if field.name in FIELDS:
         raise ValueError(f"a batch has a field {field.name!r} already")
     FIELDS[field.name] = field

@@ -1,4 +1,4 @@
-"""Which record stands in which row: one deterministic order for every reader, found in O(1) at any step."""
+"""The order of records: which record each row of a mixture holds, found in O(1) at any step, for every reader."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from spectron.types import Example, UserError
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1000  # ours: rows after which the interleaving of a mixture repeats; rates are exact to one in so many
-READERS = min(16, os.cpu_count() or 1)  # ours: threads that read recordings, unless data.readers says how many
+BLOCK = 1000  # ours: rows after which the interleaving of a mixture repeats; rates are exact to 1 / BLOCK
+READERS = min(16, os.cpu_count() or 1)  # ours: threads that read recordings, unless data.readers is set
 ENOUGH = 100  # ours: records tried before the share of bad ones is judged
 
 
@@ -36,7 +36,7 @@ Steps = Callable[[], Iterator[Step]]  # starts an iterator over the steps
 
 
 def interleaving(rates: Sequence[float]) -> np.ndarray:
-    """int [BLOCK]: the task of each row, every task as evenly spread as its rate allows (so batches are alike)."""
+    """int [BLOCK]: the task of each row, every task spread as evenly as its rate allows, so that batches are alike."""
     share = np.asarray(rates, np.float64) / np.sum(rates)
     counts = np.maximum(np.floor(share * BLOCK).astype(int), 1)
     while counts.sum() != BLOCK:
@@ -51,8 +51,10 @@ def interleaving(rates: Sequence[float]) -> np.ndarray:
 
 
 class Records:
-    """Records of several tasks, read by threads. One that cannot be used is replaced by another, counted, and named
-    once in the log; what may stand in for it is the business of the orders built on this.
+    """Records of several tasks, read by threads.
+
+    A record that cannot be used is replaced by another, counted, and logged once by name; subclasses define the order
+    and the replacements.
     """
 
     def __init__(self, names: Sequence[str], sources: Sequence[Source], rates: Sequence[float], readers: int = 0):
@@ -70,11 +72,11 @@ class Records:
         self._pool = ThreadPoolExecutor(readers or READERS, "spectron-read") if reads_files else None
 
     def place(self, row: int) -> tuple[int, int]:
-        """(task, how many rows of that task came before in the same sequence of rows)."""
+        """(task, number of earlier rows of that task in the same sequence of rows)."""
         raise NotImplementedError
 
     def candidates(self, row: int) -> Iterator[tuple[int, int]]:
-        """(task, number of a record): what belongs in a row, and after it what may stand in."""
+        """(task, number of a record): the row's record, then its replacements in order."""
         raise NotImplementedError
 
     def read(self, row: int, task: int, number: int) -> Example:
@@ -82,11 +84,11 @@ class Records:
         return self.sources[task][number]
 
     def fetch_all(self, rows: Sequence[int]) -> list[Example]:
-        """The examples of some rows; files are read by a few threads (decoders let go of the interpreter's lock)."""
+        """The examples of some rows; files are read by a few threads (decoders release the interpreter's lock)."""
         return list(self.start(rows))
 
     def start(self, rows: Sequence[int]) -> Iterator[Example]:
-        """The same, begun now: where threads read, they do while the caller is busy with something else."""
+        """The same, started now: threads read while the caller does other work."""
         return map(self.fetch, rows) if self._pool is None else self._pool.map(self.fetch, rows)
 
     def fetch(self, row: int) -> Example:
@@ -103,14 +105,14 @@ class Records:
                     self._note(task, number, str(error))
             else:
                 with self._lock:
-                    self._good[task] += not tried  # a stand-in is counted in its own place
+                    self._good[task] += not tried  # a replacement is counted in its own row
                 return example
         task = self.place(row)[0]
         last = next(reversed(self.bad[task].values()), "none was tried")
         raise UserError(f"Task {self.names[task]!r}: no record fits a row any more, the last bad one: {last}")
 
     def _note(self, task: int, number: int, message: str) -> None:
-        if number not in self.bad[task]:  # two threads may have met it at once
+        if number not in self.bad[task]:  # two threads may have read it at once
             self.bad[task][number] = message
             log.warning(
                 "Task %r: record left out (%d so far): %s",
@@ -129,18 +131,18 @@ class Records:
 
 
 class Permutations:
-    """A seeded permutation for every epoch of everything that has a key; safe to use from many threads."""
+    """Seeded permutations, one for each key and epoch; safe to use from many threads."""
 
     def __init__(self, seed: int):
         self._seed, self._lock = seed, threading.Lock()
         self._kept: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def at(self, key: tuple[int, ...], ordinal: int, size: int, name: str, *more: int) -> int:
-        """Which of `size` things is the `ordinal`-th of an endless sequence of epochs drawn for (seed, name, more)."""
+        """Element `ordinal` of an endless sequence of permutations of range(size), drawn for (seed, name, more)."""
         epoch, position = divmod(ordinal, size)
         with self._lock:
             if (key, epoch) not in self._kept:
-                # Replacing a bad record may look one epoch ahead, and tasks.py reads a little ahead.
+                # Replacing a bad record may look one epoch ahead, and seqio/tasks.py prefetches.
                 for old in [k for k in self._kept if k[0] == key and k[1] < epoch - 2]:
                     del self._kept[old]
                 entropy = (self._seed, zlib.crc32(name.encode()), epoch, *more)
@@ -151,7 +153,7 @@ class Permutations:
 class MixtureIndex(Records):
     """The endless rows of a mixture; row r is a pure function of (seed, r).
 
-    Each task's records come in a seeded permutation per epoch; the next in that order stands in for a bad one.
+    Each task's records come in a seeded permutation per epoch; a bad one is replaced by the next in that order.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class _Index:
     """What is known of each example besides its samples."""
 
     def __init__(self, source: Source) -> None:
-        # What the source said before reading: with it the records are in the same buckets as before they were packed.
+        # What the source stated without reading: it keeps the records in the same buckets as before packing.
         known = {"lengths": source.lengths, "prompts": source.prompts}
         self._known: dict[str, np.ndarray] = {name: array for name, array in known.items() if array is not None}
         self.stated: dict[str, list[int]] = {name: [] for name in self._known}

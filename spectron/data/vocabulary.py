@@ -1,4 +1,4 @@
-"""Text tokens: closed lists of words or characters, bytes or a SentencePiece model behind one small class."""
+"""Vocabularies: closed lists of words or characters, UTF-8 bytes, or a SentencePiece model, with one interface."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Vocabulary:
         raise NotImplementedError
 
     def table(self) -> dict[str, Any]:
-        """What a program without this class needs to decode, for JSON. pieces: per id its text, or an int, a raw byte.
+        """A table with which a program without this class can decode, for JSON. pieces: per id its text, or a raw byte.
 
         Join the UTF-8 bytes of the ids' pieces with `join` between them; with `strip`, cut one first `space`, and with
-        `space` given, that character stands for a space.
+        `space` given, that character is a space.
         """
         raise NotImplementedError
 
@@ -131,9 +131,9 @@ class SentencePieceVocabulary(Vocabulary):
             model.Load(self._path)
         except RuntimeError as error:
             raise UserError(f"data.vocabulary.path {self._path!r} is not a SentencePiece model.") from error
-        found = SPECIALS + model.GetPieceSize()
-        if getattr(self, "size", found) != found:
-            raise UserError(f"data.vocabulary.size is {self.size}, but {self._path!r} makes it {found}; correct it.")
+        size = SPECIALS + model.GetPieceSize()
+        if getattr(self, "size", size) != size:
+            raise UserError(f"data.vocabulary.size is {self.size}, but {self._path!r} makes it {size}; correct it.")
         return model
 
     def encode(self, text: str) -> list[int]:
@@ -217,7 +217,7 @@ def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> 
 
 
 def encode_ends(vocabulary: Vocabulary, text: str, word_ends: Sequence[int]) -> list[int]:
-    """The sample behind each token of a text, one per id without eos, from those behind its words."""
+    """The sample at which each token of a text ends, without eos, from those at which its words end."""
     words, ends = text.split(), [0]
     for i, end in enumerate(word_ends):
         new = len(vocabulary.encode(" ".join(words[: i + 1]))) - (len(ends) - 1)

@@ -1,4 +1,4 @@
-"""What a kind of training is: initialisation, loss, cost, positions and validation."""
+"""The interface of training objectives: initialisation, loss, cost, positions and validation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ LABELS, LOG_PROBABILITY = "labels", "log_probability"  # what Objective.validati
 
 
 class Objective(abc.ABC):
-    """One kind of training. The loop, the compiler and the pages ask it everything; nothing asks which one it is.
+    """A training objective. The training loop, `spectron compile` and the pages use this interface alone; none of them
+    depends on which objective it is.
 
     parts: the top-level parameter names that it reads and trains. text_only: its batches need no speech. validates:
-    what `validation` returns, LABELS or LOG_PROBABILITY; "" where there is no validation figure.
+    what `validation` returns, LABELS or LOG_PROBABILITY; "" without a validation metric.
     """
 
     parts: ClassVar[tuple[str, ...]]
@@ -69,7 +70,7 @@ class Objective(abc.ABC):
     def validation(self, params: Params, batch: Batch) -> Array:
         """Each row's label of every encoder frame, int32 [B, T] with −1 in the padding (LABELS), or ln p of its text,
         float32 [B] (LOG_PROBABILITY). Raises UserError where the objective has neither."""
-        raise UserError(f"evaluate_on: the objective {self.name!r} has no validation figure; leave it empty.")
+        raise UserError(f"evaluate_on: the objective {self.name!r} has no validation metric; leave it empty.")
 
     def batch_positions(self, batch: Batch) -> tuple[int, int]:
         """(real, computed) positions of a batch of numpy arrays."""

@@ -47,7 +47,8 @@ class Joint(Objective):
         return -(-continuation_capacity(samples, self.experiment.data, self.experiment.features) // step) * step
 
     def spectrograms(self, batch: Batch) -> tuple[Sequence, Sequence]:
-        """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]; a prompt hears nothing behind its end."""
+        """Normalised log-mel of prompt [B, P, F] and continuation [B, T, F]. The prompt's frames do not depend on later
+        samples."""
         config = self.experiment.features
         samples = jnp.asarray(batch.samples)
         prompt = log_mel(samples[:, : self.prompt_size], batch.prompt_samples, config)
@@ -77,8 +78,10 @@ class Joint(Objective):
         out = self.model.apply(
             {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
         )
-        found = self.terms(params, out, batch, continuation, steps)
-        return found + self.agreement(params, out, tokens, batch) if self.config.agreement_weight else found
+        total = self.terms(params, out, batch, continuation, steps)
+        if self.config.agreement_weight:
+            total += self.agreement(params, out, tokens, batch)
+        return total
 
     def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
@@ -110,8 +113,8 @@ class Joint(Objective):
         coefficients |= dict.fromkeys(spectral, config.reconstruction_weight)
         if config.alignment_weight:
             middles = self.middles(batch, steps.mask.shape[1])
-            said, known = losses.tokens_said(batch.text, batch.token_ends, middles)
-            terms |= losses.classification("alignment", logits, self.chunk, out.spoken, said, steps.mask & known)
+            spoken, known = losses.spoken_tokens(batch.text, batch.token_ends, middles)
+            terms |= losses.classification("alignment", logits, self.chunk, out.spoken, spoken, steps.mask & known)
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
 

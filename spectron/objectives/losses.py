@@ -1,4 +1,4 @@
-"""The training losses (PAPER §1): named sums with weights, divided at the last moment."""
+"""Training losses (arXiv 2305.15255): each a sum and a weight, divided at the last moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from spectron.types import Sequence, Term
 def by_chunks(terms: Callable[..., dict[str, Term]], size: int, *arrays: Array) -> dict[str, Term]:
     """terms(*arrays), computed `size` positions (axis 1 of every array) at a time and added; 0: all at once.
 
-    What `terms` makes per position, such as [B, L, V] logits, never exists whole: the backward pass makes it again.
+    What `terms` computes per position, such as [B, L, V] logits, is never in memory at once; the backward pass
+    computes it again.
     Positions added to fill the last chunk are zeros, and False in masks.
     """
     length = arrays[0].shape[1]
@@ -51,7 +52,7 @@ def classification(
 def cross_entropy(logits: Float[Array, "B L V"], targets: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Term:
     """Σ −log p(target) over the masked tokens, in float32."""
     logits = logits.astype(jnp.float32)
-    return _total(jax.nn.logsumexp(logits, axis=-1) - at(logits, targets), mask)
+    return _total(jax.nn.logsumexp(logits, axis=-1) - target_logits(logits, targets), mask)
 
 
 def log_probability(
@@ -62,12 +63,12 @@ def log_probability(
     def row(each: tuple[Array, Array, Array]) -> Array:
         hidden, text, mask = each  # a row at a time: [B, L, V] of a large vocabulary would not fit
         scores = logits(hidden[None]).astype(jnp.float32)
-        return jnp.where(mask, (at(scores, text[None]) - jax.nn.logsumexp(scores, axis=-1))[0], 0.0).sum()
+        return jnp.where(mask, (target_logits(scores, text[None]) - jax.nn.logsumexp(scores, axis=-1))[0], 0.0).sum()
 
     return jax.lax.map(row, (hidden, jnp.asarray(text), jnp.asarray(mask)))
 
 
-def at(logits: Float[Array, "B L V"], targets: Int[Array, "B L"]) -> Float[Array, "B L"]:
+def target_logits(logits: Float[Array, "B L V"], targets: Int[Array, "B L"]) -> Float[Array, "B L"]:
     """Each position's logit of its target: a masked sum, because a gather would collect a vocabulary that is split
     over devices."""
     own = jnp.arange(logits.shape[-1]) == jnp.asarray(targets)[..., None]
@@ -76,7 +77,7 @@ def at(logits: Float[Array, "B L V"], targets: Int[Array, "B L"]) -> Float[Array
 
 def accuracy(logits: Float[Array, "B L V"], targets: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Term:
     """Share of masked tokens whose best label is the target: a metric, not a loss."""
-    return _total((at(logits, targets) >= logits.max(axis=-1)).astype(jnp.float32), mask)
+    return _total((target_logits(logits, targets) >= logits.max(axis=-1)).astype(jnp.float32), mask)
 
 
 def l12(difference: Float[Array, "B T F"], mask: Bool[Array, "B T"]) -> Term:
@@ -100,29 +101,31 @@ def reconstruction(target: Sequence, predicted: Float[Array, "B T F"], time_delt
 
 
 def stop(logits: Float[Array, "B T"], lengths: Int[Array, " B"], mask: Bool[Array, "B T"], positive: float) -> Term:
-    """Binary cross-entropy of "this frame is the last or lies behind it"; such frames count `positive` times (ours)."""
+    """Binary cross-entropy of "the last frame or a later one"; such frames count `positive` times (ours)."""
     ended = jnp.arange(logits.shape[1])[None, :] >= lengths[:, None] - 1
     losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), ended.astype(jnp.float32))
     weights = jnp.where(mask, jnp.where(ended, positive, 1.0), 0.0)
     return Term(jnp.sum(losses * weights), jnp.sum(weights))
 
 
-def tokens_said(
+def spoken_tokens(
     text: Int[Array, "B L"], ends: Int[Array, "B L"], middles: Int[Array, "B N"]
 ) -> tuple[Int[Array, "B N"], Bool[Array, "B 1"]]:
-    """The token that each frame step says, and which rows know it (those with any of `ends`).
+    """The token spoken in each frame step, and which rows have one (those with any of `ends`).
 
-    middles: the sample in the middle of each step. A token is said until its end, with the gap before it; eos follows.
+    middles: the sample in the middle of each step. A token is spoken until its end, including the gap before it.
     """
     finite = jnp.where(ends > 0, ends, jnp.iinfo(jnp.int32).max)
-    said = jnp.sum(middles[:, :, None] >= finite[:, None, :], axis=-1)
-    return jnp.take_along_axis(jnp.asarray(text), said, axis=1), (ends > 0).any(axis=1, keepdims=True)
+    spoken = jnp.sum(middles[:, :, None] >= finite[:, None, :], axis=-1)
+    return jnp.take_along_axis(jnp.asarray(text), spoken, axis=1), (ends > 0).any(axis=1, keepdims=True)
 
 
 def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mask: Bool[Array, "B L"]) -> Term:
-    """Σ KL(teacher ‖ model) over the masked tokens; the teacher learns nothing from it."""
-    believed = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32))
-    divergence = optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits.astype(jnp.float32)), believed)
+    """Σ KL(teacher ‖ model) over the masked tokens; no gradient reaches the teacher."""
+    teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32))
+    divergence = optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits.astype(jnp.float32)), teacher_log_probs
+    )
     return _total(divergence, mask)
 
 

@@ -19,7 +19,7 @@ def make_validation(
 ) -> Callable[[Params], dict[str, float]]:
     """Returns params → validation metrics on stage.evaluate_on, as the stage's first objective reads it.
 
-    Every process evaluates all examples. Raises UserError without seqio, or where the objective has no such figure.
+    Every process evaluates all examples. Raises UserError without seqio, or if the objective has no such metric.
     """
     try:
         from spectron.data.seqio.evaluator import ValidationSet
@@ -31,7 +31,7 @@ def make_validation(
     stream = stage.streams[0]
     objective = make_objective(stream.objective, experiment, statistics)
     if not objective.validates:
-        raise UserError(f"evaluate_on: the objective {objective.name!r} has no validation figure; leave it empty.")
+        raise UserError(f"evaluate_on: the objective {objective.name!r} has no validation metric; leave it empty.")
     labels = objective.validates == LABELS
     examples = ValidationSet(experiment, stage.evaluate_on, stage.evaluate_examples, stream.batch_size, labels)
     evaluate = jax.jit(objective.validation, out_shardings=sharding.replicated(mesh))

@@ -57,7 +57,7 @@ def test_alignment_by_hand():
     """Tokens 4 and 5 end at samples 100 and 200, then eos; the last step is padding, the second row knows nothing."""
     text, ends = jnp.asarray([[4, 5, 1], [4, 5, 1]]), jnp.asarray([[100, 200, 0], [0, 0, 0]])
     middles = jnp.asarray([[99, 100, 199, 200, 999]] * 2)
-    said, known = losses.tokens_said(text, ends, middles)
+    said, known = losses.spoken_tokens(text, ends, middles)
     np.testing.assert_array_equal(said[0], [4, 5, 5, 1, 1])
     np.testing.assert_array_equal(known, [[True], [False]])
 

@@ -96,7 +96,7 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
         samples, index = _prepare(raw, read, rate, speeds)
         try:
             write_folder(folder, lambda at: _write(at, samples, index))
-        except OSError as error:  # a full disk or a read-only home costs time, not the run
+        except OSError as error:  # with a full disk or a read-only home the clips are prepared again next time
             log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
             return _clips(samples, index)
     # Viewed as a plain array: the memmap class makes every small slice slow.

@@ -64,14 +64,14 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
         raise UserError(
             f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there."
         )
-    found = []
+    clips = []
     for path in sorted((folder / "recordings").iterdir()):
         parts = path.stem.split("_")
         if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
             continue
         digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
         if digit < 10 and (index in TEST_INDICES) == (split == "test"):
-            found.append(
+            clips.append(
                 RawClip(
                     path,
                     digit,
@@ -80,11 +80,11 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
                     hashlib.sha256(path.read_bytes()).digest(),
                 )
             )
-    if not found:
+    if not clips:
         raise UserError(
             f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split."
         )
-    return found
+    return clips
 
 
 def espeak_clips(split: str) -> list[RawClip]:

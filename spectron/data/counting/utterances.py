@@ -28,13 +28,13 @@ HELD_OUT = (
 SEEN = tuple(key for key in SEQUENCES if key not in HELD_OUT)
 HELD_OUT_TRIPLES = frozenset(t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:]))
 
-GAP_SECONDS = (0.05, 0.15)  # quiet between clips (the issue's)
+GAP_SECONDS = (0.05, 0.15)  # quiet between clips (ours)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
 ENDLESS_SIZE = 20_000  # ours: examples an endless source declares unless the task says otherwise
 TEST_REPEATS = 2  # ours: takes of every sequence by every speaker in a test task (360 items with six speakers)
-ATTEMPTS = 100  # ours: draws before the limits of a batch are said to be too tight
+ATTEMPTS = 100  # ours: draws before the limits of a batch are reported as too tight
 TEST_SEED = 20_231_011  # ours: test items never depend on the experiment's seed
 
 
@@ -163,7 +163,7 @@ class DigitSource(Source):
         prompt_digits = PROMPT_DIGITS if self._kind != "spoken_digits" else len(digits)
         samples, prompt, ends = self._speaking.say(digits, speaker, rng, prompt_digits)
         name = f"{self._kind}/{self._speakers[speaker]}/{''.join(map(str, digits))}/{take}"
-        # What follows a random prompt cannot be predicted, so it is no target.
+        # What follows a random prompt cannot be predicted, so it carries no cross-entropy.
         scored = PROMPT_DIGITS if self._kind == "random_digits" else -1
         return Example(samples, prompt, to_text(digits), name, self._speakers[speaker], scored, ends)
 

@@ -17,7 +17,7 @@ from spectron.data.sources import source_of
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Batch, UserError
 
-Ask = Callable[[Batch], Sequence[Any]]  # a batch → of each row label ids, or ln p of its text
+Predict = Callable[[Batch], Sequence[Any]]  # a batch → of each row label ids, or ln p of its text
 
 
 def word_error_rate(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -69,15 +69,15 @@ class ValidationSet:
                 target_field_name="text",
             )
 
-    def __call__(self, ask: Ask) -> dict[str, float]:
+    def __call__(self, predict: Predict) -> dict[str, float]:
         """Put every example to the model; the figures."""
 
         def through(dataset: tf.data.Dataset) -> list[tuple[int, Any]]:
-            found = []
+            outcomes = []
             for numbers, fields in dataset.batch(self._rows).as_numpy_iterator():
                 batch = Batch(**fields)
-                found += list(zip(numbers.tolist(), ask(_filled(batch, self._rows)), strict=False))
-            return found
+                outcomes += list(zip(numbers.tolist(), predict(_filled(batch, self._rows)), strict=False))
+            return outcomes
 
         given = {"predict_fn" if self._writes else "score_fn": through}
         metrics, _ = self._evaluator.evaluate(compute_metrics=True, **given)

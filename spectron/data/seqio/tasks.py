@@ -243,7 +243,7 @@ def _batches_of(
                 mine = [row for row in numbers if rows.place(row)[0] == task]
                 if mine:
                     yield mine, rows.fetch_all(mine)
-        except UserError as error:  # TensorFlow would bury it in a message of its own
+        except UserError as error:  # TensorFlow would wrap it in a long message
             failures.append(error)
             raise
 
