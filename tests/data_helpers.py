@@ -13,10 +13,11 @@ def with_data(experiment: Experiment, **changes) -> Experiment:
 
 
 def assert_same(a, b) -> None:
-    for field in dataclasses.fields(a):
-        left, right = getattr(a, field.name), getattr(b, field.name)
-        assert left.dtype == right.dtype, field.name
-        np.testing.assert_array_equal(left, right, err_msg=field.name)
+    assert list(a.fields()) == list(b.fields())
+    for name, left in a.fields().items():
+        right = getattr(b, name)
+        assert left.dtype == right.dtype, name
+        np.testing.assert_array_equal(left, right, err_msg=name)
 
 
 def first(feed, count, start=0):

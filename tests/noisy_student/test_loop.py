@@ -17,7 +17,7 @@ import student_run
 
 from spectron.config import CTCConfig, JointConfig
 from spectron.config.noisy_student import LoopConfig, SplitConfig, load_loop
-from spectron.noisy_student import loop
+from spectron.noisy_student import loop as student
 from spectron.objectives.ctc import CTC
 from spectron.objectives.joint import Joint
 from spectron.types import Batch, Statistics, UserError
@@ -35,13 +35,13 @@ def corpus(tmp_path_factory):
 
 def test_speakers_are_disjoint(corpus):
     loop = student_run.loop(str(corpus))
-    found = loop.speakers_of(loop)
-    assert found == loop.speakers_of(loop)
+    found = student.speakers_of(loop)
+    assert found == student.speakers_of(loop)
     assert found["dev"] == ["4"]
     assert len(found["labelled"]) == 1
     assert sorted(found["labelled"] + found["pool"]) == ["1", "2", "3"]
     draws = {
-        loop.speakers_of(dataclasses.replace(loop, split=dataclasses.replace(loop.split, seed=seed)))["labelled"][0]
+        student.speakers_of(dataclasses.replace(loop, split=dataclasses.replace(loop.split, seed=seed)))["labelled"][0]
         for seed in range(9)
     }
     assert len(draws) > 1
@@ -57,25 +57,25 @@ def test_speakers_are_disjoint(corpus):
 )
 def test_a_split_that_cannot_be_is_said(corpus, change, said):
     with pytest.raises(UserError, match=said):
-        loop.speakers_of(dataclasses.replace(student_run.loop(str(corpus)), **change))
+        student.speakers_of(dataclasses.replace(student_run.loop(str(corpus)), **change))
 
 
 def test_a_loop_that_cannot_run_is_said(corpus):
     loop = student_run.loop(str(corpus))
     teacher, one, _ = loop.generations
     with pytest.raises(UserError, match="must differ"):
-        loop.check(dataclasses.replace(loop, generations=(teacher, teacher)))
+        student.check(dataclasses.replace(loop, generations=(teacher, teacher)))
     blind = dataclasses.replace(one.experiment, data=dataclasses.replace(one.experiment.data, tasks=()))
     with pytest.raises(UserError, match="'labelled'"):
-        loop.check(dataclasses.replace(loop, generations=(teacher, dataclasses.replace(one, experiment=blind))))
+        student.check(dataclasses.replace(loop, generations=(teacher, dataclasses.replace(one, experiment=blind))))
     other = dataclasses.replace(one.experiment, stages=())
     with pytest.raises(UserError, match="stage 'ctc'"):
-        loop.check(dataclasses.replace(loop, generations=(dataclasses.replace(teacher, experiment=other),)))
+        student.check(dataclasses.replace(loop, generations=(dataclasses.replace(teacher, experiment=other),)))
 
 
 def test_a_generation_reads_the_work_folder(corpus, tmp_path):
     one = student_run.loop(str(corpus)).generations[1]
-    placed = loop.placed(one, tmp_path, tmp_path / "teacher")
+    placed = student.placed(one, tmp_path, tmp_path / "teacher")
     assert [task.root for task in placed.data.tasks] == [
         str(tmp_path / "data" / "labelled"),
         str(tmp_path / "one" / "pseudo"),
@@ -83,12 +83,12 @@ def test_a_generation_reads_the_work_folder(corpus, tmp_path):
     source = str(tmp_path / "teacher" / "training" / "ctc")
     assert placed.stages[0].start_from == (("encoder", source), ("ctc_head", source))
     afresh = dataclasses.replace(one, start_from_previous=False)
-    assert loop.placed(afresh, tmp_path, tmp_path / "teacher").stages[0].start_from == ()
+    assert student.placed(afresh, tmp_path, tmp_path / "teacher").stages[0].start_from == ()
 
 
 def test_time_adds_up_over_restarts(tmp_path):
     (tmp_path / "seconds.json").write_text('{"train": 100.0, "label": 5.0}')
-    with loop.timed(tmp_path, "train"):
+    with student.timed(tmp_path, "train"):
         time.sleep(0.2)
     found = json.loads((tmp_path / "seconds.json").read_text())
     assert found["label"] == 5.0
@@ -100,7 +100,7 @@ def test_configs_are_loops(path):
     loop = load_loop(ROOT / path, ["root=somewhere", "generations.teacher.experiment.stages.ctc.steps=7"])
     assert loop.root == "somewhere"
     assert loop.generations[0].experiment.stages[0].steps == 7
-    loop.check(loop)
+    student.check(loop)
 
 
 @pytest.mark.parametrize(
