@@ -110,6 +110,6 @@ def loop(root: str) -> LoopConfig:
 
 
 if __name__ == "__main__":
-    from spectron.noisy_student import loop
+    from spectron.noisy_student import loop as student
 
-    print(loop.markdown(loop.run(loop(sys.argv[1]), sys.argv[2])))
+    print(student.markdown(student.run(loop(sys.argv[1]), sys.argv[2])))

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron.config import (
+    Choice,
     DataConfig,
     EncoderConfig,
     Experiment,
@@ -257,3 +258,64 @@ def load_docstring(path: Path) -> str | None:
     import ast
 
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+class ShapeConfig(Choice):
+    """A family that this package does not know."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CircleConfig(ShapeConfig, kind="circle"):
+    radius: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SquareConfig(ShapeConfig, kind="square"):
+    side: float = 2.0
+    inner: ShapeConfig = CircleConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    shape: ShapeConfig = CircleConfig()
+    layers: tuple[tuple[str, ShapeConfig], ...] = ()
+
+
+def test_a_kind_chooses_the_class_and_takes_its_defaults():
+    drawing = override(Drawing(CircleConfig(3.0)), ["shape.kind=square", "shape.side=5", "shape.inner.radius=4"])
+    assert drawing.shape == SquareConfig(5.0, CircleConfig(4.0))
+    assert override(Drawing(CircleConfig(3.0)), ["shape.kind=circle"]).shape == CircleConfig(1.0)
+    assert override(Drawing(), ['shape={"kind": "square", "side": 7}']).shape == SquareConfig(7.0)
+    layered = override(Drawing(layers=(("top", CircleConfig()),)), ["layers.top.radius=2"])
+    assert layered.layers == (("top", CircleConfig(2.0)),)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("shape.kind=sqare", "did you mean 'square'?"),
+        ("shape.kind=9", "known: circle, square"),
+        ("shape.side=1", "there is no 'side'; known: radius"),
+        ('shape={"radius": 1}', 'needs a "kind", one of: circle, square'),
+        ('shape={"kind": "square", "sides": 1}', "did you mean 'side'?"),
+    ],
+)
+def test_a_wrong_kind_is_one_sentence(assignment, expected):
+    with pytest.raises(UserError) as caught:
+        override(Drawing(), [assignment])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [CircleConfig(2.0), SquareConfig(3.0, SquareConfig())])
+def test_json_keeps_the_kind(shape):
+    drawing = Drawing(shape, (("a", shape),))
+    assert from_json(to_json(drawing), Drawing) == drawing
+    assert json.loads(to_json(drawing))["shape"]["kind"] == shape.kind
+
+
+def test_a_kind_names_one_class():
+    with pytest.raises(TypeError, match="'circle' is taken by CircleConfig"):
+
+        class OtherConfig(ShapeConfig, kind="circle"):
+            pass
