@@ -1,5 +1,6 @@
 """What every test starts from: JAX on the CPU with a compilation cache, fixed seeds, the data folder."""
 
+import gc
 import os
 import random
 import subprocess
@@ -34,6 +35,15 @@ def _seeds() -> None:
     """Nothing in a test depends on what ran before it."""
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - of libraries that use the global generator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Compiled programs are kept for ever: without this a worker grows past 4 GB. They come back from the disk cache."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
