@@ -39,7 +39,7 @@ def _seeds() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Compiled programs are kept for ever: without this a worker grows past 4 GB. They come back from the disk cache."""
+    """Free compiled programs, or a worker grows past 4 GB; they are read again from the cache on disk."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
