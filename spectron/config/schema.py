@@ -82,17 +82,36 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LMConfig:
-    """Prefix decoder: RMSNorm, rotary positions, grouped-query attention, gated feed-forward."""
+    """Decoder LM. The defaults are a Llama-like model: RMSNorm, rotary positions, gated feed-forward, no biases."""
 
     dim: int = 128
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
+    head_dim: int = 0  # width of one head; 0: dim / num_heads
+    attention_scale: float = 0.0  # factor of the attention scores; 0: head width ** -0.5
+    qkv_bias: bool = False
+    out_bias: bool = False
     ff_dim: int = 352
+    activation: str = "gelu_tanh"  # "gelu" | "gelu_tanh" | "silu" | "relu"
+    gated: bool = True  # feed-forward: act(gate) * up, or act(up) alone
+    ff_bias: bool = False
+    norm: str = "rms"  # "rms" | "layer"
+    norm_epsilon: float = 1e-6
+    norm_offset: float = 0.0  # RMSNorm multiplies by norm_offset + scale (Gemma: 1)
+    positions: str = "rotary"  # "rotary" | "learned" | "none"
     rope_base: float = 10_000.0
-    dropout: float = 0.0
+    max_positions: int = 0  # size of the table of learned positions
+    embedding_scale: float = 1.0  # factor of the token embeddings (Gemma: dim ** 0.5)
     tie_embeddings: bool = False
+    tied_logit_scale: float = 0.0  # factor of the logits of tied embeddings; 0: dim ** -0.5 (ours; most open LMs: 1)
+    dropout: float = 0.0
     attention: str = "plain"  # training; "cudnn" on NVIDIA GPUs, "splash" on TPUs: kernels that store no scores
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.dim // self.num_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +133,7 @@ class ModelConfig:
     encoder: EncoderConfig = EncoderConfig()
     lm: LMConfig = LMConfig()
     frames: FramesConfig = FramesConfig()
+    bidirectional_prefix: bool = True  # the LM reads the encoded prompt in both directions (the paper), or causally
     compute_dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"  # "none" | "full" | "dots"

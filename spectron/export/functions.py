@@ -25,7 +25,7 @@ from spectron.export.folder import NAMES
 from spectron.inference import decode
 from spectron.inference.decode import Limits
 from spectron.models.conformer import Conformer
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import Joint
 from spectron.types import Params, Statistics, UserError
 from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
@@ -149,7 +149,7 @@ class Functions:
             encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
         # Statistics are arguments, as in a live model: by a constant the compiler would divide in another way.
         statistics = jax.tree.map(jnp.asarray, self.statistics)
-        return {**for_decoding(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}
+        return {**to_decode_layout(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}
 
     def _params(self, weights: Flat) -> tuple[Params, Statistics]:
         like = self.weights

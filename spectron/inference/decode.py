@@ -4,7 +4,7 @@ A row writes text until eos, then frames until its stop head fires; rows in diff
 elements stand one behind the other at the front of its cache, so that rows that began at different times share a step
 too: `decode` runs a batch to its end, `hear`, `admit` and `run` put a new prompt in the place of a row that is done.
 
-`weights` are kernels.for_decoding's.
+`weights` are to_decode_layout's.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from spectron.config import EncoderConfig
-from spectron.models.layers import Attention, Dense, LayerNorm, stack
+from spectron.models.attention import Attention
+from spectron.models.layers import Dense, LayerNorm, stack
 from spectron.models.specaugment import specaugment
 from spectron.parallel.sharding import constrain
 from spectron.types import Sequence
@@ -60,7 +61,7 @@ class DepthwiseConv(nn.Module):
         return sum(padded[:, i : i + length] * kernel[i] for i in range(size))
 
 
-class FeedForward(nn.Module):
+class FeedForwardModule(nn.Module):
     """Norm → widen → swish → narrow."""
 
     config: EncoderConfig
@@ -108,14 +109,20 @@ class ConformerBlock(nn.Module):
         self, x: Float[Array, "B T D"], cache: None, positions: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], None]:
         arguments = {"config": self.config, "deterministic": self.deterministic, "dtype": self.dtype}
-        x = x + 0.5 * FeedForward(**arguments, name="ff_in")(x)
+        x = x + 0.5 * FeedForwardModule(**arguments, name="ff_in")(x)
         heads = self.config.num_heads
-        attention = Attention(heads, heads, self.config.rope_base, self.dtype, name="attention")
-        visible = jnp.broadcast_to(mask[:, None, :], (*mask.shape, mask.shape[1]))
-        y, _ = attention(LayerNorm(name="attention_norm")(x), positions, visible)
+        attention = Attention(
+            num_heads=heads,
+            num_kv_heads=heads,
+            rope_base=self.config.rope_base,
+            dtype=self.dtype,
+            name="attention",
+        )
+        attention_mask = jnp.broadcast_to(mask[:, None, :], (*mask.shape, mask.shape[1]))
+        y, _ = attention(LayerNorm(name="attention_norm")(x), positions, attention_mask)
         x = x + nn.Dropout(self.config.dropout, deterministic=self.deterministic)(y)
         x = x + ConvModule(**arguments, name="conv")(x, mask)
-        x = x + 0.5 * FeedForward(**arguments, name="ff_out")(x)
+        x = x + 0.5 * FeedForwardModule(**arguments, name="ff_out")(x)
         x = Sequence(LayerNorm(name="norm")(x), mask).masked().values
         return constrain(x, "batch", "length", "embed"), None
 

@@ -85,13 +85,13 @@ class Joint(Objective):
 
     def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
-        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="read")
+        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="hidden_states")
 
         def compare(hidden: Array, teacher: Array, mask: Array) -> dict[str, Term]:
             return {"agreement": losses.agreement(self.logits(params, hidden), self.logits(params, teacher), mask)}
 
         unscored = batch.text_mask & ~batch.text_loss_mask
-        terms = losses.by_chunks(compare, self.chunk, out.written, jax.lax.stop_gradient(teacher), unscored)
+        terms = losses.by_chunks(compare, self.chunk, out.text_hidden, jax.lax.stop_gradient(teacher), unscored)
         return Losses(terms, {"agreement": jnp.float32(self.config.agreement_weight)})
 
     def logits(self, params: Params, hidden: Array) -> Array:
@@ -105,7 +105,7 @@ class Joint(Objective):
         logits = functools.partial(self.logits, params)
         spectral = losses.reconstruction(continuation, out.frames, config.time_deltas)
         terms = {
-            **losses.classification("text", logits, self.chunk, out.written, batch.text, batch.text_loss_mask),
+            **losses.classification("text", logits, self.chunk, out.text_hidden, batch.text, batch.text_loss_mask),
             **spectral,
             "stop": losses.stop(out.stop, continuation.lengths, real, config.stop_positive_weight),
         }
@@ -114,7 +114,7 @@ class Joint(Objective):
         if config.alignment_weight:
             middles = self.middles(batch, steps.mask.shape[1])
             spoken, known = losses.spoken_tokens(batch.text, batch.token_ends, middles)
-            terms |= losses.classification("alignment", logits, self.chunk, out.spoken, spoken, steps.mask & known)
+            terms |= losses.classification("alignment", logits, self.chunk, out.frame_hidden, spoken, steps.mask & known)
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
 
@@ -123,7 +123,7 @@ class Joint(Objective):
         prompt, tokens, steps = self.inputs(batch)
         out = self.model.apply({"params": params}, prompt, tokens, steps, None, True)
         logits = functools.partial(self.logits, params)
-        return losses.log_probability(logits, out.written, batch.text, batch.text_mask)
+        return losses.log_probability(logits, out.text_hidden, batch.text, batch.text_mask)
 
     def prompt_frames(self, shape: BatchShape) -> int:
         """Spectrogram frames that the encoder reads in a batch of this shape."""
@@ -168,7 +168,7 @@ class Joint(Objective):
 
 
 def make_model(experiment: Experiment, unrolled: bool = False) -> Spectron:
-    """The joint model of an experiment; unrolled: the one that decodes with kernels.for_decoding's parameters."""
+    """The joint model of an experiment; unrolled: the one that decodes with to_decode_layout's parameters."""
     vocabulary = make_vocabulary(experiment.data.vocabulary)
     return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels, unrolled)
 

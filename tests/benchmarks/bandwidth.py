@@ -29,7 +29,7 @@ from spectron.config import EncoderConfig, Experiment, load_experiment  # noqa: 
 from spectron.cost.flops import position_bytes  # noqa: E402
 from spectron.inference import decode  # noqa: E402
 from spectron.models.conformer import Conformer  # noqa: E402
-from spectron.models.decode_layout import for_decoding  # noqa: E402
+from spectron.models.decode_layout import to_decode_layout  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Params, Sequence  # noqa: E402
@@ -58,7 +58,7 @@ def random_weights(experiment: Experiment) -> Params:
         return np.full(shape.shape, -1e3 if path[0].key == "stop" else 1.0, np.float32)
 
     params = jax.tree_util.tree_map_with_path(fill, unbox(jax.eval_shape(init)))
-    return for_decoding(params, jnp.dtype(experiment.model.compute_dtype))
+    return to_decode_layout(params, jnp.dtype(experiment.model.compute_dtype))
 
 
 def stepping(experiment: Experiment, weights: Params, rows: int, phase: str, heard: int) -> Callable[[], float]:

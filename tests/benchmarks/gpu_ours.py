@@ -18,7 +18,7 @@ from spectron.cost import flops
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
 from spectron.inference.decode import decode, limits
 from spectron.models.conformer import Conformer
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.models.decoder import empty_cache
 from spectron.objectives import make_objective
 from spectron.parallel import sharding
@@ -219,7 +219,7 @@ def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]
     dtype, limit, measured = jnp.dtype(experiment.model.compute_dtype), limits(experiment), speech_like(experiment)
     heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
     params, batch, keys = (
-        for_decoding(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
+        to_decode_layout(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
         noise(experiment, 1),
         jax.random.split(jax.random.key(1), 1),
     )

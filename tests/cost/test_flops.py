@@ -17,7 +17,8 @@ from spectron.cost import chips, flops
 from spectron.cost.flops import Flops
 from spectron.data.buckets import longest_shape
 from spectron.models.conformer import Conformer
-from spectron.models.decoder import Decoder, empty_cache, prefix_visible
+from spectron.models.decoder import Decoder, empty_cache
+from spectron.models.segments import prefix_lm_mask
 from spectron.objectives import make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
@@ -48,9 +49,9 @@ def test_the_lms_formula_is_what_xla_counts():
     x, mask = jnp.zeros((1, 160, 192)), jnp.ones((1, 160), bool)
 
     def run(params, x):
-        return model.apply(params, x, jnp.arange(160)[None], prefix_visible(mask, mask))[0]
+        return model.apply(params, x, jnp.arange(160)[None], prefix_lm_mask(mask, mask))[0]
 
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_visible(mask, mask)))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_lm_mask(mask, mask)))
     found = counted(run, params, x)
     assert flops.lm_flops(config, 160, 160) == pytest.approx(found, rel=0.06)
     causal, both = flops.lm_flops(config, 0, 160), flops.lm_flops(config, 160, 160)

@@ -11,7 +11,7 @@ from models import tiny
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.inference.api import Spectron
 from spectron.inference.decode import decode, limits
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
 
@@ -66,7 +66,7 @@ def test_the_loop_writes_what_the_uncached_model_would(generator):
     steps = feedback(frames, go_frames(mel, experiment.model.frames), 2)
     model, variables = make_model(experiment), {"params": generator.params}
     forced = model.apply(variables, mel, Sequence(jnp.asarray(tokens), jnp.asarray(text_mask)), steps)
-    best = model.apply(variables, forced.written, method="logits").argmax(axis=-1)
+    best = model.apply(variables, forced.text_hidden, method="logits").argmax(axis=-1)
     np.testing.assert_array_equal(np.where(text_mask, best, 0), np.where(text_mask, out.text, 0))
     spoken = np.asarray(denormalise(forced.frames, STATISTICS))
     for i, count in enumerate(out.num_frames):
@@ -136,7 +136,7 @@ def test_text_ends_at_the_limit_of_tokens(generator):
     sample = np.zeros((1, generator.prompt_size), np.int16)
     sample[0, :3000] = prompts(1)[0][:3000] if len(prompts(1)[0]) >= 3000 else 100
     out = decode(
-        for_decoding(params, jnp.float32),
+        to_decode_layout(params, jnp.float32),
         STATISTICS,
         sample,
         np.asarray([3000], np.int32),

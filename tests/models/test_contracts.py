@@ -9,11 +9,11 @@ import pytest
 from models import tiny
 
 from spectron.config import SpecAugmentConfig
+from spectron.models.attention import Attention
 from spectron.models.conformer import Conformer, ConformerBlock, ConvModule, Subsampling
-from spectron.models.decoder import Decoder, prefix_visible
-from spectron.models.layers import Attention
+from spectron.models.decoder import Decoder
+from spectron.models.segments import count_positions, prefix_lm_mask
 from spectron.models.specaugment import specaugment
-from spectron.models.spectron import count_positions
 from spectron.types import Sequence
 
 LENGTHS = [9, 5, 12, 1]
@@ -58,7 +58,7 @@ LAYERS = {
     "decoder": Layer(
         Decoder(tiny.LM, 9),
         16,
-        lambda x: (x.masked().values, count_positions(x.mask), prefix_visible(x.mask, jnp.zeros_like(x.mask))),
+        lambda x: (x.masked().values, count_positions(x.mask), prefix_lm_mask(x.mask, jnp.zeros_like(x.mask))),
     ),
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from models import tiny
 
-from spectron.models.decoder import Decoder, empty_cache, prefix_visible
-from spectron.models.spectron import count_positions
+from spectron.models.decoder import Decoder, empty_cache
+from spectron.models.segments import count_positions, prefix_lm_mask
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence
 
@@ -40,7 +40,7 @@ def run(params, prompt, tokens, steps):
 
 
 def logits(params, out):
-    return MODEL.apply({"params": params}, out.written, method="logits")
+    return MODEL.apply({"params": params}, out.text_hidden, method="logits")
 
 
 def reach(params, of, wrt):
@@ -75,7 +75,7 @@ def test_a_fused_kernel_is_told_the_prefix(params):
     prompt, tokens, steps = inputs()
     found = jax.jit(make_model(experiment).apply)({"params": params}, prompt, tokens, steps)
     wanted = run(params, prompt, tokens, steps)
-    for name, mask in (("written", tokens.mask), ("spoken", steps.mask)):
+    for name, mask in (("text_hidden", tokens.mask), ("frame_hidden", steps.mask)):
         here, there = (np.asarray(getattr(out, name))[np.asarray(mask)] for out in (found, wanted))
         np.testing.assert_allclose(here, there, atol=1e-4)
 
@@ -107,7 +107,7 @@ def test_prefix_lm_visibility():
     mask = jnp.asarray([[True, True, True, True, False]])
     prefix = jnp.asarray([[True, True, False, False, False]])
     expected = [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]
-    np.testing.assert_array_equal(prefix_visible(mask, prefix)[0], np.asarray(expected, bool))
+    np.testing.assert_array_equal(prefix_lm_mask(mask, prefix)[0], np.asarray(expected, bool))
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -116,15 +116,15 @@ def test_cached_steps_equal_the_whole_pass(scan):
     x = tiny.sequence([9, 6], 16)
     prefix = 4
     inside = jnp.broadcast_to(jnp.arange(x.mask.shape[1]) < prefix, x.mask.shape)
-    visible, positions = prefix_visible(x.mask, inside), count_positions(x.mask)
-    params = tiny.unbox(jax.jit(decoder.init)(jax.random.key(0), x.values, positions, visible)["params"])
+    attention_mask, positions = prefix_lm_mask(x.mask, inside), count_positions(x.mask)
+    params = tiny.unbox(jax.jit(decoder.init)(jax.random.key(0), x.values, positions, attention_mask)["params"])
     apply = jax.jit(decoder.apply)
-    whole, _ = apply({"params": params}, x.values, positions, visible)
+    whole, _ = apply({"params": params}, x.values, positions, attention_mask)
 
     size = x.mask.shape[1]
     cache = empty_cache(tiny.LM, 2, size, scan=scan)
     part, cache = apply(
-        {"params": params}, x.values[:, :prefix], positions[:, :prefix], visible[:, :prefix, :prefix], cache
+        {"params": params}, x.values[:, :prefix], positions[:, :prefix], attention_mask[:, :prefix, :prefix], cache
     )
     pieces = [part]
     for t in range(prefix, size):

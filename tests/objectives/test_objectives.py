@@ -138,7 +138,7 @@ def test_cross_entropy_matches_the_models_own_logits():
     objective, params = made("spectron")
     batch = tiny.batch()
     out = objective.model.apply({"params": params}, *objective.inputs(batch))
-    logits = objective.logits(params, out.written)
+    logits = objective.logits(params, out.text_hidden)
     expected = losses.cross_entropy(logits, batch.text, batch.text_mask)
     found = loss(objective, params, batch).terms["text"]
     assert float(found.sum) == pytest.approx(float(expected.sum), rel=1e-5)

@@ -94,7 +94,7 @@ def _score(
     out = objective.model.apply({"params": params}, prompt, tokens, steps, None, True)
     apart = jnp.abs(continuation.values - out.frames)
     each = -(apart + jnp.square(apart)).sum(axis=-1) - experiment.features.num_mels * LOG_Z
-    spelled = log_probability(functools.partial(objective.logits, params), out.written, batch.text, batch.text_mask)
+    spelled = log_probability(functools.partial(objective.logits, params), out.text_hidden, batch.text, batch.text_mask)
     return jnp.where(continuation.mask, each, 0.0).sum(axis=1), continuation.mask.sum(axis=1), spelled
 
 

@@ -63,7 +63,7 @@ def test_it_is_what_the_module_says(generator):
     model = make_model(experiment)
     out = jax.jit(model.apply)({"params": generator.params}, prompt, tokens, steps)
     apart = np.abs(rest - np.asarray(out.frames)[0, : len(rest)])
-    logits = model.apply({"params": generator.params}, out.written, method="logits")
+    logits = model.apply({"params": generator.params}, out.text_hidden, method="logits")
     spelled = jax.nn.log_softmax(logits)[0][jnp.arange(3), jnp.asarray([4, 5, 1])].sum()
     assert found.num_frames == len(rest)
     assert found.tokens == 3
