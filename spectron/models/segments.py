@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from spectron.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
