@@ -80,7 +80,9 @@ def inputs():
 def parameters(config):
     tokens, mask = inputs()
     decoder = Decoder(config, VOCAB, scan_layers=False)
-    return decoder, tiny.unbox(decoder.init(jax.random.key(0), tokens, mask, jnp.zeros(2, int), method="score")["params"])
+    return decoder, tiny.unbox(
+        decoder.init(jax.random.key(0), tokens, mask, jnp.zeros(2, int), method="score")["params"]
+    )
 
 
 def reference(params, tokens, config: LMConfig):
@@ -125,7 +127,9 @@ def reference(params, tokens, config: LMConfig):
         x = x + dense(block["attention"]["out"], mixed.reshape(len(x), -1))
         y, activate = norm(block["ff_norm"], x), ACTIVATIONS[config.activation]
         up = dense(block["ff"]["up"], y)
-        x = x + dense(block["ff"]["down"], activate(dense(block["ff"]["gate"], y)) * up if config.gated else activate(up))
+        x = x + dense(
+            block["ff"]["down"], activate(dense(block["ff"]["gate"], y)) * up if config.gated else activate(up)
+        )
     x = norm(params["final_norm"], x)
     if config.tie_embeddings:
         return x @ params["embedding"].T * (config.tied_logit_scale or config.dim**-0.5)
@@ -168,9 +172,7 @@ def test_cached_steps_equal_the_whole_pass(name, layout):
     no_prefix = jnp.zeros(2, jnp.int32)
     init = jax.jit(whole.init, static_argnames="method")
     params = tiny.unbox(init(jax.random.key(0), tokens, mask, no_prefix, method="score")["params"])
-    wanted = jax.jit(whole.apply, static_argnames="method")(
-        {"params": params}, tokens, mask, no_prefix, method="score"
-    )
+    wanted = jax.jit(whole.apply, static_argnames="method")({"params": params}, tokens, mask, no_prefix, method="score")
     if not scan:
         params = to_decode_layout({"encoder": {}, "lm": params}, jnp.float32)["lm"]
 
