@@ -65,10 +65,15 @@ class SpecAugmentConfig:
     max_time_fraction: float = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Conformer speech encoder; width, depth and kernel of the paper's 600 M model are in configs/."""
+class EncoderConfig(Choice):
+    """The speech encoder, with the settings of its frontend. Members: ConformerConfig, and those of other modules."""
 
+
+@dataclasses.dataclass(frozen=True)
+class ConformerConfig(EncoderConfig, kind="conformer"):
+    """Conformer on log-mel; width, depth and kernel of the paper's 600 M model are in configs/."""
+
+    features: FeatureConfig = FeatureConfig()  # what the encoder reads; Experiment.features is what the model predicts
     dim: int = 128
     num_layers: int = 2
     num_heads: int = 4
@@ -78,6 +83,23 @@ class EncoderConfig:
     rope_base: float = 10_000.0
     dropout: float = 0.1
     specaugment: SpecAugmentConfig = SpecAugmentConfig()
+
+
+class ConnectorConfig(Choice):
+    """The layers between encoder and LM. Members: LinearConnectorConfig, StackMLPConnectorConfig, and others' own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConnectorConfig(ConnectorConfig, kind="linear"):
+    """One linear layer (arXiv 2305.15255)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StackMLPConnectorConfig(ConnectorConfig, kind="stack_mlp"):
+    """Stack frames, then linear, ReLU, linear (SLAM-ASR, arXiv 2402.08846, whose values are the defaults)."""
+
+    stack: int = 5  # encoder frames in one vector
+    hidden: int = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +152,8 @@ class FramesConfig:
 class ModelConfig:
     """The whole Spectron."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = ConformerConfig()
+    connector: ConnectorConfig = LinearConnectorConfig()
     lm: LMConfig = LMConfig()
     frames: FramesConfig = FramesConfig()
     bidirectional_prefix: bool = True  # the LM reads the encoded prompt in both directions (the paper), or causally

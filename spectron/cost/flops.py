@@ -14,9 +14,8 @@ import dataclasses
 
 import numpy as np
 
-from spectron.config import EncoderConfig, Experiment, LMConfig
+from spectron.config import Experiment, LMConfig
 from spectron.data.vocabulary import make_vocabulary
-from spectron.models.conformer import Conformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,19 +47,8 @@ class Flops:
         return 3 * self.forward - 2 * self.detached
 
 
-def encoder_flops(config: EncoderConfig, mels: int, frames: int) -> float:
-    """The Conformer's forward pass over one row of `frames` log-mel frames."""
-    half, dim = (frames + 1) // 2, config.dim
-    out = Conformer.output_length(frames)
-    subsampling = half * 3 * mels * config.conv_channels + out * (3 * config.conv_channels * dim + dim * dim)
-    feed_forwards = 2 * 2 * dim * dim * config.ff_multiple
-    attention, convolution = 4 * dim * dim, 3 * dim * dim + config.kernel_size * dim
-    pairs = 2 * out * out * dim  # scores and the mix of values
-    return 2.0 * (subsampling + config.num_layers * (out * (feed_forwards + attention + convolution) + pairs))
-
-
 def lm_flops(config: LMConfig, prefix: int, length: int) -> float:
-    """The decoder's forward pass over one row of `length` positions, the first `prefix` of them seen both ways."""
+    """The decoder's forward pass over one row of `length` positions, the first `prefix` of them bidirectional."""
     pairs = prefix * prefix + (length * (length + 1) - prefix * (prefix + 1)) / 2
     return 2.0 * config.num_layers * (length * layer_weights(config) + 2 * pairs * config.head_width * config.num_heads)
 

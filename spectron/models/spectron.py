@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from spectron.config import ModelConfig
-from spectron.models.conformer import Conformer
+from spectron.models.connectors import make_connector
 from spectron.models.decoder import Cache, Decoder
+from spectron.models.encoder import make_encoder
 from spectron.models.layers import Dense
 from spectron.models.segments import Joined, Segment, join
-from spectron.types import Sequence
+from spectron.types import Sequence, Statistics
 
 
 class PreNet(nn.Module):
@@ -75,25 +76,31 @@ class Spectron(nn.Module):
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
-        shared = {"scan_layers": c.scan_layers, "remat": c.remat, "dtype": dtype}
         step = c.frames.frames_per_step
-        self.encoder = Conformer(c.encoder, **shared)
-        self.connector = Dense(c.lm.dim, (None, "embed"), use_bias=True, dtype=dtype)
+        self.encoder = make_encoder(c)
+        self.connector = make_connector(c)
         scan = c.scan_layers and not self.unrolled
-        self.lm = Decoder(c.lm, self.vocab_size, **shared | {"scan_layers": scan})
+        self.lm = Decoder(c.lm, self.vocab_size, scan_layers=scan, remat=c.remat, dtype=dtype)
         self.prenet = PreNet(c.frames.bottleneck, c.lm.dim, dtype)
         self.postnet = PostNet(step * self.num_mels, dtype)
         self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype)
 
-    def prefix(self, prompt: Sequence, deterministic: bool = True) -> Segment:
-        """Normalised log-mel of the prompt → the vectors that the LM reads first, [B, P, D]."""
-        encoded = self.encoder(prompt, deterministic)
-        vectors = Sequence(self.connector(encoded.values), encoded.mask).masked()
+    def prefix(
+        self,
+        prompt: Shaped[Array, "B S"],
+        prompt_samples: Int[Array, " B"],
+        statistics: Statistics,
+        deterministic: bool = True,
+    ) -> Segment:
+        """int16 samples of the prompt, and each row's length → the vectors that the LM reads first, [B, P, D]."""
+        vectors = self.connector(self.encoder(prompt, prompt_samples, statistics, deterministic))
         return Segment(vectors.values, vectors.mask, self.config.bidirectional_prefix)
 
     def __call__(
         self,
-        prompt: Sequence,
+        prompt: Shaped[Array, "B S"],
+        prompt_samples: Int[Array, " B"],
+        statistics: Statistics,
         tokens: Sequence,
         steps: Sequence,
         dropout_mask: Float[Array, "B T N"] | None = None,
@@ -101,12 +108,13 @@ class Spectron(nn.Module):
     ) -> Output:
         """Teacher forcing.
 
+        prompt: int16 samples; prompt_samples: the length of each row. statistics: of the log-mel normalisation.
         tokens: int [B, L], starting with sos. steps: [B, T / r, r · F], the frames fed back, starting with go.
         dropout_mask: of the pre-net.
         """
         joined = join(
             [
-                self.prefix(prompt, deterministic),
+                self.prefix(prompt, prompt_samples, statistics, deterministic),
                 Segment(self.lm.embed(tokens.values), tokens.mask),
                 Segment(self.prenet(steps.masked().values, dropout_mask), steps.mask),
             ]
@@ -120,7 +128,7 @@ class Spectron(nn.Module):
 
     def _read(
         self, joined: Joined, cache: Cache | None = None, deterministic: bool = True
-    ) -> tuple[Float[Array, "B N D"], Cache | None]:
+    ) -> tuple[Float[Array, "B N D"], Any]:
         return self.lm(
             joined.values,
             joined.positions,
@@ -145,9 +153,11 @@ class Spectron(nn.Module):
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
         return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
 
-    def prefill(self, prompt: Sequence, cache: Cache) -> tuple[Cache, Bool[Array, "B P"]]:
-        """Write the prompt into the cache's first P positions; returns it and the prefix mask."""
-        joined = join([self.prefix(prompt)])
+    def prefill(
+        self, prompt: Shaped[Array, "B S"], prompt_samples: Int[Array, " B"], statistics: Statistics, cache: Cache
+    ) -> tuple[Cache, Bool[Array, "B P"]]:
+        """Write the prompt into the cache's first P positions; returns the cache and the mask of the prefix."""
+        joined = join([self.prefix(prompt, prompt_samples, statistics)])
         _, cache = self._read(joined, cache)
         return cache, joined.mask
 
@@ -171,3 +181,14 @@ class Spectron(nn.Module):
         hidden, cache = self.lm(x, positions[:, None], None, cache)
         frames, stop = self.speak(hidden)
         return hidden[:, 0], frames, stop, cache
+
+
+def prefix_length(model: ModelConfig, num_samples: Any) -> Any:
+    """Decoder positions that a prompt of so many samples takes: ints, integer arrays or symbolic sizes."""
+    return make_connector(model).output_length(make_encoder(model).output_length(num_samples))
+
+
+def prefix_flops(model: ModelConfig, num_samples: int) -> float:
+    """Forward model FLOPs of encoder and connector on one prompt of so many samples."""
+    encoder = make_encoder(model)
+    return encoder.flops(num_samples) + make_connector(model).flops(encoder.width, encoder.output_length(num_samples))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectron.audio.features import mel_filterbank
-from spectron.config import EncoderConfig, Experiment, JointConfig, LMConfig, SpecAugmentConfig
+from spectron.config import ConformerConfig, Experiment, JointConfig, LMConfig, SpecAugmentConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Statistics
 
@@ -137,7 +137,7 @@ class ConvModule(nn.Module):
 class ConformerBlock(nn.Module):
     """½ feed-forward, attention, convolution, ½ feed-forward, norm."""
 
-    def __init__(self, c: EncoderConfig) -> None:
+    def __init__(self, c: ConformerConfig) -> None:
         super().__init__()
         self.ff_in = FeedForward(c.dim, c.dim * c.ff_multiple, c.dropout)
         self.attention_norm = nn.LayerNorm(c.dim, eps=1e-6)
@@ -157,7 +157,7 @@ class ConformerBlock(nn.Module):
 class Encoder(nn.Module):
     """Conformer: normalised log-mel [B, T, F] → [B, ~T/4, D]."""
 
-    def __init__(self, c: EncoderConfig, bands: int) -> None:
+    def __init__(self, c: ConformerConfig, bands: int) -> None:
         super().__init__()
         self.config = c
         self.subsampling = Subsampling(bands, c.conv_channels, c.dim)

@@ -67,7 +67,7 @@ def test_features_are_the_same(objective):
     batch = tiny.batch(5)
     twin = Twin(EXPERIMENT, STATISTICS, LOSS)
     for ours, theirs in zip(
-        objective.features(batch), torch_training.features(twin, torch_training.to_torch(batch)), strict=True
+        objective.spectrograms(batch), torch_training.features(twin, torch_training.to_torch(batch)), strict=True
     ):
         np.testing.assert_array_equal(ours.mask, theirs[1])
         np.testing.assert_allclose(ours.values, theirs[0], atol=1e-4)
