@@ -138,7 +138,9 @@ class Joint(Objective):
         if config.alignment_weight:
             middles = self.middles(batch, steps.mask.shape[1])
             spoken, known = losses.spoken_tokens(batch.text, batch.token_ends, middles)
-            terms |= losses.classification("alignment", logits, self.chunk, out.frame_hidden, spoken, steps.mask & known)
+            terms |= losses.classification(
+                "alignment", logits, self.chunk, out.frame_hidden, spoken, steps.mask & known
+            )
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
 
