@@ -8,9 +8,9 @@ Time and expected result: see the table in README.md.
 """
 
 from spectron.config import (
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
@@ -26,6 +26,9 @@ from spectron.config import (
     TextLMConfig,
     WordsConfig,
 )
+
+# The floor lies some 40 dB below loud speech: what is quieter is noise, which the loss should not count.
+FEATURES = FeatureConfig(per_band=False, log_floor=2.5e-3)
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -83,10 +86,9 @@ def experiment() -> Experiment:
         "digits",
         data(),
         (ctc, text, joint),
-        # The floor lies some 40 dB below loud speech: what is quieter is noise, which the loss should not count.
-        features=FeatureConfig(per_band=False, log_floor=2.5e-3),
+        features=FEATURES,
         model=ModelConfig(
-            encoder=EncoderConfig(specaugment=SpecAugmentConfig(max_freq_fraction=0.15)),
+            encoder=ConformerConfig(features=FEATURES, specaugment=SpecAugmentConfig(max_freq_fraction=0.15)),
             lm=LMConfig(),
             frames=FramesConfig(frames_per_step=4, prenet_dropout=0.4),
         ),

@@ -14,9 +14,9 @@ dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README
 
 from spectron.config import (
     CharactersConfig,
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     MixtureConfig,
@@ -36,6 +36,7 @@ from spectron.config.noisy_student import (
     SplitConfig,
 )
 
+FEATURES = FeatureConfig(num_mels=80, window_seconds=0.025, hop_seconds=0.01)
 LABELLED, HELD_OUT = "librispeech_train5/manifest.jsonl", "librispeech_spk251/manifest.jsonl"
 
 
@@ -61,11 +62,18 @@ def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAu
         name,
         data(),
         (StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=50, log_every=10),),
-        features=FeatureConfig(num_mels=80, window_seconds=0.025, hop_seconds=0.01),
+        features=FEATURES,
         model=ModelConfig(
             # Ours: dropout's random bits would cost as much as the step, and a scan over layers half as much again.
-            encoder=EncoderConfig(
-                dim=96, num_layers=3, num_heads=4, kernel_size=7, conv_channels=96, dropout=0.0, specaugment=augment
+            encoder=ConformerConfig(
+                features=FEATURES,
+                dim=96,
+                num_layers=3,
+                num_heads=4,
+                kernel_size=7,
+                conv_channels=96,
+                dropout=0.0,
+                specaugment=augment,
             ),
             scan_layers=False,
         ),

@@ -11,9 +11,9 @@ Two cores; time and expected result: see README.md.
 """
 
 from spectron.config import (
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
@@ -29,6 +29,8 @@ from spectron.config import (
     TextLMConfig,
     WordsConfig,
 )
+
+FEATURES = FeatureConfig(num_mels=80, per_band=False, log_floor=2.5e-3)
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -76,9 +78,10 @@ def experiment() -> Experiment:
         "quickstart",
         data(),
         (ctc, text, joint),
-        features=FeatureConfig(num_mels=80, per_band=False, log_floor=2.5e-3),
+        features=FEATURES,
         model=ModelConfig(
-            encoder=EncoderConfig(
+            encoder=ConformerConfig(
+                features=FEATURES,
                 dim=96,
                 num_layers=2,
                 conv_channels=128,

@@ -12,9 +12,9 @@ with the same encoder settings in its model.
 """
 
 from spectron.config import (
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     MixtureConfig,
     ModelConfig,
@@ -48,9 +48,9 @@ def data() -> DataConfig:
     )
 
 
-def encoder(augment: SpecAugmentConfig) -> EncoderConfig:
+def encoder(augment: SpecAugmentConfig) -> ConformerConfig:
     """12 layers of 256; Spectron's kernel of 5 is short, 15 frames are 0.75 s."""
-    return EncoderConfig(
+    return ConformerConfig(
         dim=256, num_layers=12, num_heads=4, kernel_size=15, conv_channels=256, dropout=0.1, specaugment=augment
     )
 

@@ -11,8 +11,8 @@ Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project
 """
 
 from spectron.config import (
+    ConformerConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     JointConfig,
@@ -26,9 +26,13 @@ from spectron.config import (
     TaskConfig,
 )
 
+FEATURES = FeatureConfig(dft="matmul")  # PAPER: 128 bands, 50 ms, 12.5 ms, 20 to 8,000 Hz: the defaults
+
 # PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in
 # the subsampling, and rotary positions, which have no parameters where that Conformer's relative ones have 25 M.
-ENCODER = EncoderConfig(dim=1024, num_layers=24, num_heads=8, kernel_size=5, ff_multiple=4, conv_channels=2048)
+ENCODER = ConformerConfig(
+    features=FEATURES, dim=1024, num_layers=24, num_heads=8, kernel_size=5, ff_multiple=4, conv_channels=2048
+)
 
 # PAPER: 350 M parameters, vocabulary 256 k. Ours: the embedding is tied and counted (197 M of them), and the rest of
 # the shape. Heads of 64, feed-forward of 3 widths.
@@ -64,7 +68,9 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
         name,
         data(),
         (joint,),
-        features=FeatureConfig(dft="matmul"),  # PAPER: 128 bands, 50 ms, 12.5 ms, 20 to 8,000 Hz: the defaults
+        features=FEATURES,
         # One frame a decoder step, bottleneck 64, λ 0.1, K 3: PAPER, the defaults.
-        model=ModelConfig(ENCODER, lm, compute_dtype="bfloat16", scan_layers=True, remat="full", logits_chunk=16),
+        model=ModelConfig(
+            encoder=ENCODER, lm=lm, compute_dtype="bfloat16", scan_layers=True, remat="full", logits_chunk=16
+        ),
     )

@@ -196,10 +196,20 @@ class Losses:
 @_register
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Log-mel normalisation measured on the training data: mean and standard deviation, float32 [F] each."""
+    """Log-mel normalisation measured on the training data: mean and standard deviation, float32 [F] each.
+
+    They are those of the spectrogram that the model predicts. encoder: those of the encoder's input, where it has other
+    features; None where it has the same.
+    """
 
     mean: Array
     std: Array
+    encoder: Statistics | None = None
+
+    @property
+    def of_encoder(self) -> Statistics:
+        """What the encoder's input is normalised by."""
+        return self if self.encoder is None else self.encoder
 
 
 @_register

@@ -11,9 +11,9 @@ import numpy as np
 
 from spectron.config import (
     CharactersConfig,
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     MixtureConfig,
@@ -82,13 +82,13 @@ def experiment(name: str, mixture: str, steps: int) -> Experiment:
         max_continuation_seconds=2.4,
         max_tokens=24,
     )
-    encoder = EncoderConfig(
-        dim=24, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=24, dropout=0.0,
-        specaugment=SpecAugmentConfig(0, 0),
+    features = FeatureConfig(num_mels=16, low_hz=100.0, window_seconds=0.025, hop_seconds=0.01)
+    encoder = ConformerConfig(
+        features=features, dim=24, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=24,
+        dropout=0.0, specaugment=SpecAugmentConfig(0, 0),
     )  # fmt: skip
     optimizer = OptimizerConfig("muon", 0.03, adam_learning_rate=5e-3, warmup_steps=5)
     stage = StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=10)
-    features = FeatureConfig(num_mels=16, low_hz=100.0, window_seconds=0.025, hop_seconds=0.01)
     return Experiment(name, data, (stage,), features, ModelConfig(encoder=encoder, scan_layers=False))
 
 

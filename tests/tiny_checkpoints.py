@@ -9,8 +9,8 @@ import numpy as np
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import (
     CharactersConfig,
+    ConformerConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
@@ -36,7 +36,10 @@ def experiment() -> Experiment:
         max_continuation_seconds=0.5,
         max_tokens=16,
     )
-    encoder = EncoderConfig(dim=16, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=8)
+    features = FeatureConfig(num_mels=16, low_hz=100.0)
+    encoder = ConformerConfig(
+        features=features, dim=16, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=8
+    )
     model = ModelConfig(
         encoder=encoder,
         lm=LMConfig(dim=16, num_layers=1, num_heads=2, num_kv_heads=1, ff_dim=32),
@@ -47,7 +50,7 @@ def experiment() -> Experiment:
         StageConfig(name, (StreamConfig(ObjectiveConfig.members[name](), "none", 8),), 1)
         for name in ("spectron", "ctc", "text_lm")
     )
-    return Experiment("tiny", data, stages, FeatureConfig(num_mels=16, low_hz=100.0), model)
+    return Experiment("tiny", data, stages, features, model)
 
 
 def save(folder: Path, stage: str, seed: int = 0) -> Path:

@@ -25,9 +25,9 @@ import numpy as np
 from spectron.audio import wav
 from spectron.audio.features import log_mel, normalise
 from spectron.config import (
+    ConformerConfig,
     CTCConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
@@ -54,8 +54,11 @@ WORDS = ("zero", "one", "two", "three")
 
 def experiment(*overrides: str) -> Experiment:
     """Three stages: text alone, then speech recognition beside text, then the whole from there."""
+    features = FeatureConfig(num_mels=16, low_hz=100.0)
     model = ModelConfig(
-        encoder=EncoderConfig(dim=16, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=4),
+        encoder=ConformerConfig(
+            features=features, dim=16, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=4
+        ),
         lm=LMConfig(dim=16, num_layers=2, num_heads=2, num_kv_heads=1, ff_dim=32, dropout=0.1),
         frames=FramesConfig(frames_per_step=2, bottleneck=8),
     )
@@ -76,7 +79,6 @@ def experiment(*overrides: str) -> Experiment:
             "joint", (joint,), 2, optimizer, (("encoder", "speech"), ("lm", "speech")), save_every=4, log_every=1
         ),
     )
-    features = FeatureConfig(num_mels=16, low_hz=100.0)
     return override(Experiment("tiny", data, stages, features, model), overrides)
 
 

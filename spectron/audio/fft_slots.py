@@ -1,4 +1,4 @@
-"""How many threads may run transforms on the CPU at once."""
+"""A limit on how many programs with FFTs run on the CPU at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _SLOTS = threading.BoundedSemaphore(max(1, _THREADS - 1))
 
 
 @contextlib.contextmanager
-def turn() -> Iterator[bool]:
-    """Run a program with transforms inside, and wait for it if this says so. Not one turn within another.
+def fft_slot() -> Iterator[bool]:
+    """Hold one of the slots for programs that compute FFTs on the CPU. Yields whether the caller must wait for the
+    program's results inside the block. Slots do not nest.
 
-    In jaxlib 0.11.2 a transform waits in one of XLA's threads for work that is queued for the same threads, so that as
-    many programs as there are threads wait for ever (seen with 4 of 4 and 2 of 2; 3 of 4 run). 0.10.2 does not.
+    In jaxlib 0.11.2 an FFT blocks one of XLA's threads until work queued for the same threads is done, so that as many
+    programs as there are threads deadlock (seen with 4 of 4 and 2 of 2; 3 of 4 run). jaxlib 0.10.2 does not.
     """
     if jax.__version_info__ < (0, 11) or jax.default_backend() != "cpu":
         yield False

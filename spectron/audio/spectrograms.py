@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectron.audio.features import log_mel
-from spectron.audio.fft_slots import turn
+from spectron.audio.fft_slots import fft_slot
 from spectron.config import FeatureConfig
 
 _ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
@@ -33,7 +33,7 @@ def log_mels(recordings: Seq[Int[np.ndarray, " S"]], features: FeatureConfig) ->
         for row, i in enumerate(group):
             lengths[row] = len(recordings[i])
             samples[row, : lengths[row]] = recordings[i]
-        with turn():
+        with fft_slot():
             values = np.asarray(_analyse(samples, lengths, features))
         for row, i in enumerate(group):
             made[i] = values[row, : lengths[row] // features.hop]

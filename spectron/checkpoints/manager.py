@@ -327,12 +327,27 @@ def statistics_of(meta: dict[str, Any]) -> Statistics | None:
     stored = meta.get("statistics")
     if stored is None:
         return None
-    return Statistics(np.asarray(stored["mean"], np.float32), np.asarray(stored["std"], np.float32))
+    return _statistics(stored)
+
+
+def _statistics(stored: dict[str, Any]) -> Statistics:
+    own = stored.get("encoder")
+    return Statistics(
+        mean=np.asarray(stored["mean"], np.float32),
+        std=np.asarray(stored["std"], np.float32),
+        encoder=None if own is None else _statistics(own),
+    )
 
 
 def make_meta(experiment: Experiment, stage: str, statistics: Statistics | None) -> dict[str, Any]:
     """What `save` writes beside the arrays; exact, since JSON holds every float32."""
-    values = None
-    if statistics is not None:
-        values = {name: np.asarray(getattr(statistics, name)).astype(float).tolist() for name in ("mean", "std")}
+    values = None if statistics is None else _stored(statistics)
     return {"experiment": as_dict(experiment), "stage": stage, "statistics": values}
+
+
+def _stored(statistics: Statistics) -> dict[str, Any]:
+    """The inverse of _statistics."""
+    values: dict[str, Any] = {
+        name: np.asarray(getattr(statistics, name)).astype(float).tolist() for name in ("mean", "std")
+    }
+    return values if statistics.encoder is None else {**values, "encoder": _stored(statistics.encoder)}

@@ -25,12 +25,13 @@ from spectron.cost.chips import Chip, chip_of
 from spectron.data.buckets import longest_shape
 from spectron.data.fields import to_batch
 from spectron.data.vocabulary import make_vocabulary
+from spectron.models.encoder import unit_statistics
 from spectron.objectives import make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.stage import check_stage
 from spectron.training.step import make_plan
-from spectron.types import Batch, Statistics, UserError
+from spectron.types import Batch, UserError
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
@@ -92,8 +93,7 @@ def lower(experiment: Experiment, stage: StageConfig, mesh: Any) -> tuple[Any, A
     """(the lowered step, the abstract state, the abstract batches) of a stage on a mesh, real or described."""
     check_stage(stage, mesh)
     rows = templates(experiment, stage)
-    bands = experiment.features.num_mels
-    statistics = Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
+    statistics = unit_statistics(experiment)
     with jax.set_mesh(mesh):
         plan = make_plan(experiment, stage, statistics, rows, mesh)
         batches = tuple(

@@ -65,10 +65,15 @@ class SpecAugmentConfig:
     max_time_fraction: float = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class EncoderConfig:
-    """Conformer speech encoder; width, depth and kernel of the paper's 600 M model are in configs/."""
+class EncoderConfig(Choice):
+    """The speech encoder, with the settings of its frontend. Members: ConformerConfig, and those of other modules."""
 
+
+@dataclasses.dataclass(frozen=True)
+class ConformerConfig(EncoderConfig, kind="conformer"):
+    """Conformer on log-mel; width, depth and kernel of the paper's 600 M model are in configs/."""
+
+    features: FeatureConfig = FeatureConfig()  # what the encoder reads; Experiment.features is what the model predicts
     dim: int = 128
     num_layers: int = 2
     num_heads: int = 4
@@ -80,19 +85,55 @@ class EncoderConfig:
     specaugment: SpecAugmentConfig = SpecAugmentConfig()
 
 
+class ConnectorConfig(Choice):
+    """The layers between encoder and LM. Members: LinearConnectorConfig, StackMLPConnectorConfig, and others' own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConnectorConfig(ConnectorConfig, kind="linear"):
+    """One linear layer (arXiv 2305.15255)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StackMLPConnectorConfig(ConnectorConfig, kind="stack_mlp"):
+    """Stack frames, then linear, ReLU, linear (SLAM-ASR, arXiv 2402.08846, whose values are the defaults)."""
+
+    stack: int = 5  # encoder frames in one vector
+    hidden: int = 2048
+
+
 @dataclasses.dataclass(frozen=True)
 class LMConfig:
-    """Prefix decoder: RMSNorm, rotary positions, grouped-query attention, gated feed-forward."""
+    """Decoder LM. The defaults are a Llama-like model: RMSNorm, rotary positions, gated feed-forward, no biases."""
 
     dim: int = 128
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
+    head_dim: int = 0  # width of one head; 0: dim / num_heads
+    attention_scale: float = 0.0  # factor of the attention scores; 0: head width ** -0.5
+    qkv_bias: bool = False
+    out_bias: bool = False
     ff_dim: int = 352
+    activation: str = "gelu_tanh"  # "gelu" | "gelu_tanh" | "silu" | "relu"
+    gated: bool = True  # feed-forward: act(gate) * up, or act(up) alone
+    ff_bias: bool = False
+    norm: str = "rms"  # "rms" | "layer"
+    norm_epsilon: float = 1e-6
+    norm_offset: float = 0.0  # RMSNorm multiplies by norm_offset + scale (Gemma: 1)
+    positions: str = "rotary"  # "rotary" | "learned" | "none"
     rope_base: float = 10_000.0
-    dropout: float = 0.0
+    max_positions: int = 0  # size of the table of learned positions
+    embedding_scale: float = 1.0  # factor of the token embeddings (Gemma: dim ** 0.5)
     tie_embeddings: bool = False
+    tied_logit_scale: float = 0.0  # factor of the logits of tied embeddings; 0: dim ** -0.5 (ours; most open LMs: 1)
+    dropout: float = 0.0
     attention: str = "plain"  # training; "cudnn" on NVIDIA GPUs, "splash" on TPUs: kernels that store no scores
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.head_dim or self.dim // self.num_heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +152,11 @@ class FramesConfig:
 class ModelConfig:
     """The whole Spectron."""
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = ConformerConfig()
+    connector: ConnectorConfig = LinearConnectorConfig()
     lm: LMConfig = LMConfig()
     frames: FramesConfig = FramesConfig()
+    bidirectional_prefix: bool = True  # the LM reads the encoded prompt in both directions (the paper), or causally
     compute_dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"  # "none" | "full" | "dots"

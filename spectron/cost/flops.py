@@ -14,9 +14,8 @@ import dataclasses
 
 import numpy as np
 
-from spectron.config import EncoderConfig, Experiment, LMConfig
+from spectron.config import Experiment, LMConfig
 from spectron.data.vocabulary import make_vocabulary
-from spectron.models.conformer import Conformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +47,16 @@ class Flops:
         return 3 * self.forward - 2 * self.detached
 
 
-def encoder_flops(config: EncoderConfig, mels: int, frames: int) -> float:
-    """The Conformer's forward pass over one row of `frames` log-mel frames."""
-    half, dim = (frames + 1) // 2, config.dim
-    out = Conformer.output_length(frames)
-    subsampling = half * 3 * mels * config.conv_channels + out * (3 * config.conv_channels * dim + dim * dim)
-    feed_forwards = 2 * 2 * dim * dim * config.ff_multiple
-    attention, convolution = 4 * dim * dim, 3 * dim * dim + config.kernel_size * dim
-    pairs = 2 * out * out * dim  # scores and the mix of values
-    return 2.0 * (subsampling + config.num_layers * (out * (feed_forwards + attention + convolution) + pairs))
-
-
 def lm_flops(config: LMConfig, prefix: int, length: int) -> float:
-    """The decoder's forward pass over one row of `length` positions, the first `prefix` of them seen both ways."""
-    dim = config.dim
-    width = dim // config.num_heads
-    weights = 2 * dim * dim + 2 * dim * width * config.num_kv_heads + 3 * dim * config.ff_dim
-    seen = prefix * prefix + (length * (length + 1) - prefix * (prefix + 1)) / 2
-    return 2.0 * config.num_layers * (length * weights + 2 * seen * dim)
+    """The decoder's forward pass over one row of `length` positions, the first `prefix` of them bidirectional."""
+    pairs = prefix * prefix + (length * (length + 1) - prefix * (prefix + 1)) / 2
+    return 2.0 * config.num_layers * (length * layer_weights(config) + 2 * pairs * config.head_width * config.num_heads)
+
+
+def layer_weights(config: LMConfig) -> int:
+    """Elements of the matrices of one decoder layer."""
+    heads = 2 * config.num_heads + 2 * config.num_kv_heads  # query and out, key and value
+    return config.dim * (heads * config.head_width + (3 if config.gated else 2) * config.ff_dim)
 
 
 def position_bytes(experiment: Experiment, seen: int, rows: int = 1) -> dict[str, float]:
@@ -73,13 +64,11 @@ def position_bytes(experiment: Experiment, seen: int, rows: int = 1) -> dict[str
     once, and of each row the keys and values of the `seen` positions before it and its own. In compute_dtype; norms,
     biases, activations and the embedding that is looked up are left out."""
     model, dim = experiment.model, experiment.model.lm.dim
-    width = dim // model.lm.num_heads * model.lm.num_kv_heads
-    layer = 2 * dim * dim + 2 * dim * width + 3 * dim * model.lm.ff_dim
-    cache = rows * (seen + 1) * 2 * width
+    cache = rows * (seen + 1) * 2 * model.lm.head_width * model.lm.num_kv_heads
     step = model.frames.frames_per_step * experiment.features.num_mels
     heads = {
         "text": dim * make_vocabulary(experiment.data.vocabulary).size,
         "frames": model.frames.bottleneck * (step + dim) + dim * (dim + step + model.frames.frames_per_step),
     }
-    layers = model.lm.num_layers * (layer + cache)
+    layers = model.lm.num_layers * (layer_weights(model.lm) + cache)
     return {phase: float(np.dtype(model.compute_dtype).itemsize * (layers + head)) for phase, head in heads.items()}

@@ -24,8 +24,8 @@ from spectron.config import Experiment
 from spectron.export.folder import NAMES
 from spectron.inference import decode
 from spectron.inference.decode import Limits
-from spectron.models.conformer import Conformer
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
+from spectron.models.spectron import prefix_length
 from spectron.objectives.joint import Joint
 from spectron.types import Params, Statistics, UserError
 from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
@@ -81,7 +81,7 @@ class Functions:
         where that is above 0."""
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
         # As decode.hear and decode.admit do it, so that a row comes out the same to the bit.
-        heard = Conformer.output_length(self.experiment.features.num_frames(samples.shape[1]))
+        heard = prefix_length(self.experiment.model, samples.shape[1])
         rows = decode.prefill(
             *(*self._params(weights), samples, num_samples, jax.random.key_data(keys), forced),
             experiment=self.experiment,
@@ -145,11 +145,13 @@ class Functions:
         model = self.experiment.model
         if model.scan_layers:  # the encoder's program is one layer in a loop, here as in training
             encoder = params["encoder"]
-            layers = [encoder.pop(f"layers_{i}") for i in range(model.encoder.num_layers)]
-            encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
+            count = sum(name.startswith("layers_") for name in encoder)
+            layers = [encoder.pop(f"layers_{i}") for i in range(count)]
+            if layers:
+                encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
         # Statistics are arguments, as in a live model: by a constant the compiler would divide in another way.
         statistics = jax.tree.map(jnp.asarray, self.statistics)
-        return {**for_decoding(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}
+        return {**to_decode_layout(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}
 
     def _params(self, weights: Flat) -> tuple[Params, Statistics]:
         like = self.weights

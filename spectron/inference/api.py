@@ -29,7 +29,7 @@ from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
 from spectron.inference.decode import Decoded, Limits, limits
 from spectron.inference.engine import Batch, Request
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import Joint
 from spectron.types import Answer, Params, Statistics, UserError
 from spectron.vocoders.griffin_lim import griffin_lim, griffin_lim_part
@@ -75,7 +75,7 @@ class Spectron:
     @functools.cached_property
     def weights(self) -> Params:
         """The parameters as decoding reads them, on the default device."""
-        return jax.device_put(for_decoding(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
+        return jax.device_put(to_decode_layout(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
 
     @overload
     def generate(self, audio: Audio, seed: int = ...) -> Answer: ...

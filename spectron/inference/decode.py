@@ -4,7 +4,7 @@ A row writes text until eos, then frames until its stop head fires; rows in diff
 elements stand one behind the other at the front of its cache, so that rows that began at different times share a step
 too: `decode` runs a batch to its end, `hear`, `admit` and `run` put a new prompt in the place of a row that is done.
 
-`weights` are kernels.for_decoding's.
+`weights` are to_decode_layout's.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jaxtyping import Array
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
-from spectron.models.conformer import Conformer
 from spectron.models.decoder import Cache, empty_cache
+from spectron.models.spectron import prefix_length
 from spectron.objectives.joint import dropout_keep, go_frames, make_model
 from spectron.types import Params, Statistics
 
@@ -72,7 +72,7 @@ def limits(experiment: Experiment) -> Limits:
 
 def positions(samples: int, experiment: Experiment, limit: Limits) -> int:
     """How many elements a row may come to have: of a prompt of so many samples, of the text and of the frames."""
-    return Conformer.output_length(experiment.features.num_frames(samples)) + limit.tokens + limit.steps
+    return prefix_length(experiment.model, samples) + limit.tokens + limit.steps
 
 
 @functools.partial(jax.jit, static_argnames=("experiment", "limit"))
@@ -124,7 +124,7 @@ def prefill(
     batch, width = samples.shape[0], config.frames.frames_per_step * experiment.features.num_mels
     cache = empty_cache(config.lm, batch, room, jnp.dtype(config.compute_dtype), scan=False)
     model = make_model(experiment, unrolled=True)
-    cache, prefix_mask = model.apply({"params": weights}, prompt, cache, method="prefill")
+    cache, prefix_mask = model.apply({"params": weights}, samples, num_samples, statistics, cache, method="prefill")
     go = go_frames(prompt, config.frames).reshape(batch, width)
     nothing = jnp.zeros(batch, jnp.int32)
     return Rows(
@@ -244,7 +244,7 @@ def hear(
         *(weights, statistics, samples[None], num_samples[None], seed, forced[None]),
         experiment=experiment,
         limit=limit,
-        room=Conformer.output_length(experiment.features.num_frames(samples.shape[0])),
+        room=prefix_length(experiment.model, samples.shape[0]),
     )
 
 

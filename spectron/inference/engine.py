@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from spectron.audio.fft_slots import turn
+from spectron.audio.fft_slots import fft_slot
 from spectron.config import Experiment
 from spectron.inference import decode
 from spectron.inference.decode import Decoded, Limits, Rows
@@ -81,7 +81,7 @@ class Batch:
         forced = np.zeros(self._limit.tokens, np.int32)
         forced[: len(request.forced)] = request.forced
         key = jax.random.fold_in(self._key, request.number)
-        with turn() as wait:
+        with fft_slot() as wait:
             heard = decode.hear(
                 *(self._weights, self._statistics, samples, np.int32(size), key, forced),
                 experiment=self._experiment,

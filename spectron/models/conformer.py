@@ -1,4 +1,4 @@
-"""Conformer speech encoder (arXiv 2005.08100) with rotary positions; LayerNorm stands where the paper has BatchNorm."""
+"""Conformer speech encoder (arXiv 2005.08100), with rotary positions and LayerNorm in place of BatchNorm (ours)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from spectron.config import EncoderConfig
-from spectron.models.layers import Attention, Dense, LayerNorm, stack
+from spectron.audio.features import log_mel, normalise
+from spectron.config import ConformerConfig, FeatureConfig
+from spectron.models.attention import Attention
+from spectron.models.encoder import SpeechEncoder, encoders
+from spectron.models.layers import Dense, LayerNorm, stack
 from spectron.models.specaugment import specaugment
 from spectron.parallel.sharding import constrain
-from spectron.types import Sequence
+from spectron.types import Sequence, Statistics
 
 
 class Subsampling(nn.Module):
-    """Two convolutions over time of three frames and stride 2: [B, T, F] → [B, ⌈⌈T/2⌉/2⌉, D].
+    """Two convolutions over time with kernel 3 and stride 2: [B, T, F] → [B, ⌈⌈T/2⌉/2⌉, D].
 
-    One-dimensional, bands as channels, so that each is one matrix product: 2-D convolutions of few channels took half
-    of the encoder's time on CPU (ours).
+    They are one-dimensional, with the bands as channels, so that each is one matrix product: 2-D convolutions of few
+    channels took half of the encoder's time on CPU (ours).
     """
 
     channels: int
@@ -34,13 +37,19 @@ class Subsampling(nn.Module):
             ("conv_1", self.dim, ("conv", "embed")),
         ):
             x, length = sequence.values, (sequence.values.shape[1] + 1) // 2
-            # Rows −1, 0, 1 around every second frame; the last frame of an odd length has nothing behind it.
+            # Frames −1, 0, 1 around every second frame; beyond the ends are zeros.
             padded = jnp.pad(x, ((0, 0), (1, 2 * length + 1 - x.shape[1]), (0, 0)))
             taps = jnp.concatenate([padded[:, i : i + 2 * length : 2] for i in range(3)], axis=-1)
             x = nn.gelu(Dense(features, axes, use_bias=True, dtype=self.dtype, name=name)(taps))
             sequence = Sequence(x, sequence.mask[:, ::2]).masked()
         x = Dense(self.dim, (None, "embed"), use_bias=True, dtype=self.dtype, name="project")(sequence.values)
         return Sequence(x, sequence.mask).masked()
+
+    @staticmethod
+    def output_length(num_frames: Any) -> Any:
+        """Frames after both convolutions, each of which halves the number, rounding up."""
+        half = (num_frames + 1) // 2
+        return (half + 1) // 2
 
 
 class DepthwiseConv(nn.Module):
@@ -60,10 +69,10 @@ class DepthwiseConv(nn.Module):
         return sum(padded[:, i : i + length] * kernel[i] for i in range(size))
 
 
-class FeedForward(nn.Module):
+class FeedForwardModule(nn.Module):
     """Norm → widen → swish → narrow."""
 
-    config: EncoderConfig
+    config: ConformerConfig
     deterministic: bool
     dtype: Any = jnp.float32
 
@@ -79,7 +88,7 @@ class FeedForward(nn.Module):
 class ConvModule(nn.Module):
     """Norm → gated pointwise → depthwise over time → norm → swish → pointwise."""
 
-    config: EncoderConfig
+    config: ConformerConfig
     deterministic: bool
     dtype: Any = jnp.float32
 
@@ -89,7 +98,7 @@ class ConvModule(nn.Module):
         y = LayerNorm(name="norm")(x)
         gate = Dense(dim, ("embed", "mlp"), True, self.dtype, name="gate")(y)
         y = Dense(dim, ("embed", "mlp"), True, self.dtype, name="up")(y) * nn.sigmoid(gate)
-        y = Sequence(y, mask).masked().values  # the norm's bias has filled the padding, which the kernel would reach
+        y = Sequence(y, mask).masked().values  # the norm's bias made the padding non-zero, and the convolution reads it
         y = DepthwiseConv(self.config.kernel_size, self.dtype, name="depthwise")(y)
         y = nn.swish(LayerNorm(name="inner_norm")(y))
         y = Dense(dim, ("mlp", "embed"), True, self.dtype, name="down")(y)
@@ -99,7 +108,7 @@ class ConvModule(nn.Module):
 class ConformerBlock(nn.Module):
     """½ feed-forward, self-attention, convolution, ½ feed-forward, norm."""
 
-    config: EncoderConfig
+    config: ConformerConfig
     deterministic: bool
     dtype: Any = jnp.float32
 
@@ -108,31 +117,42 @@ class ConformerBlock(nn.Module):
         self, x: Float[Array, "B T D"], cache: None, positions: Int[Array, "B T"], mask: Bool[Array, "B T"]
     ) -> tuple[Float[Array, "B T D"], None]:
         arguments = {"config": self.config, "deterministic": self.deterministic, "dtype": self.dtype}
-        x = x + 0.5 * FeedForward(**arguments, name="ff_in")(x)
+        x = x + 0.5 * FeedForwardModule(**arguments, name="ff_in")(x)
         heads = self.config.num_heads
-        attention = Attention(heads, heads, self.config.rope_base, self.dtype, name="attention")
-        visible = jnp.broadcast_to(mask[:, None, :], (*mask.shape, mask.shape[1]))
-        y, _ = attention(LayerNorm(name="attention_norm")(x), positions, visible)
+        attention = Attention(
+            num_heads=heads,
+            num_kv_heads=heads,
+            rope_base=self.config.rope_base,
+            dtype=self.dtype,
+            name="attention",
+        )
+        attention_mask = jnp.broadcast_to(mask[:, None, :], (*mask.shape, mask.shape[1]))
+        y, _ = attention(LayerNorm(name="attention_norm")(x), positions, attention_mask)
         x = x + nn.Dropout(self.config.dropout, deterministic=self.deterministic)(y)
         x = x + ConvModule(**arguments, name="conv")(x, mask)
-        x = x + 0.5 * FeedForward(**arguments, name="ff_out")(x)
+        x = x + 0.5 * FeedForwardModule(**arguments, name="ff_out")(x)
         x = Sequence(LayerNorm(name="norm")(x), mask).masked().values
         return constrain(x, "batch", "length", "embed"), None
 
 
-class Conformer(nn.Module):
-    """Normalised log-mel [B, T, F] → [B, ~T/4, D]. SpecAugment and dropout are on unless `deterministic`."""
+@encoders.register(ConformerConfig)
+class Conformer(SpeechEncoder):
+    """Log-mel → subsampling by 4 → Conformer blocks. [B, S] → [B, ~T/4, D] for T log-mel frames."""
 
-    config: EncoderConfig
-    scan_layers: bool = True
-    remat: str = "none"
-    dtype: Any = jnp.float32
+    config: ConformerConfig
+
+    def frontend(
+        self, samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], statistics: Statistics
+    ) -> Sequence:
+        """Normalised log-mel [B, T, F]."""
+        return normalise(log_mel(samples, num_samples, self.config.features), statistics.of_encoder)
 
     @nn.compact
-    def __call__(self, mel: Sequence, deterministic: bool = True) -> Sequence:
+    def encode(self, inputs: Sequence, deterministic: bool = True) -> Sequence:
+        """Normalised log-mel [B, T, F] → [B, ~T/4, D]."""
         if not deterministic:
-            mel = specaugment(self.make_rng("dropout"), mel, self.config.specaugment)
-        x = Subsampling(self.config.conv_channels, self.config.dim, self.dtype, name="subsampling")(mel)
+            inputs = specaugment(self.make_rng("dropout"), inputs, self.config.specaugment)
+        x = Subsampling(self.config.conv_channels, self.config.dim, self.dtype, name="subsampling")(inputs)
         positions = jnp.broadcast_to(jnp.arange(x.mask.shape[1]), x.mask.shape)
         layers = stack(ConformerBlock, self.config.num_layers, self.scan_layers, self.remat)(
             config=self.config, deterministic=deterministic, dtype=self.dtype
@@ -140,8 +160,31 @@ class Conformer(nn.Module):
         values, _ = layers(x.values, None, positions, x.mask)
         return Sequence(values, x.mask)
 
-    @staticmethod
-    def output_length(num_frames: Any) -> Any:
-        """Encoder frames for `num_frames` spectrogram frames: each convolution halves, rounding up."""
-        half = (num_frames + 1) // 2
-        return (half + 1) // 2
+    def output_length(self, num_samples: Any) -> Any:
+        """A quarter of the log-mel frames, rounded up."""
+        return Subsampling.output_length(self.config.features.num_frames(num_samples))
+
+    @property
+    def width(self) -> int:
+        """The model width."""
+        return self.config.dim
+
+    @property
+    def sample_rate(self) -> int:
+        """That of the features."""
+        return self.config.features.sample_rate
+
+    @property
+    def measured_features(self) -> FeatureConfig:
+        """The log-mel that it reads."""
+        return self.config.features
+
+    def flops(self, num_samples: int) -> float:
+        """Forward model FLOPs of one row."""
+        c, frames = self.config, self.config.features.num_frames(num_samples)
+        half, out, dim = (frames + 1) // 2, Subsampling.output_length(frames), self.config.dim
+        subsampling = half * 3 * c.features.num_mels * c.conv_channels + out * (3 * c.conv_channels * dim + dim * dim)
+        feed_forwards = 2 * 2 * dim * dim * c.ff_multiple
+        attention, convolution = 4 * dim * dim, 3 * dim * dim + c.kernel_size * dim
+        pairs = 2 * out * out * dim  # scores, and the weighted sum of values
+        return 2.0 * (subsampling + c.num_layers * (out * (feed_forwards + attention + convolution) + pairs))

@@ -1,9 +1,9 @@
-"""Weights as decoding reads them fastest: every layer by itself, kernels turned, in the type they are used in.
+"""Decode layout: unstacked layers, transposed kernels, in the compute dtype.
 
-A step of decoding multiplies a handful of rows by every weight there is, so that memory decides how long it takes. On
-a CPU of four cores XLA reads a layer that it slices out of a stack at 5 GB/s, a kernel [in, out] at 11 to 22 and a
-kernel [out, in] times columns at 31 to 39, which is as fast as it sums them up. Kernels of 16 MB, that is: each product
-costs some 80 µs besides (those of 2 MB: 16 GB/s). So those that multiply the same are joined.
+A decoding step multiplies a few rows by every weight, so memory bandwidth decides its time. On a CPU of four cores XLA
+reads a layer sliced out of a stack at 5 GB/s, a kernel [in, out] at 11 to 22 GB/s, and a kernel [out, in] times columns
+at 31 to 39 GB/s, which is as fast as it sums the weights. These figures are for kernels of 16 MB: each product has a
+fixed cost of about 80 µs (kernels of 2 MB reach 16 GB/s), so kernels that multiply the same input are concatenated.
 """
 
 from __future__ import annotations
@@ -22,30 +22,33 @@ from spectron.types import Params
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Turned:
-    """A kernel [out, in]."""
+class TransposedKernel:
+    """A kernel stored as [out, in]."""
 
-    values: Any  # float [out, in], or what stands for it in a tree of shapes
+    values: Any  # float [out, in], or its placeholder in a tree of shapes
 
     def __rmatmul__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
         """x times the kernel."""
-        # Without the barriers the compiler takes the two turns out again, and with them the fast product.
+        # Without the barriers the compiler cancels the two transpositions, and the fast product with them.
         columns = jax.lax.optimization_barrier(x.T)
         return jax.lax.optimization_barrier(self.values @ columns).T
 
 
-JOINED = (("query", "key", "value"), ("gate", "up"))
+FUSED = (("query", "key", "value"), ("gate", "up"))  # layers of one module that multiply the same input
 
 
-def joined_name(names: Iterable[str]) -> str:
-    """What the kernel is called that kernels of these names make together."""
+def fused_name(names: Iterable[str]) -> str:
+    """The parameter name of the concatenation of layers of these names."""
     return "+".join(names)
 
 
-def for_decoding(params: Params, dtype: Any) -> Params:
-    """A Spectron's parameters, scanned or not → those of one with `unrolled`; `dtype` is the model's compute_dtype."""
-    out = {part: _turn(tree, dtype) for part, tree in params.items() if part not in ("encoder", "lm")}
-    # The encoder multiplies hundreds of rows at once, where the order does not matter.
+def to_decode_layout(params: Params, dtype: Any) -> Params:
+    """Parameters of a Spectron, scanned or not → those of a Spectron with `unrolled`.
+
+    dtype: the model's compute_dtype.
+    """
+    out = {part: _convert(tree, dtype) for part, tree in params.items() if part not in ("encoder", "lm")}
+    # The encoder multiplies hundreds of rows at once, where the layout makes no difference.
     encoder = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.asarray(x, dtype if path[-1].key == "kernel" else None), params["encoder"]
     )
@@ -54,29 +57,33 @@ def for_decoding(params: Params, dtype: Any) -> Params:
         stacked = params["lm"]["layers"]["block"]
         count = jax.tree.leaves(stacked)[0].shape[0]
         lm |= {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)}
-    return {**out, "encoder": encoder, "lm": _turn(lm, dtype)}
+    return {**out, "encoder": encoder, "lm": _convert(lm, dtype)}
 
 
-def _turn(tree: Params, dtype: Any) -> Params:
+def _convert(tree: Params, dtype: Any) -> Params:
     out: dict[str, Any] = {}
-    for names in JOINED:
-        if all(set(tree.get(name, ())) == {"kernel"} for name in names):
-            out[joined_name(names)] = _turned([tree[name]["kernel"] for name in names], dtype)
-            tree = {name: leaf for name, leaf in tree.items() if name not in names}
+    for names in FUSED:
+        if not all(isinstance(tree.get(name), dict) and "kernel" in tree[name] for name in names):
+            continue
+        fused: dict[str, Any] = {"kernel": _transposed([tree[name]["kernel"] for name in names], dtype)}
+        if "bias" in tree[names[0]]:
+            fused["bias"] = jnp.concatenate([jnp.asarray(tree[name]["bias"]) for name in names])
+        out[fused_name(names)] = fused
+        tree = {name: leaf for name, leaf in tree.items() if name not in names}
     for name, leaf in tree.items():
         if isinstance(leaf, dict):
-            out[name] = _turn(leaf, dtype)
+            out[name] = _convert(leaf, dtype)
         elif name == "kernel":
-            out[name] = _turned([leaf], dtype)
-        elif name == "embedding":  # [V, D]: the head's kernel too, where they are tied
-            out[name] = Turned(jnp.asarray(leaf, dtype))
+            out[name] = _transposed([leaf], dtype)
+        elif name == "embedding":  # [V, D]: with tied embeddings also the kernel of the head
+            out[name] = TransposedKernel(jnp.asarray(leaf, dtype))
         else:
             out[name] = jnp.asarray(leaf)
     return out
 
 
-def _turned(kernels: Sequence[Any], dtype: Any) -> Turned:
-    """Kernels [in, out], one below the other."""
-    # An export traces this; on the host, turning costs no second copy on the device.
+def _transposed(kernels: Sequence[Any], dtype: Any) -> TransposedKernel:
+    """Kernels [in, out] → one [sum of out, in]."""
+    # An export traces this; on the host, transposing needs no second copy on the device.
     library = jnp if isinstance(kernels[0], jax.Array) else np
-    return Turned(jnp.asarray(library.concatenate([library.asarray(kernel).T for kernel in kernels]), dtype))
+    return TransposedKernel(jnp.asarray(library.concatenate([library.asarray(kernel).T for kernel in kernels]), dtype))

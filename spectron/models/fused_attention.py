@@ -1,4 +1,4 @@
-"""Attention by fused kernels, which never write the scores to memory: the same function as layers.attend, to rounding.
+"""Attention by fused kernels, which never write the scores to memory: equal to attention.attention up to rounding.
 
 "cudnn" runs on NVIDIA GPUs in bfloat16 or float16, "splash" on TPUs (elsewhere it is interpreted, slowly: for tests).
 """
@@ -19,56 +19,62 @@ BLOCK = 128  # positions that a TPU kernel handles at once: its lanes
 KINDS = ("plain", "cudnn", "splash")
 
 
-def fused(
+def fused_attention(
     kind: str,
     query: Float[Array, "B T H K"],
     key: Float[Array, "B T G K"],
     value: Float[Array, "B T G K"],
-    visible: Bool[Array, "B T T"],
+    attention_mask: Bool[Array, "B T T"],
     prefix: int,
+    scale: float | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Attention by the kernel `kind`; a query that may see nothing gets zeros.
+    """Attention by the kernel `kind`; the output is zero for a query that attends to nothing.
 
-    visible: causal but for the first `prefix` positions, which see each other, and only between real positions (which
-    see themselves). Raises UserError for an unknown kind.
+    attention_mask: causal, except that the first `prefix` positions attend to each other in both directions, and only
+    between real positions (which attend to themselves). scale: factor of the scores; None takes K ** -0.5.
+    Raises UserError for an unknown kind.
     """
-    real = jnp.diagonal(visible, axis1=1, axis2=2)
+    real = jnp.diagonal(attention_mask, axis1=1, axis2=2)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     if kind == "cudnn":
-        mixed = _cudnn(query, key, value, visible, real)
+        mixed = _cudnn(query, key, value, attention_mask, real, scale)
     elif kind == "splash":
         share = query.shape[2] // key.shape[2]
         heads = ("batch", "length", "heads", None)
-        kernel = split_map(functools.partial(_splash, prefix), heads, heads, heads, ("batch", "length"))
+        kernel = split_map(functools.partial(_splash, prefix, scale), heads, heads, heads, ("batch", "length"))
         mixed = kernel(query, jnp.repeat(key, share, axis=2), jnp.repeat(value, share, axis=2), real)
     else:
         raise UserError(f"model.lm.attention {kind!r} is unknown; use {', '.join(KINDS)}.")
     return jnp.where(real[:, :, None, None], mixed, 0.0)
 
 
-def _cudnn(query: Array, key: Array, value: Array, visible: Array, real: Array) -> Array:
-    """With a mask the kernel's gradient takes even lengths only."""
+def _cudnn(query: Array, key: Array, value: Array, attention_mask: Array, real: Array, scale: float) -> Array:
+    """With a mask, the gradient of cuDNN's kernel needs an even length."""
     length = query.shape[1]
-    # It divides by the sum of what is seen: padding sees itself, and the result is dropped.
-    mask = visible | (~real[:, :, None] & jnp.eye(length, dtype=bool))
+    # The kernel divides by the sum of the weights: padding attends to itself, and its output is dropped.
+    mask = attention_mask | (~real[:, :, None] & jnp.eye(length, dtype=bool))
     if length % 2:
         query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
         mask = jnp.pad(mask, ((0, 0), (0, 1), (0, 1))).at[:, -1, -1].set(True)
-    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], implementation="cudnn")
+    mixed = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale, implementation="cudnn")
     return mixed[:, :length]
 
 
-def _splash(prefix: int, query: Array, key: Array, value: Array, real: Array) -> Array:
-    """[B, T, H, K] three times and bool [B, T]; here real and padding are two segments that do not see each other."""
+def _splash(prefix: int, scale: float, query: Array, key: Array, value: Array, real: Array) -> Array:
+    """query, key, value: [B, T, H, K]; real: bool [B, T].
+
+    Real elements and padding are two segments of the kernel, which do not attend to each other.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention
 
     length, heads, width = query.shape[1:]
-    filled = length + -length % BLOCK
-    place = np.arange(filled)
-    seen = (place[None, :] <= place[:, None]) | (place[None, :] < prefix)
-    mask = splash_attention.MultiHeadMask([splash_attention.NumpyMask(seen)] * heads)
+    padded_length = length + -length % BLOCK
+    order = np.arange(padded_length)
+    allowed = (order[None, :] <= order[:, None]) | (order[None, :] < prefix)
+    mask = splash_attention.MultiHeadMask([splash_attention.NumpyMask(allowed)] * heads)
 
-    def fill(x: Array) -> Array:
-        x = jnp.pad(x, ((0, 0), (0, filled - length), (0, 0), (0, -width % BLOCK)))
+    def pad(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (0, padded_length - length), (0, 0), (0, -width % BLOCK)))
         return x.swapaxes(1, 2)
 
     def run(interpret: bool, *arrays: Array) -> Array:
@@ -79,9 +85,9 @@ def _splash(prefix: int, query: Array, key: Array, value: Array, real: Array) ->
 
         return jax.vmap(row)(*arrays)
 
-    segments = jnp.pad(real.astype(jnp.int32), ((0, 0), (0, filled - length)))
+    segments = jnp.pad(real.astype(jnp.int32), ((0, 0), (0, padded_length - length)))
     mixed = jax.lax.platform_dependent(
-        *(fill(query * width**-0.5), fill(key), fill(value), segments),
+        *(pad(query * scale), pad(key), pad(value), segments),
         tpu=functools.partial(run, False),
         default=functools.partial(run, True),
     )

@@ -1,19 +1,18 @@
-"""The pieces both halves are built of: dense, norms, rotary positions, attention, feed-forward, a stack of layers."""
+"""Layers shared by encoders and the decoder: dense, norms, feed-forward, and a stack of equal blocks."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from spectron.models.decode_layout import Turned, joined_name
-from spectron.models.fused_attention import fused
-from spectron.parallel.sharding import is_split
+from spectron.models.decode_layout import TransposedKernel, fused_name
 
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
@@ -32,7 +31,7 @@ class Dense(nn.Module):
         stored = self.get_variable("params", "kernel")
         # Rows first: XLA's CPU backend multiplies plain matrices nearly twice as fast as batches of them.
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        if isinstance(stored, Turned):
+        if isinstance(stored, TransposedKernel):
             y = flat @ stored
         else:
             kernel = self.param(
@@ -48,32 +47,44 @@ class Dense(nn.Module):
         return y
 
 
-def denses(module: nn.Module, x: Float[Array, "... I"], parts: dict[str, Dense]) -> list[Float[Array, "... O"]]:
-    """Several products of the same x, without biases, which for_decoding may have joined in `module`'s parameters."""
-    kernel = module.get_variable("params", joined_name(parts))
-    if kernel is None:
+def fused_dense(module: nn.Module, x: Float[Array, "... I"], parts: dict[str, Dense]) -> list[Float[Array, "... O"]]:
+    """Several products of the same x; one product where the decode layout has concatenated their kernels.
+
+    module: the parent of `parts`, whose parameters hold the concatenated kernel.
+    """
+    fused = module.get_variable("params", fused_name(parts)) if len(parts) > 1 else None
+    if fused is None:
         return [dense(x) for dense in parts.values()]
     dtype = next(iter(parts.values())).dtype
-    y = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel
+    y = x.reshape(-1, x.shape[-1]).astype(dtype) @ fused["kernel"]
+    if "bias" in fused:
+        y = y + fused["bias"].astype(dtype)
     ends = np.cumsum([dense.features for dense in parts.values()])[:-1]
     return jnp.split(y.reshape(*x.shape[:-1], -1), ends, axis=-1)
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) · scale, computed in float32."""
+    """x / rms(x) · (offset + scale), computed in float32 (arXiv 1910.07467).
+
+    offset: 0, or 1 where the stored scale is relative to 1 (Gemma, arXiv 2403.08295).
+    """
 
     epsilon: float = 1e-6
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],))
+        init = nn.initializers.constant(1.0 - self.offset)
+        scale = self.param("scale", nn.with_logical_partitioning(init, ("embed",)), (x.shape[-1],))
+        if self.offset:
+            scale = scale + self.offset
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.epsilon)
         return (wide * scale).astype(x.dtype)
 
 
 class LayerNorm(nn.Module):
-    """(x − mean) / deviation · scale + bias over the last axis, computed in float32: the Conformer's norm."""
+    """(x − mean) / deviation · scale + bias over the last axis, computed in float32 (arXiv 1607.06450)."""
 
     epsilon: float = 1e-6
 
@@ -88,149 +99,46 @@ class LayerNorm(nn.Module):
         return (wide * scale + bias).astype(x.dtype)
 
 
-def rotate(x: Float[Array, "B T H K"], positions: Int[Array, "B T"], base: float) -> Float[Array, "B T H K"]:
-    """Rotary position embedding (arXiv 2104.09864): halves of a head are rotated by position · base^(−2i/K)."""
-    half = x.shape[-1] // 2
-    rates = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions[..., None, None].astype(jnp.float32) * rates
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,  # the approximation by tanh
+    "silu": nn.silu,
+    "relu": nn.relu,
+}
 
 
-class KVCache(NamedTuple):
-    """Keys and values of past positions, [B · kv heads, S, head width] each (a leading layer axis in a scanned stack).
+class FeedForward(nn.Module):
+    """Feed-forward layer: act(x W_up) W_down, or gated (arXiv 2002.05202): (act(x W_gate) · x W_up) W_down.
 
-    One axis for both, or XLA's CPU backend copies a cache of one row at every step: 35 ms against 5 for 98 MB.
+    activation: a key of ACTIVATIONS.
     """
 
-    keys: Array
-    values: Array
-
-
-class Attention(nn.Module):
-    """Grouped-query attention (arXiv 2305.13245) with rotary positions; a query that may see nothing gets zeros."""
-
-    num_heads: int
-    num_kv_heads: int
-    rope_base: float = 10_000.0
-    dtype: Any = jnp.float32
-    kernel: str = "plain"  # or one of fused_attention.py's, which wants to know the prefix
-    prefix: int | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
-        visible: Bool[Array, "B T T"] | None,
-        cache: KVCache | None = None,
-    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """With a cache the keys of several positions are written at its front, for later; those of a single one at
-        each row's own `positions`, and it sees what stands there and before."""
-        dim = x.shape[-1]
-        width = dim // self.num_heads
-
-        heads = {"query": self.num_heads, "key": self.num_kv_heads, "value": self.num_kv_heads}
-        axes = ("embed", "heads")
-        parts = {name: Dense(count * width, axes, dtype=self.dtype, name=name) for name, count in heads.items()}
-        flat = denses(self, x, parts)
-        query, key, value = (y.reshape(*x.shape[:2], n, width) for y, n in zip(flat, heads.values(), strict=True))
-        query, key = (rotate(y, positions, self.rope_base) for y in (query, key))
-        if cache is not None:
-            cache = KVCache(*(write(*each, positions) for each in zip(cache, (key, value), strict=True)))
-        if cache is not None and x.shape[1] == 1:
-            mixed = attend_past(query, cache, positions)
-        elif visible is None:
-            raise ValueError("several positions are attended to, and nobody says who sees whom")
-        elif self.kernel == "plain" or self.prefix is None:
-            mixed = attend(query, key, value, visible)
-        else:
-            mixed = fused(self.kernel, query, key, value, visible, self.prefix)
-        out = Dense(dim, ("heads", "embed"), dtype=self.dtype, name="out")(mixed.reshape(*x.shape[:2], dim))
-        return out, cache
-
-
-def write(
-    past: Float[Array, "N S K"], new: Float[Array, "B T G K"], positions: Int[Array, "B T"]
-) -> Float[Array, "N S K"]:
-    """Half a cache, N = B · G, with new positions: several at the front, a single one at each row's own place."""
-    batch, length, groups, width = new.shape
-    new = new.astype(past.dtype).transpose(0, 2, 1, 3).reshape(batch * groups, length, width)
-    if length > 1:
-        return jax.lax.dynamic_update_slice(past, new, (0, 0, 0))
-    return past.at[jnp.arange(batch * groups), jnp.repeat(positions[:, 0], groups)].set(new[:, 0])
-
-
-def attend_past(
-    query: Float[Array, "B 1 H K"], cache: KVCache, positions: Int[Array, "B 1"]
-) -> Float[Array, "B 1 H K"]:
-    """`attend` for a single position, which sees the cache up to its own place."""
-    batch, _, heads, width = query.shape
-    groups = cache.keys.shape[0] // batch
-    rows = query.reshape(batch * groups, heads // groups, width)
-    scores = jnp.einsum("nhk,nsk->nhs", rows, cache.keys, preferred_element_type=jnp.float32) * width**-0.5
-    seen = jnp.arange(cache.keys.shape[1]) <= jnp.repeat(positions[:, 0], groups)[:, None]
-    weights = jax.nn.softmax(jnp.where(seen[:, None], scores, -1e30), axis=-1).astype(cache.values.dtype)
-    return jnp.einsum("nhs,nsk->nhk", weights, cache.values).reshape(batch, 1, heads, width)
-
-
-def attend(
-    query: Float[Array, "B T H K"],
-    key: Float[Array, "B S G K"],
-    value: Float[Array, "B S G K"],
-    visible: Bool[Array, "B T S"],
-) -> Float[Array, "B T H K"]:
-    """Softmax attention, H query heads sharing G key heads; scores and softmax in float32."""
-    batch, length, heads, width = query.shape
-    groups, past = key.shape[2], key.shape[1]
-    share = heads // groups
-    if is_split("heads"):  # the product below would join the split heads with the split rows, and so gather both
-        scores = jnp.einsum(
-            "btgnk,bsgk->bgnts",
-            query.reshape(batch, length, groups, share, width),
-            key,
-            preferred_element_type=jnp.float32,
-        )
-        weights = _softmax(scores * width**-0.5, visible).astype(value.dtype)
-        return jnp.einsum("bgnts,bsgk->btgnk", weights, value).reshape(batch, length, heads, width)
-    # [B·G, share·T, K] × [B·G, K, S]: one batch axis and plain matrices, which every backend multiplies fastest.
-    query = query.reshape(batch, length, groups, share, width).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch * groups, share * length, width)
-    key = key.transpose(0, 2, 3, 1).reshape(batch * groups, width, past)
-    value = value.transpose(0, 2, 1, 3).reshape(batch * groups, past, width)
-    scores = jnp.matmul(query, key, preferred_element_type=jnp.float32) * width**-0.5
-    weights = _softmax(scores.reshape(batch, groups, share, length, past), visible)
-    weights = weights.reshape(batch * groups, share * length, past).astype(value.dtype)
-    mixed = jnp.matmul(weights, value).reshape(batch, groups, share, length, width)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
-
-
-def _softmax(scores: Float[Array, "B G N T S"], visible: Bool[Array, "B T S"]) -> Float[Array, "B G N T S"]:
-    mask = visible[:, None, None]
-    return jnp.where(mask, jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1), 0.0)
-
-
-class GatedFeedForward(nn.Module):
-    """GELU-gated feed-forward (arXiv 2002.05202): (gelu(x W_gate) · x W_up) W_down."""
-
     hidden: int
+    gated: bool = True
+    activation: str = "gelu_tanh"
+    use_bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        axes = ("embed", "mlp")
-        parts = {name: Dense(self.hidden, axes, dtype=self.dtype, name=name) for name in ("gate", "up")}
-        gate, up = denses(self, x, parts)
-        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="down")(nn.gelu(gate) * up)
+        activate = ACTIVATIONS[self.activation]
+        names = ("gate", "up") if self.gated else ("up",)
+        products = {
+            name: Dense(self.hidden, ("embed", "mlp"), use_bias=self.use_bias, dtype=self.dtype, name=name)
+            for name in names
+        }
+        outputs = fused_dense(self, x, products)
+        wide = activate(outputs[0]) * outputs[1] if self.gated else activate(outputs[0])
+        return Dense(x.shape[-1], ("mlp", "embed"), use_bias=self.use_bias, dtype=self.dtype, name="down")(wide)
 
 
 def stack(block: type[nn.Module], num_layers: int, scan: bool, remat: str) -> Callable[..., Callable[..., Any]]:
-    """A stack of `block`s as one callable module: block(x, layer_cache, *shared) → (x, layer_cache).
+    """Build a stack of blocks: stack(…)(**block arguments) is a function (x, cache, *shared) → (x, cache).
 
-    scan: one compiled body, parameters and caches with a leading "layers" axis; otherwise separate submodules
-    layers_0, … and a tuple of caches.
-    remat: "none", "full" (keep only each layer's input) or "dots" (keep matrix products too).
+    block: a module called as block(x, layer_cache, *shared) → (x, layer_cache).
+    scan: True compiles one block and gives parameters and caches a leading "layers" axis; False makes submodules
+    layers_0, layers_1, … and a tuple of caches.
+    remat: "none", "full" (keep each layer's input only) or "dots" (keep matrix products too).
     """
     policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
     if remat != "none":

@@ -3,7 +3,8 @@
     input : [ Connector(E(x_p)) ]  [ <sos> y_p y_c ]        [ PreNet(go, x_c without its last step) ]
     output:       no loss          [ y_p y_c <eos> ]        [ PostNet → x̂_c, stop ]
 
-Three fixed segments [prefix P][text L][frames T / r] with masks; r = frames_per_step frames share a decoder position.
+Three segments of fixed size, each with its mask: prefix P (bidirectional, or causal), text L and frames T / r (causal);
+r = frames_per_step frames share a decoder position.
 """
 
 from __future__ import annotations
@@ -12,27 +13,31 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from spectron.config import ModelConfig
-from spectron.models.conformer import Conformer
-from spectron.models.decoder import Cache, Decoder, prefix_visible
+from spectron.models.connectors import make_connector
+from spectron.models.decoder import Cache, Decoder
+from spectron.models.encoder import make_encoder
 from spectron.models.layers import Dense
-from spectron.types import Sequence
+from spectron.models.segments import Joined, Segment, join
+from spectron.types import Sequence, Statistics
 
 
 class PreNet(nn.Module):
-    """Frames → LM width through a bottleneck; `keep` is its dropout mask, already scaled (None: no dropout)."""
+    """Frames → LM width through a bottleneck. dropout_mask: 0 or 1 / (1 − rate) for each unit of the bottleneck."""
 
     bottleneck: int
     dim: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, frames: Float[Array, "B T R"], keep: Float[Array, "B T N"] | None) -> Float[Array, "B T D"]:
+    def __call__(
+        self, frames: Float[Array, "B T R"], dropout_mask: Float[Array, "B T N"] | None
+    ) -> Float[Array, "B T D"]:
         x = nn.relu(Dense(self.bottleneck, ("mel", None), True, self.dtype, name="down")(frames))
-        if keep is not None:
-            x = x * keep.astype(x.dtype)
+        if dropout_mask is not None:
+            x = x * dropout_mask.astype(x.dtype)
         return Dense(self.dim, (None, "embed"), True, self.dtype, name="up")(x)
 
 
@@ -49,11 +54,14 @@ class PostNet(nn.Module):
 
 
 class Output(NamedTuple):
-    """written [B, L, D] and spoken [B, T / r, D]: the LM's hidden states at text and at frame steps, for `logits`;
-    frames float32 [B, T, F] normalised; stop logits float32 [B, T]."""
+    """What the model computes under teacher forcing.
 
-    written: Array
-    spoken: Array
+    text_hidden [B, L, D], frame_hidden [B, T / r, D]: the LM's hidden states at text and frame positions, for `logits`.
+    frames: float32 [B, T, F], normalised log-mel. stop: float32 [B, T], stop logits.
+    """
+
+    text_hidden: Array
+    frame_hidden: Array
     frames: Array
     stop: Array
 
@@ -64,69 +72,94 @@ class Spectron(nn.Module):
     config: ModelConfig
     vocab_size: int
     num_mels: int
-    unrolled: bool = False  # the LM's layers, whatever scan_layers says: see kernels.for_decoding
+    unrolled: bool = False  # separate LM layers, whatever scan_layers says: the layout of to_decode_layout
 
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
-        shared = {"scan_layers": c.scan_layers, "remat": c.remat, "dtype": dtype}
         step = c.frames.frames_per_step
-        self.encoder = Conformer(c.encoder, **shared)
-        self.connector = Dense(c.lm.dim, (None, "embed"), use_bias=True, dtype=dtype)
+        self.encoder = make_encoder(c)
+        self.connector = make_connector(c)
         scan = c.scan_layers and not self.unrolled
-        self.lm = Decoder(c.lm, self.vocab_size, **shared | {"scan_layers": scan})
+        self.lm = Decoder(c.lm, self.vocab_size, scan_layers=scan, remat=c.remat, dtype=dtype)
         self.prenet = PreNet(c.frames.bottleneck, c.lm.dim, dtype)
         self.postnet = PostNet(step * self.num_mels, dtype)
         self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype)
 
-    def prefix(self, prompt: Sequence, deterministic: bool = True) -> Sequence:
-        """Normalised log-mel of the prompt → vectors the LM reads, [B, P, D]."""
-        encoded = self.encoder(prompt, deterministic)
-        return Sequence(self.connector(encoded.values), encoded.mask).masked()
+    def prefix(
+        self,
+        prompt: Shaped[Array, "B S"],
+        prompt_samples: Int[Array, " B"],
+        statistics: Statistics,
+        deterministic: bool = True,
+    ) -> Segment:
+        """int16 samples of the prompt, and each row's length → the vectors that the LM reads first, [B, P, D]."""
+        vectors = self.connector(self.encoder(prompt, prompt_samples, statistics, deterministic))
+        return Segment(vectors.values, vectors.mask, self.config.bidirectional_prefix)
 
     def __call__(
         self,
-        prompt: Sequence,
+        prompt: Shaped[Array, "B S"],
+        prompt_samples: Int[Array, " B"],
+        statistics: Statistics,
         tokens: Sequence,
         steps: Sequence,
-        keep: Float[Array, "B T N"] | None = None,
+        dropout_mask: Float[Array, "B T N"] | None = None,
         deterministic: bool = True,
     ) -> Output:
-        """Teacher forcing. tokens: int [B, L] starting with sos; steps: [B, T/r, r·F], what is fed back (go first)."""
-        prefix = self.prefix(prompt, deterministic)
-        text = Sequence(self.lm.embed(tokens.values), tokens.mask).masked()
-        fed = Sequence(self.prenet(steps.masked().values, keep), steps.mask).masked()
-        x = jnp.concatenate([prefix.values, text.values, fed.values], axis=1)
-        mask = jnp.concatenate([prefix.mask, text.mask, fed.mask], axis=1)
-        size, length = prefix.mask.shape[1], tokens.mask.shape[1]
-        inside = jnp.broadcast_to(jnp.arange(mask.shape[1]) < size, mask.shape)
-        visible = prefix_visible(mask, inside)
-        hidden, _ = self.lm(x, count_positions(mask), visible, deterministic=deterministic, prefix=size)
-        written, spoken = hidden[:, size : size + length], hidden[:, size + length :]
+        """Teacher forcing.
+
+        prompt: int16 samples; prompt_samples: the length of each row. statistics: of the log-mel normalisation.
+        tokens: int [B, L], starting with sos. steps: [B, T / r, r · F], the frames fed back, starting with go.
+        dropout_mask: of the pre-net.
+        """
+        joined = join(
+            [
+                self.prefix(prompt, prompt_samples, statistics, deterministic),
+                Segment(self.lm.embed(tokens.values), tokens.mask),
+                Segment(self.prenet(steps.masked().values, dropout_mask), steps.mask),
+            ]
+        )
+        hidden, _ = self._read(joined, deterministic=deterministic)
+        _, text_hidden, frame_hidden = joined.split(hidden)
         if self.is_initializing():
-            self.logits(written[:, :1])  # so that the text head has parameters
-        return Output(written, spoken, *self.speak(spoken))
+            self.logits(text_hidden[:, :1])  # creates the parameters of the text head
+        frames, stop = self.speak(frame_hidden)
+        return Output(text_hidden, frame_hidden, frames, stop)
+
+    def _read(
+        self, joined: Joined, cache: Cache | None = None, deterministic: bool = True
+    ) -> tuple[Float[Array, "B N D"], Any]:
+        return self.lm(
+            joined.values,
+            joined.positions,
+            joined.attention_mask,
+            cache,
+            deterministic=deterministic,
+            prefix=joined.bidirectional_prefix if cache is None else None,
+        )
 
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Vocabulary logits, float32."""
         return self.lm.logits(hidden)
 
-    def read(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Hidden states of the LM that has heard nothing."""
-        return self.lm.read(tokens, mask, jnp.zeros(tokens.shape[0], jnp.int32))
+    def hidden_states(self, tokens: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Float[Array, "B L D"]:
+        """Hidden states of the LM on text alone, without a prompt."""
+        return self.lm.hidden_states(tokens, mask)
 
     def speak(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
-        """Hidden states of frame steps → their frames (normalised) and stop logits, one per frame."""
+        """Hidden states of frame positions → their frames (normalised log-mel) and stop logits, one per frame."""
         batch, steps, _ = hidden.shape
         per_step = self.config.frames.frames_per_step
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
         return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
 
-    def prefill(self, prompt: Sequence, cache: Cache) -> tuple[Cache, Bool[Array, "B P"]]:
-        """Write the prompt into the cache's first P positions; returns it and the prefix mask."""
-        prefix = self.prefix(prompt)
-        visible = prefix_visible(prefix.mask, jnp.ones_like(prefix.mask))
-        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache)
-        return cache, prefix.mask
+    def prefill(
+        self, prompt: Shaped[Array, "B S"], prompt_samples: Int[Array, " B"], statistics: Statistics, cache: Cache
+    ) -> tuple[Cache, Bool[Array, "B P"]]:
+        """Write the prompt into the cache's first P positions; returns the cache and the mask of the prefix."""
+        joined = join([self.prefix(prompt, prompt_samples, statistics)])
+        _, cache = self._read(joined, cache)
+        return cache, joined.mask
 
     def advance(
         self,
@@ -150,6 +183,12 @@ class Spectron(nn.Module):
         return hidden[:, 0], frames, stop, cache
 
 
-def count_positions(mask: Bool[Array, "B T"]) -> Int[Array, "B T"]:
-    """Positions count real elements only, from 0."""
-    return jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+def prefix_length(model: ModelConfig, num_samples: Any) -> Any:
+    """Decoder positions that a prompt of so many samples takes: ints, integer arrays or symbolic sizes."""
+    return make_connector(model).output_length(make_encoder(model).output_length(num_samples))
+
+
+def prefix_flops(model: ModelConfig, num_samples: int) -> float:
+    """Forward model FLOPs of encoder and connector on one prompt of so many samples."""
+    encoder = make_encoder(model)
+    return encoder.flops(num_samples) + make_connector(model).flops(encoder.width, encoder.output_length(num_samples))

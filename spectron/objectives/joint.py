@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +12,25 @@ from jaxtyping import Array, Float, Int
 
 from spectron.audio.features import log_mel, normalise
 from spectron.config import Experiment, FramesConfig, JointConfig
-from spectron.cost.flops import Flops, encoder_flops, lm_flops
+from spectron.cost.flops import Flops, lm_flops
 from spectron.data.buckets import continuation_capacity, samples_per_row
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import make_vocabulary
-from spectron.models.conformer import Conformer
-from spectron.models.spectron import Output, Spectron
+from spectron.models.encoder import check_sample_rate
+from spectron.models.spectron import Output, Spectron, prefix_flops, prefix_length
 from spectron.objectives import losses
 from spectron.objectives.base import LOG_PROBABILITY, OBJECTIVES, Objective, shift_right
 from spectron.types import Batch, Losses, Params, Sequence, Statistics, Term, length_mask
+
+
+class ModelInput(NamedTuple):
+    """The arguments of Spectron's call under teacher forcing."""
+
+    prompt: Array  # int16 [B, S], samples
+    prompt_samples: Array  # int32 [B]
+    statistics: Statistics
+    tokens: Sequence  # int [B, L], from sos on
+    steps: Sequence  # [B, T / r, r · F], the frames fed back, from go on
 
 
 @OBJECTIVES.register(JointConfig)
@@ -39,7 +50,7 @@ class Joint(Objective):
 
     def init(self, key: Array, batch: Batch) -> Params:
         """Fresh parameters of every part."""
-        return self.model.init(key, *self.inputs(batch))["params"]
+        return self.model.init(key, **self.inputs(batch)._asdict())["params"]
 
     def frames_in(self, samples: int) -> int:
         """Frames of continuation, in whole steps, of a batch whose rows have so many samples (at most `num_frames`)."""
@@ -57,26 +68,39 @@ class Joint(Objective):
         continuation = window(whole, start, self.frames_in(samples.shape[1]))
         return normalise(prompt, self.measured), normalise(continuation, self.measured)
 
-    def inputs(self, batch: Batch) -> tuple[Sequence, Sequence, Sequence]:
-        """What the model reads under teacher forcing: prompt, tokens from sos on, frame steps from go on."""
+    def inputs_and_target(self, batch: Batch) -> tuple[ModelInput, Sequence]:
+        """What the model reads under teacher forcing, and the continuation [B, T, F] that it predicts."""
         prompt, continuation = self.spectrograms(batch)
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
         frames = self.experiment.model.frames
-        return prompt, tokens, feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
+        inputs = ModelInput(
+            prompt=jnp.asarray(batch.samples)[:, : self.prompt_size],
+            prompt_samples=jnp.asarray(batch.prompt_samples),
+            statistics=self.measured,
+            tokens=Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask),
+            steps=feedback(continuation, go_frames(prompt, frames), frames.frames_per_step),
+        )
+        return inputs, continuation
+
+    def inputs(self, batch: Batch) -> ModelInput:
+        """What the model reads under teacher forcing."""
+        return self.inputs_and_target(batch)[0]
 
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
         """Terms "text", "frames", "delta_freq", "delta_time_k", "stop", the metric "text_accuracy"; if their
         weights ask for them "agreement", "alignment" and the metric "alignment_accuracy"."""
-        prompt, continuation = self.spectrograms(batch)
-        frames = self.experiment.model.frames
-        tokens = Sequence(shift_right(batch.text, self.vocabulary.sos_id), batch.text_mask)
-        steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
-        dropout_key, keep_key = jax.random.split(key)
-        keep = None
+        inputs, continuation = self.inputs_and_target(batch)
+        tokens, steps = inputs.tokens, inputs.steps
+        dropout_key, mask_key = jax.random.split(key)
+        dropout_mask = None
         if train:
-            keep = dropout_keep(keep_key, (*steps.mask.shape, frames.bottleneck), frames.prenet_dropout)
+            frames = self.experiment.model.frames
+            dropout_mask = dropout_keep(mask_key, (*steps.mask.shape, frames.bottleneck), frames.prenet_dropout)
         out = self.model.apply(
-            {"params": params}, prompt, tokens, steps, keep, not train, rngs={"dropout": dropout_key}
+            {"params": params},
+            **inputs._asdict(),
+            dropout_mask=dropout_mask,
+            deterministic=not train,
+            rngs={"dropout": dropout_key},
         )
         total = self.terms(params, out, batch, continuation, steps)
         if self.config.agreement_weight:
@@ -85,13 +109,13 @@ class Joint(Objective):
 
     def agreement(self, params: Params, out: Output, tokens: Sequence, batch: Batch) -> Losses:
         """How far the guesses at unscored tokens are from those of the LM that reads the text alone."""
-        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="read")
+        teacher = self.model.apply({"params": params}, tokens.values, tokens.mask, method="hidden_states")
 
         def compare(hidden: Array, teacher: Array, mask: Array) -> dict[str, Term]:
             return {"agreement": losses.agreement(self.logits(params, hidden), self.logits(params, teacher), mask)}
 
         unscored = batch.text_mask & ~batch.text_loss_mask
-        terms = losses.by_chunks(compare, self.chunk, out.written, jax.lax.stop_gradient(teacher), unscored)
+        terms = losses.by_chunks(compare, self.chunk, out.text_hidden, jax.lax.stop_gradient(teacher), unscored)
         return Losses(terms, {"agreement": jnp.float32(self.config.agreement_weight)})
 
     def logits(self, params: Params, hidden: Array) -> Array:
@@ -105,7 +129,7 @@ class Joint(Objective):
         logits = functools.partial(self.logits, params)
         spectral = losses.reconstruction(continuation, out.frames, config.time_deltas)
         terms = {
-            **losses.classification("text", logits, self.chunk, out.written, batch.text, batch.text_loss_mask),
+            **losses.classification("text", logits, self.chunk, out.text_hidden, batch.text, batch.text_loss_mask),
             **spectral,
             "stop": losses.stop(out.stop, continuation.lengths, real, config.stop_positive_weight),
         }
@@ -114,32 +138,33 @@ class Joint(Objective):
         if config.alignment_weight:
             middles = self.middles(batch, steps.mask.shape[1])
             spoken, known = losses.spoken_tokens(batch.text, batch.token_ends, middles)
-            terms |= losses.classification("alignment", logits, self.chunk, out.spoken, spoken, steps.mask & known)
+            terms |= losses.classification(
+                "alignment", logits, self.chunk, out.frame_hidden, spoken, steps.mask & known
+            )
             coefficients["alignment"] = config.alignment_weight
         return Losses(terms, {name: jnp.float32(value) for name, value in coefficients.items()})
 
     def validation(self, params: Params, batch: Batch) -> Array:
         """ln p of each text, given the prompt. float32 [B]."""
-        prompt, tokens, steps = self.inputs(batch)
-        out = self.model.apply({"params": params}, prompt, tokens, steps, None, True)
+        out = self.model.apply({"params": params}, **self.inputs(batch)._asdict())
         logits = functools.partial(self.logits, params)
-        return losses.log_probability(logits, out.written, batch.text, batch.text_mask)
+        return losses.log_probability(logits, out.text_hidden, batch.text, batch.text_mask)
 
-    def prompt_frames(self, shape: BatchShape) -> int:
-        """Spectrogram frames that the encoder reads in a batch of this shape."""
-        return self.features.num_frames(min(shape.samples, self.prompt_size))
+    def prompt_capacity(self, shape: BatchShape) -> int:
+        """Samples that the encoder reads per row in a batch of this shape."""
+        return min(shape.samples, self.prompt_size)
 
     def flops(self, shape: BatchShape) -> Flops:
         """Encoder on the prompt, LM on prefix, text and frame steps; the agreement term reads the text once more."""
         model, dim, text = self.experiment.model, self.experiment.model.lm.dim, shape.tokens
         per_step = model.frames.frames_per_step
-        heard, steps = self.prompt_frames(shape), self.frames_in(shape.samples) // per_step
-        prefix, width = Conformer.output_length(heard), per_step * self.features.num_mels
+        samples, steps = self.prompt_capacity(shape), self.frames_in(shape.samples) // per_step
+        prefix, width = prefix_length(model, samples), per_step * self.features.num_mels
+        bidirectional = prefix if model.bidirectional_prefix else 0
         head = 2.0 * dim * self.vocabulary.size
         total = Flops(
-            encoder=encoder_flops(model.encoder, self.features.num_mels, heard)
-            + 2.0 * prefix * model.encoder.dim * dim,
-            lm=lm_flops(model.lm, prefix, prefix + text + steps),
+            encoder=prefix_flops(model, samples),
+            lm=lm_flops(model.lm, bidirectional, prefix + text + steps),
             vocabulary=(text + (steps if self.config.alignment_weight else 0)) * head,
             frames=2.0 * steps * (model.frames.bottleneck * (width + dim) + dim * (dim + width + per_step)),
         )
@@ -151,14 +176,15 @@ class Joint(Objective):
     def positions(
         self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        """Encoder frames of the prompt, tokens and frame steps; tokens alone in batches without speech."""
+        """Prefix positions of the prompt, tokens and frame steps; tokens alone in batches without speech."""
         if not shape.samples:
             return num_tokens, shape.tokens
         per_step = self.experiment.model.frames.frames_per_step
         frames, heard = self.features.num_frames(num_samples), self.features.num_frames(prompt_samples)
         steps = -((heard - frames) // per_step)  # rounded up
-        computed = Conformer.output_length(self.prompt_frames(shape)) + self.frames_in(shape.samples) // per_step
-        return Conformer.output_length(heard) + steps + num_tokens, computed + shape.tokens
+        model = self.experiment.model
+        computed = prefix_length(model, self.prompt_capacity(shape)) + self.frames_in(shape.samples) // per_step
+        return prefix_length(model, prompt_samples) + steps + num_tokens, computed + shape.tokens
 
     def middles(self, batch: Batch, steps: int) -> Int[Array, "B N"]:
         """The sample in the middle of each frame step."""
@@ -168,7 +194,11 @@ class Joint(Objective):
 
 
 def make_model(experiment: Experiment, unrolled: bool = False) -> Spectron:
-    """The joint model of an experiment; unrolled: the one that decodes with kernels.for_decoding's parameters."""
+    """The joint model of an experiment. unrolled: for parameters in the layout of to_decode_layout.
+
+    Raises UserError where the encoder and the spectrogram want different sample rates.
+    """
+    check_sample_rate(experiment)
     vocabulary = make_vocabulary(experiment.data.vocabulary)
     return Spectron(experiment.model, vocabulary.size, experiment.features.num_mels, unrolled)
 

@@ -47,7 +47,7 @@ class TextLM(Objective):
         lengths = batch.text_mask.sum(axis=1)
         most = jnp.minimum(self.config.prefix_tokens, lengths - 1)
         prefix = jnp.floor(jax.random.uniform(key, lengths.shape) * (most + 1)).astype(jnp.int32)
-        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="read")
+        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="hidden_states")
         # Inside the prefix the next token can be seen; its last position still predicts the first unseen one.
         unseen = jnp.arange(tokens.shape[1])[None, :] >= prefix[:, None] - 1
         mask = batch.text_loss_mask & unseen
@@ -59,7 +59,7 @@ class TextLM(Objective):
         """ln p of each text, read causally. float32 [B]."""
         tokens = shift_right(batch.text, self.vocabulary.sos_id)
         prefix = jnp.zeros(tokens.shape[0], jnp.int32)
-        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="read")
+        hidden = self.lm.apply({"params": params["lm"]}, tokens, batch.text_mask, prefix, method="hidden_states")
         logits = functools.partial(self.lm.apply, {"params": params["lm"]}, method="logits")
         return losses.log_probability(logits, hidden, batch.text, batch.text_mask)
 

@@ -18,7 +18,7 @@ from spectron.config import CTCConfig, Experiment
 from spectron.config.overrides import build
 from spectron.objectives.ctc import CTC
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
-from spectron.types import Batch, Hypothesis, Params, Recogniser, Statistics, UserError
+from spectron.types import Hypothesis, Params, Recogniser, Statistics, UserError
 
 __all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "pin"]
 
@@ -31,17 +31,7 @@ ROWS = 8  # ours: recordings heard together
 def _hear(params: Params, statistics: Statistics, samples: Array, num_samples: Array, *, experiment: Experiment) -> Any:
     """int16 [B, S] → label log-probabilities, a Sequence of float32 [B, T, V]."""
     objective = CTC(CTCConfig(), experiment, statistics)
-    nothing = np.zeros((samples.shape[0], 1), np.int32)
-    batch = Batch(
-        samples=samples,
-        num_samples=num_samples,
-        prompt_samples=num_samples * 0,
-        text=nothing,
-        text_mask=nothing > 0,
-        text_loss_mask=nothing > 0,
-        token_ends=nothing,
-    )
-    logits = objective.logits(params, objective.mel(batch))
+    logits = objective.logits(params, samples, num_samples)
     return dataclasses.replace(logits, values=jax.nn.log_softmax(logits.values.astype(np.float32)))
 
 
@@ -66,7 +56,8 @@ class CTCRecogniser:
         self.name = name
         self.experiment, self.statistics = loaded.experiment, loaded.statistics
         self.params = jax.device_put({part: loaded.params[part] for part in CTC.parts})
-        self.vocabulary = CTC(CTCConfig(), loaded.experiment, loaded.statistics).vocabulary
+        objective = CTC(CTCConfig(), loaded.experiment, loaded.statistics)
+        self.vocabulary, self.encoder = objective.vocabulary, objective.encoder
         self.fusion = fusion or Fusion()
 
     @functools.cached_property
@@ -80,7 +71,7 @@ class CTCRecogniser:
         out: list[np.ndarray] = [np.zeros((0, self.vocabulary.size), np.float32)] * len(recordings)
         sizes: dict[int, list[int]] = {}
         for i, samples in enumerate(recordings):
-            if self.experiment.features.num_frames(len(samples)):
+            if self.encoder.output_length(len(samples)):
                 sizes.setdefault(bucket(len(samples), rate), []).append(i)
         for size, members in sorted(sizes.items()):
             for first in range(0, len(members), ROWS):

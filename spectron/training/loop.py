@@ -26,6 +26,7 @@ from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import peak_flops
 from spectron.data.batches import Feed, make_feed
 from spectron.data.order import BatchShape
+from spectron.models.encoder import unit_statistics
 from spectron.objectives import Objective, make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import multihost, sharding
@@ -41,7 +42,7 @@ from spectron.training.stage import (
 )
 from spectron.training.step import Plan, make_plan
 from spectron.training.validation import make_validation
-from spectron.types import Array, Batch, Params, Statistics, TrainState, UserError
+from spectron.types import Array, Batch, Params, TrainState, UserError
 from spectron.utils.files import check_local
 
 
@@ -169,8 +170,7 @@ def train_stage(
             measured = find_statistics(experiment, stage, workdir, speech)
         else:
             measured = manager.statistics_of(meta)
-        bands = experiment.features.num_mels
-        statistics = measured or Statistics(np.zeros(bands, np.float32), np.ones(bands, np.float32))
+        statistics = measured or unit_statistics(experiment)
         plan = make_plan(experiment, stage, statistics, sample, mesh)
         state = saver.restore(plan.abstract) if first else fresh_state(experiment, plan, workdir)
         log = open_log(stage, folder, first)

@@ -15,9 +15,10 @@ import numpy as np
 from spectron.audio.features import log_mel, measure
 from spectron.checkpoints import manager
 from spectron.checkpoints.manager import FOLDER
-from spectron.config import Experiment, StageConfig, as_dict
+from spectron.config import Experiment, FeatureConfig, StageConfig, as_dict
 from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
+from spectron.models.encoder import encoder_features
 from spectron.parallel import sharding
 from spectron.training.step import Plan
 from spectron.types import Batch, Statistics, TrainState, UserError
@@ -77,7 +78,20 @@ def find_statistics(
             return found
     if speech is None:
         return None
-    convert = jax.jit(lambda samples, count: log_mel(samples, count, experiment.features))
+    measured = _measure(speech, experiment.features)
+    own = encoder_features(experiment)
+    if own is not None:
+        measured = dataclasses.replace(measured, encoder=_measure(speech, own))
+    if jax.process_count() > 1:  # the same rows, but hosts may round differently
+        from jax.experimental import multihost_utils
+
+        measured = multihost_utils.broadcast_one_to_all(measured)
+    return jax.tree.map(np.asarray, measured)
+
+
+def _measure(speech: Feed, features: FeatureConfig) -> Statistics:
+    """Log-mel statistics of the feed's first examples."""
+    convert = jax.jit(lambda samples, count: log_mel(samples, count, features))
 
     def log_mels() -> Iterator[np.ndarray]:
         seen = 0
@@ -89,12 +103,7 @@ def find_statistics(
                 yield from (values[row, :length] for row, length in enumerate(lengths))
                 seen += len(lengths)
 
-    measured = measure(log_mels(), experiment.features)
-    if jax.process_count() > 1:  # the same rows, but hosts may round differently
-        from jax.experimental import multihost_utils
-
-        measured = multihost_utils.broadcast_one_to_all(measured)
-    return jax.tree.map(np.asarray, measured)
+    return measure(log_mels(), features)
 
 
 def check_stage(stage: StageConfig, mesh: Any) -> None:
@@ -141,7 +150,7 @@ def without_buckets(experiment: Experiment) -> Experiment:
 # A run may go on with these changed: none of them changes what a step computes.
 FREE = {
     *("name", "mesh", "data.root", "data.packed", "data.reader", "data.readers", "features.dft", "model.remat"),
-    *("model.logits_chunk", "model.lm.attention"),
+    *("model.encoder.features.dft", "model.logits_chunk", "model.lm.attention"),
     *("stage.save_every", "stage.log_every", "stage.keep"),
     *("stage.evaluate_on", "stage.evaluate_every", "stage.evaluate_examples"),
 }

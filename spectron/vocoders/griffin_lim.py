@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from spectron.audio.features import mel_filterbank
-from spectron.audio.fft_slots import turn
+from spectron.audio.fft_slots import fft_slot
 from spectron.audio.signal import frame, hann, overlap_add
 from spectron.config import FeatureConfig
 from spectron.types import Array, Sequence, length_mask
@@ -69,7 +69,7 @@ def griffin_lim_batch(
         steps = lengths[row]
         padded = np.zeros((1, -(-steps // FRAMES) * FRAMES, features.num_mels), np.float32)
         padded[0, :steps] = rows[row]
-        with turn():
+        with fft_slot():
             made = np.asarray(invert(padded, lengths[row : row + 1], seed, iterations, features))
         audio[row, : steps * features.hop] = made[0, : steps * features.hop]
 
@@ -99,7 +99,7 @@ def griffin_lim_part(
     given = np.zeros((1, -(-(last - first) // FRAMES) * FRAMES, features.num_mels), np.float32)
     known = np.asarray(log_mel[first:last], np.float32)
     given[0, : len(known)] = known
-    with turn():
+    with fft_slot():
         made = np.asarray(invert(given, np.asarray([len(known)]), seed, iterations, features, first))
     return made[0, (start - first) * features.hop : (end - first) * features.hop]
 

@@ -18,7 +18,7 @@ def test_so_many_at_once(version, most, monkeypatch):
 
     def work(_):
         nonlocal inside
-        with fft_slots.turn() as wait:
+        with fft_slots.fft_slot() as wait:
             with lock:
                 inside += 1
                 seen.append(inside)

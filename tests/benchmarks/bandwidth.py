@@ -25,11 +25,12 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)]
 
-from spectron.config import EncoderConfig, Experiment, load_experiment  # noqa: E402
+from spectron.config import ConformerConfig, Experiment, load_experiment  # noqa: E402
 from spectron.cost.flops import position_bytes  # noqa: E402
 from spectron.inference import decode  # noqa: E402
-from spectron.models.conformer import Conformer  # noqa: E402
-from spectron.models.decode_layout import for_decoding  # noqa: E402
+from spectron.models.decode_layout import to_decode_layout  # noqa: E402
+from spectron.models.encoder import unit_statistics  # noqa: E402
+from spectron.models.spectron import prefix_length  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Params, Sequence  # noqa: E402
@@ -42,13 +43,15 @@ READ = 400_000_000  # float32 values
 def random_weights(experiment: Experiment) -> Params:
     """What a step multiplies by, random; a small encoder, which no step reads; a stop head that never fires."""
     bands, step = experiment.features.num_mels, experiment.model.frames.frames_per_step
-    small = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, encoder=EncoderConfig()))
+    small = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, encoder=ConformerConfig()))
 
     def init() -> Any:
-        prompt = Sequence(jnp.zeros((1, 8, bands)), jnp.ones((1, 8), bool))
+        prompt, lengths = jnp.zeros((1, 1600), jnp.int16), jnp.asarray([1600])
         tokens = Sequence(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
         frames = Sequence(jnp.zeros((1, 2, step * bands)), jnp.ones((1, 2), bool))
-        return make_model(small).init(jax.random.key(0), prompt, tokens, frames)["params"]
+        return make_model(small).init(jax.random.key(0), prompt, lengths, unit_statistics(small), tokens, frames)[
+            "params"
+        ]
 
     rng = np.random.default_rng(0)
 
@@ -58,7 +61,7 @@ def random_weights(experiment: Experiment) -> Params:
         return np.full(shape.shape, -1e3 if path[0].key == "stop" else 1.0, np.float32)
 
     params = jax.tree_util.tree_map_with_path(fill, unbox(jax.eval_shape(init)))
-    return for_decoding(params, jnp.dtype(experiment.model.compute_dtype))
+    return to_decode_layout(params, jnp.dtype(experiment.model.compute_dtype))
 
 
 def stepping(experiment: Experiment, weights: Params, rows: int, phase: str, heard: int) -> Callable[[], float]:
@@ -131,7 +134,7 @@ def main() -> int:
     arguments = parser.parse_args()
     experiment = load_experiment(str(CONFIG), ["model.compute_dtype=float32"])
     heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
-    heard = Conformer.output_length(experiment.features.num_frames(heard))
+    heard = prefix_length(experiment.model, heard)
     weights, big = random_weights(experiment), jnp.ones(READ)
     total = jax.jit(jnp.sum)
 

@@ -27,7 +27,7 @@ from benchmarks.torch_twin import Twin  # noqa: E402
 
 from spectron.config import Experiment, load_experiment  # noqa: E402
 from spectron.inference.decode import decode, limits  # noqa: E402
-from spectron.models.decode_layout import for_decoding  # noqa: E402
+from spectron.models.decode_layout import to_decode_layout  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Batch, Params  # noqa: E402
@@ -56,7 +56,7 @@ def contenders(experiment: Experiment, batch: Batch, params: Params) -> dict[str
     limit, statistics = limits(experiment), timing.speech_like(experiment)
     samples = batch.samples[:, : round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)]
     keys = jax.random.split(jax.random.key(1), ROWS)
-    weights = for_decoding(params, jnp.dtype(experiment.model.compute_dtype))
+    weights = to_decode_layout(params, jnp.dtype(experiment.model.compute_dtype))
     twin = Twin(experiment, statistics).eval()
     twin.load_state_dict(torch_training.laid_out(params))
     twin.prenet.speaking_dropout = experiment.model.frames.dropout_in_decoding

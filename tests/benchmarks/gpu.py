@@ -75,6 +75,7 @@ SMALL = [
     *(f"model.lm.{each}" for each in LM),
     *(f"data.{each}" for each in (*DATA, "vocabulary.size=64")),
     "features.num_mels=16",
+    "model.encoder.features.num_mels=16",
 ]
 # Set where the user has not: one process at a time has the GPU.
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_CLIENT_MEM_FRACTION": "0.92"}

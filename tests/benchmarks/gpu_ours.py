@@ -17,9 +17,9 @@ from spectron.config import Experiment
 from spectron.cost import flops
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
 from spectron.inference.decode import decode, limits
-from spectron.models.conformer import Conformer
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.models.decoder import empty_cache
+from spectron.models.spectron import prefix_length
 from spectron.objectives import make_objective
 from spectron.parallel import sharding
 from spectron.training.step import make_plan
@@ -146,9 +146,9 @@ def compare(wanted: dict[str, float], found: dict[str, float]) -> dict[str, Any]
 
 def positions(experiment: Experiment) -> int:
     """What the LM computes for a row: encoder frames, text, frame steps."""
-    heard = experiment.features.num_frames(round(experiment.data.max_prompt_seconds * experiment.features.sample_rate))
+    prompt = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
     most = limits(experiment)
-    return Conformer.output_length(heard) + most.tokens + most.steps
+    return prefix_length(experiment.model, prompt) + most.tokens + most.steps
 
 
 def work(experiment: Experiment) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]
     dtype, limit, measured = jnp.dtype(experiment.model.compute_dtype), limits(experiment), speech_like(experiment)
     heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
     params, batch, keys = (
-        for_decoding(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
+        to_decode_layout(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
         noise(experiment, 1),
         jax.random.split(jax.random.key(1), 1),
     )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from benchmarks.torch_training import SOS, go_frames
-from benchmarks.torch_twin import Twin, count_positions, prefix_visible
+from benchmarks.torch_twin import Twin, count_positions, prefix_lm_mask
 from torch import Tensor
 
 EOS = 1
@@ -28,7 +28,7 @@ def cached_reader(twin: Twin, prefix: Tensor, mask: Tensor, total: int) -> Reade
     batch, size = mask.shape
     shape = (batch, c.num_kv_heads, total, c.dim // c.num_heads)
     cache = [(torch.zeros(shape), torch.zeros(shape)) for _ in range(c.num_layers)]
-    twin.lm(prefix, count_positions(mask), prefix_visible(mask, torch.ones_like(mask)), cache)
+    twin.lm(prefix, count_positions(mask), prefix_lm_mask(mask, torch.ones_like(mask)), cache)
     seen = torch.zeros(batch, total, dtype=torch.bool)
     seen[:, :size] = mask
     position, index = mask.sum(dim=1), size
@@ -52,7 +52,7 @@ def uncached_reader(twin: Twin, prefix: Tensor, mask: Tensor, total: int) -> Rea
         nonlocal x, mask
         x, mask = torch.cat([x, new[:, None]], dim=1), torch.cat([mask, live[:, None]], dim=1)
         inside = (torch.arange(mask.shape[1]) < size).expand(mask.shape)
-        return twin.lm(x, count_positions(mask), prefix_visible(mask, inside))[:, -1]
+        return twin.lm(x, count_positions(mask), prefix_lm_mask(mask, inside))[:, -1]
 
     return read
 

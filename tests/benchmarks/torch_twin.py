@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectron.audio.features import mel_filterbank
-from spectron.config import EncoderConfig, Experiment, JointConfig, LMConfig, SpecAugmentConfig
+from spectron.config import ConformerConfig, Experiment, JointConfig, LMConfig, SpecAugmentConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Statistics
 
@@ -47,7 +47,7 @@ def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with rotary positions; `visible` bool [B, 1, T, S]."""
+    """Grouped-query attention with rotary positions; `attention_mask` bool [B, 1, T, S]."""
 
     def __init__(self, dim: int, heads: int, kv_heads: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor, cache: Any = None, index: int = 0
+        self, x: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
     ) -> Tensor:
         def heads(flat: Tensor) -> Tensor:
             return flat.unflatten(-1, (-1, self.width)).transpose(1, 2)
@@ -70,7 +70,7 @@ class Attention(nn.Module):
             end = index + x.shape[1]
             cache[0][:, :, index:end], cache[1][:, :, index:end] = key, value
             key, value = cache[0][:, :, :end], cache[1][:, :, :end]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, enable_gqa=self.grouped)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, enable_gqa=self.grouped)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
@@ -137,7 +137,7 @@ class ConvModule(nn.Module):
 class ConformerBlock(nn.Module):
     """½ feed-forward, attention, convolution, ½ feed-forward, norm."""
 
-    def __init__(self, c: EncoderConfig) -> None:
+    def __init__(self, c: ConformerConfig) -> None:
         super().__init__()
         self.ff_in = FeedForward(c.dim, c.dim * c.ff_multiple, c.dropout)
         self.attention_norm = nn.LayerNorm(c.dim, eps=1e-6)
@@ -147,9 +147,9 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(c.dim, eps=1e-6)
         self.drop = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor) -> Tensor:
         x = x + 0.5 * self.ff_in(x)
-        x = x + self.drop(self.attention(self.attention_norm(x), turn, visible))
+        x = x + self.drop(self.attention(self.attention_norm(x), turn, attention_mask))
         x = x + self.conv(x, mask)
         return masked(self.norm(x + 0.5 * self.ff_out(x)), mask)
 
@@ -157,7 +157,7 @@ class ConformerBlock(nn.Module):
 class Encoder(nn.Module):
     """Conformer: normalised log-mel [B, T, F] → [B, ~T/4, D]."""
 
-    def __init__(self, c: EncoderConfig, bands: int) -> None:
+    def __init__(self, c: ConformerConfig, bands: int) -> None:
         super().__init__()
         self.config = c
         self.subsampling = Subsampling(bands, c.conv_channels, c.dim)
@@ -213,9 +213,9 @@ class DecoderBlock(nn.Module):
         self.drop = nn.Dropout(c.dropout)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor, cache: Any = None, index: int = 0
+        self, x: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
     ) -> Tensor:
-        x = x + self.drop(self.attention(self.attention_norm(x), turn, visible, cache, index))
+        x = x + self.drop(self.attention(self.attention_norm(x), turn, attention_mask, cache, index))
         return x + self.drop(self.ff(self.ff_norm(x)))
 
 
@@ -243,20 +243,20 @@ class Decoder(nn.Module):
         self.head = TiedHead(self.embedding) if tied else nn.Linear(c.dim, vocabulary, bias=False)
 
     def forward(
-        self, x: Tensor, positions: Tensor, visible: Tensor, cache: Cache | None = None, index: int = 0
+        self, x: Tensor, positions: Tensor, attention_mask: Tensor, cache: Cache | None = None, index: int = 0
     ) -> Tensor:
         turn = rotation(positions, self.config.dim // self.config.num_heads, self.config.rope_base)
         for i, layer in enumerate(self.layers):
-            x = layer(x, turn, visible[:, None], None if cache is None else cache[i], index)
+            x = layer(x, turn, attention_mask[:, None], None if cache is None else cache[i], index)
         return self.final_norm(x)
 
     def score(self, tokens: Tensor, mask: Tensor, prefix: Tensor) -> Tensor:
         """Logits of text alone, the first `prefix` tokens seeing each other both ways."""
-        visible = prefix_visible(mask, length_mask(prefix, mask.shape[1]))
-        return self.head(self(masked(self.embedding(tokens), mask), count_positions(mask), visible))
+        attention_mask = prefix_lm_mask(mask, length_mask(prefix, mask.shape[1]))
+        return self.head(self(masked(self.embedding(tokens), mask), count_positions(mask), attention_mask))
 
 
-def prefix_visible(mask: Tensor, prefix: Tensor) -> Tensor:
+def prefix_lm_mask(mask: Tensor, prefix: Tensor) -> Tensor:
     """bool [B, T, T]: causal, the prefix both ways, padding seen by nobody."""
     size = mask.shape[1]
     causal = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
@@ -341,7 +341,7 @@ class Twin(nn.Module):
         size, length = prefix.shape[1], text.shape[1]
         inside = (torch.arange(mask.shape[1], device=mask.device) < size).expand(mask.shape)
         x = torch.cat([prefix, text, fed], dim=1)
-        hidden = self.lm(x, count_positions(mask), prefix_visible(mask, inside))
+        hidden = self.lm(x, count_positions(mask), prefix_lm_mask(mask, inside))
         spoken = hidden[:, size + length :]
         frames = self.postnet(spoken).unflatten(-1, (-1, self.experiment.features.num_mels)).flatten(1, 2)
         written = self.lm.head(hidden[:, size : size + length])

@@ -35,6 +35,7 @@ TOLERANCE = 0.05  # of the parameter counts
 SMALL = (
     *("data.max_seconds=0.5", "data.max_prompt_seconds=0.25", "data.max_continuation_seconds=0.25"),
     *("data.max_tokens=5", "features.num_mels=8", "features.low_hz=100"),
+    *("model.encoder.features.num_mels=8", "model.encoder.features.low_hz=100"),
     *("model.encoder.dim=16", "model.encoder.num_layers=1", "model.encoder.num_heads=2"),
     *("model.encoder.conv_channels=8", "model.encoder.ff_multiple=2"),
     *("model.lm.dim=16", "model.lm.num_layers=2", "model.lm.ff_dim=24", "model.frames.bottleneck=8"),

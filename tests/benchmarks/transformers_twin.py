@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Wav2Vec2ConformerConfig
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import Wav2Vec2ConformerEncoder
 
-from spectron.config import EncoderConfig, Experiment, LMConfig
+from spectron.config import ConformerConfig, Experiment, LMConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Statistics
 
@@ -25,7 +25,7 @@ from spectron.types import Statistics
 class ConformerHalf(nn.Module):
     """Normalised log-mel [B, T, F] → [B, ~T/4, D]: the twin's subsampling, then transformers' Conformer layers."""
 
-    def __init__(self, c: EncoderConfig, bands: int, attention: str) -> None:
+    def __init__(self, c: ConformerConfig, bands: int, attention: str) -> None:
         super().__init__()
         self.specaugment = c.specaugment
         self.subsampling = Subsampling(bands, c.conv_channels, c.dim)

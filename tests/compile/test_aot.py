@@ -22,10 +22,12 @@ def experiment():
     data = DataConfig(vocabulary=SentencePieceConfig(size=4096), max_seconds=2.0, prompt_seconds=1.0,
         max_prompt_seconds=1.0, max_continuation_seconds=1.0, max_tokens=16)
     lm = LMConfig(tie_embeddings=True, attention="splash")
-    model = ModelConfig(EncoderConfig(dim=128, num_layers=2, conv_channels=128), lm,
+    features = FeatureConfig(dft="matmul")
+    encoder = ConformerConfig(features=features, dim=128, num_layers=2, conv_channels=128)
+    model = ModelConfig(encoder=encoder, lm=lm,
         compute_dtype="bfloat16", remat="full", logits_chunk=8)
     joint = StageConfig("joint", (StreamConfig(JointConfig(), "speech", 16),))
-    return Experiment("small", data, (joint,), FeatureConfig(dft="matmul"), model)
+    return Experiment("small", data, (joint,), features, model)
 """
 
 

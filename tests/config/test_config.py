@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from spectron.config import (
     Choice,
+    ConformerConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     JointConfig,
@@ -151,7 +151,7 @@ EXPERIMENTS = st.builds(
         max_size=3,
     ).map(tuple),
     features=st.builds(FeatureConfig, num_mels=POSITIVE, per_band=st.booleans()),
-    model=st.builds(ModelConfig, encoder=st.builds(EncoderConfig, dim=POSITIVE, dropout=REAL)),
+    model=st.builds(ModelConfig, encoder=st.builds(ConformerConfig, dim=POSITIVE, dropout=REAL)),
     mesh=st.lists(st.tuples(NAME, POSITIVE), max_size=2).map(tuple),
     seed=POSITIVE,
 )

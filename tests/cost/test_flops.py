@@ -1,6 +1,7 @@
 """FLOPs by formula against what XLA counts in the compiled program; the sizes of the paper's configs."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence as Seq
 from pathlib import Path
 
@@ -12,12 +13,24 @@ from inference.test_decode import make_generator
 from models import tiny
 
 from spectron.compile.aot import templates
-from spectron.config import EncoderConfig, Experiment, LMConfig, StreamConfig, load_experiment
+from spectron.config import (
+    ConformerConfig,
+    Experiment,
+    FeatureConfig,
+    LinearConnectorConfig,
+    LMConfig,
+    ModelConfig,
+    StackMLPConnectorConfig,
+    StreamConfig,
+    load_experiment,
+)
 from spectron.cost import chips, flops
 from spectron.cost.flops import Flops
 from spectron.data.buckets import longest_shape
 from spectron.models.conformer import Conformer
-from spectron.models.decoder import Decoder, empty_cache, prefix_visible
+from spectron.models.connectors import make_connector
+from spectron.models.decoder import Decoder, empty_cache
+from spectron.models.segments import prefix_lm_mask
 from spectron.objectives import make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
@@ -32,29 +45,41 @@ def counted(function, *arguments) -> float:
 
 
 def test_the_encoders_formula_is_what_xla_counts():
-    config = EncoderConfig(dim=192, num_layers=2, num_heads=4, conv_channels=128, dropout=0.0)
+    features = FeatureConfig(num_mels=80)
+    config = ConformerConfig(features=features, dim=192, num_layers=2, num_heads=4, conv_channels=128, dropout=0.0)
     model = Conformer(config, scan_layers=False)
     mel = Sequence(jnp.zeros((1, 200, 80)), jnp.ones((1, 200), bool))
-    params = jax.eval_shape(model.init, jax.random.key(0), mel)
-    found = counted(lambda p, x: model.apply(p, x).values, params, mel)
+    params = jax.eval_shape(functools.partial(model.init, method="encode"), jax.random.key(0), mel)
+    found = counted(lambda p, x: model.apply(p, x, method="encode").values, params, mel)
     # XLA also counts norms, softmax and activations.
-    assert flops.encoder_flops(config, 80, 200) == pytest.approx(found, rel=0.06)
-    assert flops.encoder_flops(config, 80, 200) < found
+    assert model.flops(200 * features.hop) == pytest.approx(found, rel=0.06)
+    assert model.flops(200 * features.hop) < found
 
 
-def test_the_lms_formula_is_what_xla_counts():
-    config = LMConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=512)
+@pytest.mark.parametrize("options", [{}, {"head_dim": 32, "gated": False}])
+def test_the_lms_formula_is_what_xla_counts(options):
+    config = LMConfig(dim=192, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=512, **options)
     model = Decoder(config, 100, scan_layers=False)
     x, mask = jnp.zeros((1, 160, 192)), jnp.ones((1, 160), bool)
 
     def run(params, x):
-        return model.apply(params, x, jnp.arange(160)[None], prefix_visible(mask, mask))[0]
+        return model.apply(params, x, jnp.arange(160)[None], prefix_lm_mask(mask, mask))[0]
 
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_visible(mask, mask)))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, jnp.arange(160)[None], prefix_lm_mask(mask, mask)))
     found = counted(run, params, x)
     assert flops.lm_flops(config, 160, 160) == pytest.approx(found, rel=0.06)
     causal, both = flops.lm_flops(config, 0, 160), flops.lm_flops(config, 160, 160)
-    assert both - causal == pytest.approx(2 * 2 * 2 * 192 * 160 * 159 / 2)  # layers, two products, multiply-add, width
+    width = config.num_heads * config.head_width
+    assert both - causal == pytest.approx(2 * 2 * 2 * width * 160 * 159 / 2)  # layers, two products, multiply-add
+
+
+@pytest.mark.parametrize("config", [LinearConnectorConfig(), StackMLPConnectorConfig(stack=4, hidden=256)])
+def test_the_connectors_formula_is_what_xla_counts(config):
+    connector = make_connector(ModelConfig(connector=config, lm=LMConfig(dim=192)))
+    encoded = Sequence(jnp.zeros((1, 40, 128)), jnp.ones((1, 40), bool))
+    params = jax.eval_shape(connector.init, jax.random.key(0), encoded)
+    found = counted(lambda p, x: connector.apply(p, x).values, params, encoded)
+    assert connector.flops(128, 40) == pytest.approx(found, rel=0.02)
 
 
 def stage_flops(experiment: Experiment, streams: Seq[StreamConfig]) -> Flops:

@@ -22,7 +22,7 @@ from tiny_speaker import agree, prompts, read_wav, same_sound, write_wav
 from spectron.export import functions
 from spectron.inference import decode
 from spectron.inference.api import Spectron
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 
 NEEDED = ("jax", "jaxlib", "numpy", "safetensors", "ml_dtypes", "opt_einsum", "scipy")
 BARE = """
@@ -86,7 +86,7 @@ def test_rows_and_lengths_are_free(model, live, rows, size):
     lengths = np.full(rows, size, np.int32)
     limit, numbers = decode.limits(live.experiment), np.arange(rows, dtype=np.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), numbers)
-    weights = for_decoding(live.params, np.float32)
+    weights = to_decode_layout(live.params, np.float32)
     settings = {"experiment": live.experiment, "limit": limit}
     expected = decode.decode(weights, live.statistics, given, lengths, keys, **settings)
     forced = np.zeros((rows, limit.tokens), np.int32)

@@ -11,7 +11,7 @@ from models import tiny
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.inference.api import Spectron
 from spectron.inference.decode import decode, limits
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
 
@@ -26,9 +26,10 @@ def generator():
 def make_generator(experiment, stop_bias=None):
     model = make_model(experiment)
     prompt = tiny.sequence([9, 20], 8)
+    samples, lengths = tiny.speech([9 * 200, 20 * 200])
     tokens = Sequence(jnp.full((2, 5), 4), jnp.ones((2, 5), bool))
     steps = feedback(tiny.sequence([7, 9], 8), go_frames(prompt, experiment.model.frames), 2)
-    params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), prompt, tokens, steps)["params"])
+    params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), samples, lengths, STATISTICS, tokens, steps)["params"])
     if stop_bias is not None:
         params["stop"]["bias"] = jnp.full_like(params["stop"]["bias"], stop_bias)
     return Spectron(params, experiment, STATISTICS)
@@ -58,15 +59,17 @@ def test_the_loop_writes_what_the_uncached_model_would(generator):
     padded = np.zeros((4, generator.prompt_size), np.int16)
     for i, each in enumerate(samples):
         padded[i, : len(each)] = each
-    mel = normalise(log_mel(padded, jnp.asarray([len(s) for s in samples]), experiment.features), STATISTICS)
+    lengths = jnp.asarray([len(s) for s in samples])
+    mel = normalise(log_mel(padded, lengths, experiment.features), STATISTICS)
     ends = np.where((out.text == 1).any(axis=1), (out.text == 1).argmax(axis=1) + 1, out.text.shape[1])
     text_mask = length_mask(ends, out.text.shape[1])
     tokens = np.concatenate([np.full((4, 1), 2), out.text[:, :-1]], axis=1)
     frames = normalise(Sequence(jnp.asarray(out.frames), length_mask(out.num_frames, out.frames.shape[1])), STATISTICS)
     steps = feedback(frames, go_frames(mel, experiment.model.frames), 2)
     model, variables = make_model(experiment), {"params": generator.params}
-    forced = model.apply(variables, mel, Sequence(jnp.asarray(tokens), jnp.asarray(text_mask)), steps)
-    best = model.apply(variables, forced.written, method="logits").argmax(axis=-1)
+    written = Sequence(jnp.asarray(tokens), jnp.asarray(text_mask))
+    forced = model.apply(variables, jnp.asarray(padded), lengths, STATISTICS, written, steps)
+    best = model.apply(variables, forced.text_hidden, method="logits").argmax(axis=-1)
     np.testing.assert_array_equal(np.where(text_mask, best, 0), np.where(text_mask, out.text, 0))
     spoken = np.asarray(denormalise(forced.frames, STATISTICS))
     for i, count in enumerate(out.num_frames):
@@ -136,7 +139,7 @@ def test_text_ends_at_the_limit_of_tokens(generator):
     sample = np.zeros((1, generator.prompt_size), np.int16)
     sample[0, :3000] = prompts(1)[0][:3000] if len(prompts(1)[0]) >= 3000 else 100
     out = decode(
-        for_decoding(params, jnp.float32),
+        to_decode_layout(params, jnp.float32),
         STATISTICS,
         sample,
         np.asarray([3000], np.int32),

@@ -1,6 +1,7 @@
 """The contracts of every layer: padding changes nothing, a row alone equals the row in a batch, lengths are real."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 from models import tiny
 
-from spectron.config import SpecAugmentConfig
+from spectron.config import LinearConnectorConfig, ModelConfig, SpecAugmentConfig, StackMLPConnectorConfig
+from spectron.models.attention import Attention
 from spectron.models.conformer import Conformer, ConformerBlock, ConvModule, Subsampling
-from spectron.models.decoder import Decoder, prefix_visible
-from spectron.models.layers import Attention
+from spectron.models.connectors import make_connector
+from spectron.models.decoder import Decoder
+from spectron.models.segments import count_positions, prefix_lm_mask
 from spectron.models.specaugment import specaugment
-from spectron.models.spectron import count_positions
-from spectron.types import Sequence
+from spectron.types import Sequence, Statistics
 
 LENGTHS = [9, 5, 12, 1]
 
@@ -26,17 +28,18 @@ def positions(mask):
 class Layer:
     """A module as Sequence → Sequence."""
 
-    def __init__(self, module, width, call):
-        self.module, self.width, self.call = module, width, call
+    def __init__(self, module, width, call, method=None):
+        self.module, self.width, self.call, self.method = module, width, call, method
 
     def init(self, x):
-        return tiny.unbox(jax.jit(self.module.init)(jax.random.key(0), *self.arguments(x))["params"])
+        init = jax.jit(functools.partial(self.module.init, method=self.method))
+        return tiny.unbox(init(jax.random.key(0), *self.arguments(x))["params"])
 
     def arguments(self, x):
         return self.call(x)
 
     def __call__(self, params, x) -> Sequence:
-        out = self.module.apply({"params": params}, *self.arguments(x))
+        out = self.module.apply({"params": params}, *self.arguments(x), method=self.method)
         if isinstance(out, Sequence):
             return out
         return Sequence(out[0] if isinstance(out, tuple) else out, x.mask).masked()
@@ -46,6 +49,10 @@ def everyone(x):
     return jnp.broadcast_to(x.mask[:, None, :], (*x.mask.shape, x.mask.shape[1]))
 
 
+def connector(config):
+    return make_connector(ModelConfig(connector=config, lm=tiny.LM))
+
+
 LAYERS = {
     "subsampling": Layer(Subsampling(8, 16), 8, lambda x: (x,)),
     "convolution": Layer(ConvModule(tiny.ENCODER, True), 16, lambda x: (x.masked().values, x.mask)),
@@ -53,12 +60,14 @@ LAYERS = {
     "block": Layer(
         ConformerBlock(tiny.ENCODER, True), 16, lambda x: (x.masked().values, None, positions(x.mask), x.mask)
     ),
-    "conformer": Layer(Conformer(tiny.ENCODER), 8, lambda x: (x,)),
-    "conformer without scan": Layer(Conformer(tiny.ENCODER, scan_layers=False), 8, lambda x: (x,)),
+    "conformer": Layer(Conformer(tiny.ENCODER), 8, lambda x: (x,), "encode"),
+    "conformer without scan": Layer(Conformer(tiny.ENCODER, scan_layers=False), 8, lambda x: (x,), "encode"),
+    "linear connector": Layer(connector(LinearConnectorConfig()), 8, lambda x: (x,)),
+    "stacking connector": Layer(connector(StackMLPConnectorConfig(stack=3, hidden=12)), 8, lambda x: (x,)),
     "decoder": Layer(
         Decoder(tiny.LM, 9),
         16,
-        lambda x: (x.masked().values, count_positions(x.mask), prefix_visible(x.mask, jnp.zeros_like(x.mask))),
+        lambda x: (x.masked().values, count_positions(x.mask), prefix_lm_mask(x.mask, jnp.zeros_like(x.mask))),
     ),
 }
 
@@ -107,27 +116,64 @@ def test_declared_length_is_the_output_length(length):
     module = Subsampling(8, 16)
     x = tiny.sequence([length], 8)
     out, _ = module.init_with_output(jax.random.key(0), x)
-    assert int(out.lengths[0]) == Conformer.output_length(length)
+    assert int(out.lengths[0]) == Subsampling.output_length(length)
+
+
+@pytest.mark.parametrize("length", range(1, 8))
+@pytest.mark.parametrize("config", [LinearConnectorConfig(), StackMLPConnectorConfig(stack=3, hidden=12)])
+def test_a_connector_declares_its_output_length(config, length):
+    x = tiny.sequence([length], 8)
+    out, _ = connector(config).init_with_output(jax.random.key(0), x)
+    assert int(out.lengths[0]) == connector(config).output_length(length)
+    assert out.values.shape[1] == connector(config).output_length(x.values.shape[1])
+
+
+def test_the_stacking_connector_is_two_layers_on_frames_side_by_side():
+    x = tiny.sequence([6], 8)
+    module = connector(StackMLPConnectorConfig(stack=2, hidden=12))
+    params = tiny.unbox(module.init(jax.random.key(0), x)["params"])
+    found = module.apply({"params": params}, x).values[0, 1]
+    hidden, out = params["hidden"], params["out"]
+    pair = np.concatenate([x.values[0, 2], x.values[0, 3]])
+    wanted = np.maximum(pair @ hidden["kernel"] + hidden["bias"], 0) @ out["kernel"] + out["bias"]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_an_encoder_reads_samples_through_its_own_frontend():
+    """NaN and noise after the end of a recording change nothing, and the declared length is the output's."""
+    encoder = Conformer(tiny.ENCODER)
+    samples, lengths = tiny.speech([2050, 900])
+    apply = jax.jit(encoder.apply)
+    params = tiny.unbox(jax.jit(encoder.init)(jax.random.key(0), samples, lengths, tiny.statistics())["params"])
+    out = apply({"params": params}, samples, lengths, tiny.statistics())
+    np.testing.assert_array_equal(out.lengths, [encoder.output_length(2050), encoder.output_length(900)])
+    behind = np.arange(samples.shape[1])[None, :] >= np.asarray(lengths)[:, None]
+    dirty = apply({"params": params}, jnp.where(behind, jnp.nan, samples), lengths, tiny.statistics())
+    np.testing.assert_array_equal(out.values, dirty.values)
+    own = Statistics(np.zeros(3), np.ones(3), encoder=tiny.statistics())  # the target has other features
+    np.testing.assert_allclose(apply({"params": params}, samples, lengths, own).values, out.values, atol=1e-5)
 
 
 def test_scan_and_separate_layers_compute_the_same():
     x = tiny.sequence(LENGTHS, 8)
     scanned, separate = Conformer(tiny.ENCODER), Conformer(tiny.ENCODER, scan_layers=False)
-    params = tiny.unbox(scanned.init(jax.random.key(0), x)["params"])
+    params = tiny.unbox(jax.jit(functools.partial(scanned.init, method="encode"))(jax.random.key(0), x)["params"])
     layers = params["layers"]["block"]
     unrolled = {key: value for key, value in params.items() if key != "layers"}
     unrolled |= {f"layers_{i}": jax.tree.map(lambda p, i=i: p[i], layers) for i in range(2)}
-    a, b = scanned.apply({"params": params}, x), separate.apply({"params": unrolled}, x)
+    a = jax.jit(functools.partial(scanned.apply, method="encode"))({"params": params}, x)
+    b = jax.jit(functools.partial(separate.apply, method="encode"))({"params": unrolled}, x)
     np.testing.assert_allclose(a.values, b.values, atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_neither_values_nor_gradients(remat):
     x = tiny.sequence(LENGTHS, 8)
-    params = tiny.unbox(Conformer(tiny.ENCODER).init(jax.random.key(0), x)["params"])
+    params = tiny.unbox(Conformer(tiny.ENCODER).init(jax.random.key(0), x, method="encode")["params"])
 
     def loss(params, kind):
-        return jnp.square(Conformer(tiny.ENCODER, remat=kind).apply({"params": params}, x).values).sum()
+        encoded = Conformer(tiny.ENCODER, remat=kind).apply({"params": params}, x, method="encode")
+        return jnp.square(encoded.values).sum()
 
     plain, again = (jax.jit(jax.grad(loss), static_argnums=1)(params, kind) for kind in ("none", remat))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, again)
@@ -136,9 +182,9 @@ def test_remat_changes_neither_values_nor_gradients(remat):
 def test_bfloat16_is_where_the_setting_says():
     x = tiny.sequence(LENGTHS, 8)
     module = Conformer(tiny.ENCODER, dtype=jnp.bfloat16)
-    params = tiny.unbox(module.init(jax.random.key(0), x)["params"])
+    params = tiny.unbox(module.init(jax.random.key(0), x, method="encode")["params"])
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    half, full = module.apply({"params": params}, x), Conformer(tiny.ENCODER).apply({"params": params}, x)
+    half, full = (m.apply({"params": params}, x, method="encode") for m in (module, Conformer(tiny.ENCODER)))
     assert half.values.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(half.values, np.float32), full.values, atol=0.25)
 

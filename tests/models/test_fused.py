@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectron.models.fused_attention import fused
-from spectron.models.layers import attend
+from spectron.models.attention import attention
+from spectron.models.fused_attention import fused_attention
 from spectron.types import UserError
 
 BATCH, LENGTH, HEADS, GROUPS, WIDTH, PREFIX = 2, 150, 4, 2, 64, 20
@@ -24,17 +24,17 @@ def inputs():
 
 def test_splash_is_plain_attention():
     """Values and gradients, with padding, a prefix, shared keys and sizes that fill no block."""
-    arrays, visible = inputs()
+    arrays, attention_mask = inputs()
 
-    def both(attention):
+    def both(function):
         def loss(*arrays):
-            mixed = attention(*arrays)
+            mixed = function(*arrays)
             return jnp.sum(jnp.sin(mixed)), mixed
 
         return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(*arrays)
 
-    (_, found), slopes = both(lambda *x: fused("splash", *x, visible, PREFIX))
-    (_, wanted), expected = both(lambda *x: attend(*x, visible))
+    (_, found), slopes = both(lambda *x: fused_attention("splash", *x, attention_mask, PREFIX))
+    (_, wanted), expected = both(lambda *x: attention(*x, attention_mask))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     for slope, other in zip(slopes, expected, strict=True):
         np.testing.assert_allclose(slope, other, atol=5e-5)
@@ -43,20 +43,20 @@ def test_splash_is_plain_attention():
 @pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
 def test_cudnn_is_given_an_even_length_and_a_mask_that_sees_something(monkeypatch, length):
     """Its kernel needs a GPU; XLA's implementation of the same function takes the same arguments."""
-    arrays, visible = inputs()
-    arrays, visible = [x[:, :length] for x in arrays], visible[:, :length, :length]
+    arrays, attention_mask = inputs()
+    arrays, attention_mask = [x[:, :length] for x in arrays], attention_mask[:, :length, :length]
     plain = jax.nn.dot_product_attention
 
-    def stand_in(query, key, value, *, mask, implementation):
+    def stand_in(query, key, value, *, mask, scale, implementation):
         assert implementation == "cudnn" and query.shape[1] % 2 == 0 and bool(mask.any(axis=-1).all())
-        return plain(query, key, value, mask=mask, implementation="xla")
+        return plain(query, key, value, mask=mask, scale=scale, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-    found = fused("cudnn", *arrays, visible, PREFIX)
-    np.testing.assert_allclose(found, attend(*arrays, visible), atol=1e-5)
+    found = fused_attention("cudnn", *arrays, attention_mask, PREFIX)
+    np.testing.assert_allclose(found, attention(*arrays, attention_mask), atol=1e-5)
 
 
 def test_an_unknown_kernel_is_refused():
-    arrays, visible = inputs()
+    arrays, attention_mask = inputs()
     with pytest.raises(UserError, match="'flesh' is unknown; use plain, cudnn, splash"):
-        fused("flesh", *arrays, visible, PREFIX)
+        fused_attention("flesh", *arrays, attention_mask, PREFIX)

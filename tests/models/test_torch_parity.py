@@ -11,7 +11,7 @@ from models import tiny
 
 from spectron.config import JointConfig, OptimizerConfig, StageConfig, StreamConfig, TextLMConfig
 from spectron.inference.decode import decode, limits
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives import make_objective
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes with the extra 'parity'")
@@ -67,7 +67,7 @@ def test_features_are_the_same(objective):
     batch = tiny.batch(5)
     twin = Twin(EXPERIMENT, STATISTICS, LOSS)
     for ours, theirs in zip(
-        objective.features(batch), torch_training.features(twin, torch_training.to_torch(batch)), strict=True
+        objective.spectrograms(batch), torch_training.features(twin, torch_training.to_torch(batch)), strict=True
     ):
         np.testing.assert_array_equal(ours.mask, theirs[1])
         np.testing.assert_allclose(ours.values, theirs[0], atol=1e-4)
@@ -132,7 +132,7 @@ def test_decoding_is_the_same(params, reader, bias):
     batch, limit = tiny.batch(6), limits(experiment)
     samples = batch.samples[:, :4000]
     keys = jax.random.split(jax.random.key(0), 6)
-    weights = for_decoding(moved, jnp.float32)
+    weights = to_decode_layout(moved, jnp.float32)
     ours = decode(weights, STATISTICS, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
     theirs = torch_decoding.speak(
         make_twin(moved, experiment),

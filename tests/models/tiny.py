@@ -8,8 +8,8 @@ import numpy as np
 from flax.core import meta
 
 from spectron.config import (
+    ConformerConfig,
     DataConfig,
-    EncoderConfig,
     Experiment,
     FeatureConfig,
     FramesConfig,
@@ -21,7 +21,17 @@ from spectron.config import (
 from spectron.types import Batch, Sequence, Statistics, length_mask
 
 WORDS = ("zero", "one", "two", "three")
-ENCODER = EncoderConfig(dim=16, num_layers=2, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=8, dropout=0.0)
+FEATURES = FeatureConfig(num_mels=8, low_hz=100.0)
+ENCODER = ConformerConfig(
+    features=FEATURES,
+    dim=16,
+    num_layers=2,
+    num_heads=2,
+    kernel_size=3,
+    ff_multiple=2,
+    conv_channels=8,
+    dropout=0.0,
+)
 LM = LMConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
 
 
@@ -37,9 +47,10 @@ def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5) -> Experim
             max_tokens=5,
         ),
         (),
-        features=FeatureConfig(num_mels=8, low_hz=100.0),
+        features=FEATURES,
         model=ModelConfig(
-            encoder=EncoderConfig(
+            encoder=ConformerConfig(
+                features=FEATURES,
                 dim=16,
                 num_layers=1,
                 num_heads=2,
@@ -97,6 +108,14 @@ def sequence(lengths: list[int], width: int, seed: int = 0) -> Sequence:
     size = max(lengths) + 3
     values = rng.normal(size=(len(lengths), size, width)).astype(np.float32)
     return Sequence(jnp.asarray(values), length_mask(jnp.asarray(lengths), size)).masked()
+
+
+def speech(lengths: list[int], seed: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Noise as float samples [B, longest + 450], which gradients can reach, and the lengths int32 [B]."""
+    rng = np.random.default_rng(seed)
+    samples = rng.normal(size=(len(lengths), max(lengths) + 450)).astype(np.float32) / 10
+    real = np.arange(samples.shape[1])[None, :] < np.asarray(lengths)[:, None]
+    return jnp.asarray(np.where(real, samples, 0)), jnp.asarray(lengths, jnp.int32)
 
 
 def poisoned(sequence: Sequence) -> Sequence:

@@ -73,10 +73,10 @@ def test_alignment_asks_each_step_for_the_token_of_its_middle():
 def test_prompt_hears_nothing_behind_its_end_and_the_continuation_follows_it():
     objective, _ = made("spectron")
     batch = tiny.batch()
-    prompt, continuation = objective.features(batch)
+    prompt, continuation = objective.spectrograms(batch)
     behind = np.arange(8000)[None] >= batch.prompt_samples[:, None]
     louder = batch.replace(samples=jnp.where(behind, 30_000, batch.samples).astype(jnp.int16))
-    again, changed = objective.features(louder)
+    again, changed = objective.spectrograms(louder)
     np.testing.assert_array_equal(prompt.values, again.values)
     assert (np.asarray(continuation.values) != np.asarray(changed.values)).any()
     whole = normalise(log_mel(batch.samples, batch.num_samples, objective.experiment.features), STATISTICS)
@@ -137,8 +137,8 @@ def test_ctc_does_not_ask_for_eos():
 def test_cross_entropy_matches_the_models_own_logits():
     objective, params = made("spectron")
     batch = tiny.batch()
-    out = objective.model.apply({"params": params}, *objective.inputs(batch))
-    logits = objective.logits(params, out.written)
+    out = objective.model.apply({"params": params}, **objective.inputs(batch)._asdict())
+    logits = objective.logits(params, out.text_hidden)
     expected = losses.cross_entropy(logits, batch.text, batch.text_mask)
     found = loss(objective, params, batch).terms["text"]
     assert float(found.sum) == pytest.approx(float(expected.sum), rel=1e-5)

@@ -15,7 +15,6 @@ import student_run
 from spectron.checkpoints.manager import Checkpointer, Loaded, make_meta
 from spectron.config import CTCConfig, SentencePieceConfig
 from spectron.data.vocabulary import make_pieces, make_vocabulary
-from spectron.models.conformer import Conformer
 from spectron.objectives.ctc import CTC
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
@@ -63,8 +62,7 @@ def test_a_recording_alone_is_heard_as_in_a_batch(recogniser):
     for i in (1, 2, 3, 10):
         (alone,) = recogniser.emissions([recordings[i]])
         np.testing.assert_allclose(together[i], alone, atol=2e-5)
-    frames = [recogniser.experiment.features.num_frames(len(r)) for r in recordings]
-    assert [len(e) for e in together] == [Conformer.output_length(n) for n in frames]
+    assert [len(e) for e in together] == [recogniser.encoder.output_length(len(r)) for r in recordings]
     np.testing.assert_allclose(np.exp(together[0]).sum(-1), 1, rtol=1e-5)
     heard = recogniser.transcribe(recordings)
     assert heard == recogniser.transcribe(recordings)

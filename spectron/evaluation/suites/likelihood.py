@@ -46,11 +46,9 @@ from spectron.evaluation.scores.tables import Results, Table, markdown
 from spectron.evaluation.suites.answers import checksum
 from spectron.evaluation.suites.pairs import Pair, read_pairs
 from spectron.inference.api import Spectron
-from spectron.objectives.joint import Joint, feedback, go_frames
+from spectron.objectives.joint import Joint
 from spectron.objectives.losses import log_probability
-from spectron.objectives.text_lm import shift_right
 from spectron.types import Batch, Example, Params, Statistics, UserError
-from spectron.types import Sequence as Frames
 from spectron.utils.chunk_cache import Journal
 from spectron.utils.files import write_text
 
@@ -87,14 +85,11 @@ def _score(
 ) -> tuple[Float[Array, " B"], Int[Array, " B"], Float[Array, " B"]]:
     """A batch → ln p of frames, their number, ln p of text."""
     objective = Joint(JointConfig(), experiment, statistics)
-    prompt, continuation = objective.spectrograms(batch)
-    frames = experiment.model.frames
-    tokens = Frames(shift_right(batch.text, objective.vocabulary.sos_id), batch.text_mask)
-    steps = feedback(continuation, go_frames(prompt, frames), frames.frames_per_step)
-    out = objective.model.apply({"params": params}, prompt, tokens, steps, None, True)
+    inputs, continuation = objective.inputs_and_target(batch)
+    out = objective.model.apply({"params": params}, **inputs._asdict())
     apart = jnp.abs(continuation.values - out.frames)
     each = -(apart + jnp.square(apart)).sum(axis=-1) - experiment.features.num_mels * LOG_Z
-    spelled = log_probability(functools.partial(objective.logits, params), out.written, batch.text, batch.text_mask)
+    spelled = log_probability(functools.partial(objective.logits, params), out.text_hidden, batch.text, batch.text_mask)
     return jnp.where(continuation.mask, each, 0.0).sum(axis=1), continuation.mask.sum(axis=1), spelled
 
 

@@ -61,9 +61,10 @@ def test_it_is_what_the_module_says(generator):
     steps = feedback(continuation, go_frames(prompt, experiment.model.frames), 2)
     tokens = Sequence(jnp.asarray([[2, 4, 5]]), jnp.ones((1, 3), bool))
     model = make_model(experiment)
-    out = jax.jit(model.apply)({"params": generator.params}, prompt, tokens, steps)
+    samples, lengths = jnp.asarray(recording[None, :size]), jnp.asarray([size])
+    out = jax.jit(model.apply)({"params": generator.params}, samples, lengths, STATISTICS, tokens, steps)
     apart = np.abs(rest - np.asarray(out.frames)[0, : len(rest)])
-    logits = model.apply({"params": generator.params}, out.written, method="logits")
+    logits = model.apply({"params": generator.params}, out.text_hidden, method="logits")
     spelled = jax.nn.log_softmax(logits)[0][jnp.arange(3), jnp.asarray([4, 5, 1])].sum()
     assert found.num_frames == len(rest)
     assert found.tokens == 3
