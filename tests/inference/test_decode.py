@@ -10,7 +10,8 @@ from models import tiny
 
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.inference.api import Spectron
-from spectron.inference.decode import decode, limits
+from spectron.inference.decode import FREE, decode
+from spectron.inference.decode_config import MaxLengths
 from spectron.models.decode_layout import for_decoding
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
@@ -39,16 +40,16 @@ def prompts(count, seed=0):
     return [rng.integers(-4000, 4000, rng.integers(2000, 4001)).astype(np.int16) for _ in range(count)]
 
 
-def decoded(generator, samples, rows, seed, batch_size, limit=None):
-    """One batch in one loop, padded to batch_size rows."""
+def decoded(generator, samples, numbers, seed, batch_size, **changes):
+    """One static batch in one loop, padded to batch_size slots."""
     padded = np.zeros((batch_size, generator.prompt_size), np.int16)
-    lengths, numbers = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.int32)
-    numbers[: len(rows)] = rows
+    lengths = np.zeros(batch_size, np.int32)
+    numbers = np.pad(np.asarray(numbers, np.int32), (0, batch_size - len(numbers)))
     for i, each in enumerate(samples):
         padded[i, : len(each)], lengths[i] = each, len(each)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-    settings = {"experiment": generator.experiment, "limit": limit or limits(generator.experiment)}
-    return jax.device_get(decode(generator.weights, STATISTICS, padded, lengths, keys, **settings))
+    config = generator.config_with(**changes)
+    return jax.device_get(decode(generator.weights, STATISTICS, padded, lengths, keys, config=config))
 
 
 def test_the_loop_writes_what_the_uncached_model_would(generator):
