@@ -234,8 +234,8 @@ class Spectron:
         for ids in forced:
             if len(ids) > config.text_tokens:
                 raise UserError(
-                    f"A forced text of {len(ids)} tokens is longer than the {config.text_tokens} of the longest answer; "
-                    f"shorten it."
+                    f"A forced text of {len(ids)} tokens is longer than the {config.text_tokens} of the longest "
+                    f"answer; shorten it."
                 )
             unknown = [i for i in ids if not FREE <= i < config.vocab_size]
             if unknown:

@@ -165,7 +165,7 @@ def decode_step(weights: Params, state: DecodeState, *, config: DecodeConfig) ->
         {"params": weights},
         tokens=state.token if config.has_text else None,
         previous_frames=state.previous_frames if config.has_frames else None,
-        reads_text=state.phase == streams.index("text") if config.has_text else None,
+        reads_text=state.phase == (streams.index("text") if config.has_text else -1),
         dropout_mask=_dropout_mask(keys, config),
         positions=state.position,
         cache=state.cache,

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Seq
 
 from spectron.config import Experiment, FeatureConfig, ModelConfig
 from spectron.data.vocabulary import make_vocabulary
-from spectron.inference.sampling import GreedySampler, Sampler
+from spectron.inference.sampling import GREEDY, Sampler
 from spectron.models.conformer import Conformer
 from spectron.models.spectron import Spectron
 from spectron.types import UserError
@@ -37,7 +37,7 @@ class DecodeConfig:
     max_lengths: MaxLengths
     max_prompt_samples: int
     output_streams: tuple[str, ...] = Spectron.output_streams
-    sampler: Sampler = GreedySampler()
+    sampler: Sampler = GREEDY
 
     def __post_init__(self) -> None:
         known = Spectron.output_streams
@@ -82,7 +82,7 @@ class DecodeConfig:
             max_lengths=max_lengths or trained_lengths(experiment),
             max_prompt_samples=round(seconds * features.sample_rate),
             output_streams=tuple(output_streams),
-            sampler=sampler or GreedySampler(),
+            sampler=sampler or GREEDY,
         )
 
     @property

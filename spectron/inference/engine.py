@@ -85,9 +85,7 @@ class Engine:
         keys = jax.random.fold_in(self._key, request.number)[None]
         lengths = np.array([size], np.int32)
         with turn() as wait:
-            state = decode.prefill(
-                self._weights, self._statistics, samples, lengths, keys, forced, config=self.config
-            )
+            state = decode.prefill(self._weights, self._statistics, samples, lengths, keys, forced, config=self.config)
             return jax.block_until_ready(state) if wait else state
 
     def insert(self, request: Request, prefilled: DecodeState) -> int:

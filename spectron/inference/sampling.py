@@ -51,6 +51,9 @@ class GreedySampler(Sampler):
         return logits.argmax()
 
 
+GREEDY = GreedySampler()
+
+
 @dataclasses.dataclass(frozen=True)
 class CategoricalSampler(Sampler):
     """A random token, by its probability at `temperature`, of the tokens that top-k and top-p leave.
@@ -99,5 +102,5 @@ def make_sampler(temperature: float | None = None, top_k: int = 0, top_p: float 
     if temperature == 0:
         if narrowed:
             raise UserError("--top-k and --top-p change nothing at temperature 0 (greedy); give --temperature above 0.")
-        return GreedySampler()
+        return GREEDY
     return CategoricalSampler(temperature=temperature, top_k=top_k, top_p=top_p)

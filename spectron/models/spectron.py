@@ -134,28 +134,26 @@ class Spectron(nn.Module):
         self,
         tokens: Int[Array, " B"] | None,
         previous_frames: Float[Array, "B R"] | None,
-        reads_text: Bool[Array, " B"] | None,
+        reads_text: Bool[Array, " B"],
         dropout_mask: Float[Array, "B N"] | None,
         positions: Int[Array, " B"],
         cache: Cache,
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Decode one position of every slot; returns hidden states, for `logits` and `speak`, and the cache.
 
-        Slots where `reads_text` is true read their token, the others their previous frame step. Without tokens or
-        without frames (None) all slots read the other. positions: real elements that a slot has already, which are at
+        Slots where `reads_text` is true read their token, the others their previous frame step. Without tokens, or
+        without frames (None), all slots read the other. positions: real elements that a slot has already, which are at
         the front of the cache.
         """
         if tokens is None and previous_frames is None:
             raise ValueError("a position reads neither a token nor frames; give one of them")
         word = None if tokens is None else self.lm.embed(tokens[:, None])
-        sound = None
-        if previous_frames is not None:
+        if previous_frames is None:
+            x = word
+        else:
             mask = None if dropout_mask is None else dropout_mask[:, None]
             sound = self.prenet(previous_frames[:, None], mask)
-        if word is None or sound is None:
-            x = sound if word is None else word
-        else:
-            x = jnp.where(reads_text[:, None, None], word, sound)
+            x = sound if word is None else jnp.where(reads_text[:, None, None], word, sound)
         hidden, cache = self.lm(x, positions[:, None], None, cache)
         return hidden[:, 0], cache
 

@@ -30,9 +30,7 @@ class Vocoder(Protocol):
         """Log-mel [T, F], not normalised → float32 samples [T · hop], full scale ±1. T may be 0."""
         ...
 
-    def synthesise_chunk(
-        self, log_mel: Float[np.ndarray, "T F"], start: int, ended: bool
-    ) -> Float[np.ndarray, " S"]:
+    def synthesise_chunk(self, log_mel: Float[np.ndarray, "T F"], start: int, ended: bool) -> Float[np.ndarray, " S"]:
         """The samples from frame `start` on that no later frame can change; all of them once the answer has `ended`.
 
         log_mel: the first T frames of the answer, from its beginning. start: the frames whose samples the earlier
@@ -52,6 +50,6 @@ def check_vocoder(vocoder: Vocoder, features: FeatureConfig) -> None:
     if different:
         values = ", ".join(f"{name} {given[name]} instead of {wanted[name]}" for name in different)
         raise UserError(
-            f"The vocoder {vocoder.facts['name']!r} takes other spectrograms than this model's ({values}); give one that was "
-            f"made for the model's features."
+            f"The vocoder {vocoder.facts['name']!r} takes other spectrograms than the model's ({values}); give one for "
+            f"the model's features."
         )

@@ -177,7 +177,7 @@ def test_a_place_that_cannot_be_written_is_said_before_anything(checkpoint, reco
         (("--prompt-seconds", "nan"), "nan does not suit this model: give 0.3 to 0.5"),
         (("--prompt-seconds", "3"), "3 does not suit"),
         (("--prompt-seconds", "-1"), "-1 does not suit"),
-        (("--seed", "99999999999999999999"), "is no seed"),
+        (("--seed", "99999999999999999999"), "is out of range"),
     ],
 )
 def test_settings_that_do_not_suit_are_said(flags, words, checkpoint, recordings, tmp_path, capsys):

@@ -10,8 +10,7 @@ from models import tiny
 
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.inference.api import Spectron
-from spectron.inference.decode import FREE, decode
-from spectron.inference.decode_config import MaxLengths
+from spectron.inference.decode import decode
 from spectron.models.decode_layout import for_decoding
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
