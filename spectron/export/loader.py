@@ -52,15 +52,13 @@ class Model:
         return list(map(Answer, map(self.text, out["text"].tolist()), frames, speech))
 
     def read(self, samples, number, seed):
-        """The state of a slot that has read a prompt, padded to one of four lengths: few compilations. No forced token."""
+        """The state of a slot that has read a prompt, padded to one of four lengths; no token is forced (-1)."""
         longest, size = round(self.seconds * self.rate), len(samples)
         if not SHORTEST <= size / self.rate <= self.seconds:
             raise ValueError(f"A prompt lasts {size / self.rate:.2f} s: give {SHORTEST:g} to {self.seconds:g} s.")
         room = next(n for k in (1, 2, 3, 4) if (n := min(longest, -(-longest * k // 4 // self.hop) * self.hop)) >= size)
-        prompt = np.pad(samples, (0, room - size))[None], np.array([size], np.int32), np.uint32(seed)
-        return self.prefill(
-            self.weights, *prompt, np.array([number], np.int32), np.full((1, self.tokens), -1, np.int32)
-        )
+        padded, forced = np.pad(samples, (0, room - size))[None], np.full((1, self.tokens), -1, np.int32)
+        return self.prefill(self.weights, padded, np.int32(size)[None], np.uint32(seed), np.int32(number)[None], forced)
 
     def speech(self, frames):
         """Log-mel [T, F] → samples int16 [T · hop]."""

@@ -227,10 +227,6 @@ class Spectron:
         """
         config = config or self.decode_config
         numbers, forced = numbers or range(len(prompts)), forced or [()] * len(prompts)
-        if not len(numbers) == len(forced) == len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts have {len(numbers)} numbers and {len(forced)} forced texts; give as many."
-            )
         for ids in forced:
             if len(ids) > config.text_tokens:
                 raise UserError(
@@ -240,6 +236,10 @@ class Spectron:
             unknown = [i for i in ids if not FREE <= i < config.vocab_size]
             if unknown:
                 raise UserError(f"Forced token {unknown[0]} is not in the vocabulary of {config.vocab_size}.")
+        if not len(numbers) == len(forced) == len(prompts):
+            raise UserError(
+                f"{len(prompts)} prompts have {len(numbers)} numbers and {len(forced)} forced texts; give as many."
+            )
         each = enumerate(zip(prompts, numbers, forced, strict=True))
         return [
             Request(samples=prompt, number=int(number), forced=tuple(ids), tag=i) for i, (prompt, number, ids) in each

@@ -59,7 +59,7 @@ def test_the_answers_lie_as_the_inputs_do(whole, recordings, checkpoint):
     assert set(whole) == {f"{name}.{kind}" for name in names for kind in ("wav", "json")} and len(names) == ITEMS
     record = json.loads(whole["speaker 1/01.json"])
     model = Spectron.from_checkpoint(checkpoint)
-    (answer,) = model.generate([recordings / "speaker 1" / "01.wav"], seed=0, rows=[record["number"]], batch_size=4)
+    (answer,) = model.generate([recordings / "speaker 1" / "01.wav"], seed=0, numbers=[record["number"]], batch_size=4)
     assert record["transcript"] == answer.transcript and record["frames"] == len(answer.frames)
     assert record["audio"].endswith("speaker 1/01.wav") and len(record["weights"]) == 64
     assert len({json.loads(text)["number"] for name, text in whole.items() if name.endswith("json")}) == ITEMS

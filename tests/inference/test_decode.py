@@ -1,7 +1,5 @@
 """Decoding in one loop: equal to the uncached model, and every row as if it were alone."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ from models import tiny
 from spectron.audio.features import denormalise, log_mel, normalise
 from spectron.inference.api import Spectron
 from spectron.inference.decode import decode
-from spectron.models.decode_layout import for_decoding
+from spectron.inference.decode_config import MaxLengths, trained_lengths
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError, length_mask
 
@@ -98,7 +96,7 @@ def test_stop_head_and_limit_end_an_answer():
     samples = prompts(2)
     experiment = tiny.experiment()
     talkative = make_generator(experiment, stop_bias=-1e3).generate(samples)
-    most = limits(experiment).steps * experiment.model.frames.frames_per_step
+    most = trained_lengths(experiment).frame_steps * experiment.model.frames.frames_per_step
     assert [(a.stopped_by, len(a.frames)) for a in talkative] == [("maximum length", most)] * 2
     curt = make_generator(experiment, stop_bias=1e3).generate(samples)
     assert [(a.stopped_by, len(a.frames)) for a in curt] == [("stop head", 1)] * 2
@@ -129,22 +127,8 @@ def test_a_checkpoint_of_another_stage_is_refused(generator):
 
 
 def test_text_ends_at_the_limit_of_tokens(generator):
-    params = dict(generator.params)
-    params["lm"] = {**params["lm"], "head": {"kernel": params["lm"]["head"]["kernel"].at[:, 1].set(0.0) - 0.0}}
-    experiment = generator.experiment
-    limit = dataclasses.replace(limits(experiment), tokens=2)
-    sample = np.zeros((1, generator.prompt_size), np.int16)
-    sample[0, :3000] = prompts(1)[0][:3000] if len(prompts(1)[0]) >= 3000 else 100
-    out = decode(
-        for_decoding(params, jnp.float32),
-        STATISTICS,
-        sample,
-        np.asarray([3000], np.int32),
-        jax.random.split(jax.random.key(0), 1),
-        experiment=experiment,
-        limit=limit,
-    )
-    assert out.text.shape == (1, 2) and int(out.num_frames[0]) >= 1
+    out = decoded(generator, prompts(1), [0], 0, 1, max_lengths=MaxLengths(text_tokens=2, frame_steps=10))
+    assert out.text.shape == (1, 2) and out.num_tokens[0] <= 2 and out.num_frames[0] >= 1
 
 
 def test_a_forced_text_is_written_and_spoken():
@@ -167,10 +151,10 @@ def test_a_forced_text_is_written_and_spoken():
 def test_numbered_rows_say_the_same_in_any_batch():
     generator = make_generator(tiny.experiment(prenet_dropout=0.5))
     samples = prompts(4)
-    together = generator.generate(samples, seed=3, rows=[7, 2, 9, 4], batch_size=4)
-    some = generator.generate([samples[3], samples[1]], seed=3, rows=[4, 2], batch_size=2)
+    together = generator.generate(samples, seed=3, numbers=[7, 2, 9, 4], batch_size=4)
+    some = generator.generate([samples[3], samples[1]], seed=3, numbers=[4, 2], batch_size=2)
     for a, b in zip((together[3], together[1]), some, strict=True):
         assert a.transcript == b.transcript and len(a.frames) == len(b.frames)
         np.testing.assert_allclose(a.frames, b.frames, atol=1e-3)
-    other = generator.generate(samples[:1], seed=3, rows=[8])[0]
+    other = generator.generate(samples[:1], seed=3, numbers=[8])[0]
     assert len(other.frames) != len(together[0].frames) or (other.frames != together[0].frames).any()
