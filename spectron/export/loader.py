@@ -53,12 +53,12 @@ class Model:
 
     def read(self, samples, number, seed):
         """The state of a slot that has read a prompt, padded to one of four lengths; no token is forced (-1)."""
-        longest, size = round(self.seconds * self.rate), len(samples)
+        longest, size, one = round(self.seconds * self.rate), len(samples), np.ones(1, np.int32)
         if not SHORTEST <= size / self.rate <= self.seconds:
             raise ValueError(f"A prompt lasts {size / self.rate:.2f} s: give {SHORTEST:g} to {self.seconds:g} s.")
         room = next(n for k in (1, 2, 3, 4) if (n := min(longest, -(-longest * k // 4 // self.hop) * self.hop)) >= size)
         padded, forced = np.pad(samples, (0, room - size))[None], np.full((1, self.tokens), -1, np.int32)
-        return self.prefill(self.weights, padded, np.int32(size)[None], np.uint32(seed), np.int32(number)[None], forced)
+        return self.prefill(self.weights, padded, size * one, np.uint32(seed), number * one, forced)
 
     def speech(self, frames):
         """Log-mel [T, F] → samples int16 [T · hop]."""
