@@ -36,9 +36,9 @@ SECTION = """## SavedModel
 import tensorflow as tf                             # 2.21 or newer, no JAX
 
 model = tf.saved_model.load("saved_model")
-said = model.signatures["serving_default"](wav_bytes=tf.constant([open("prompt.wav", "rb").read()]))
-print(said["text"][0].numpy().decode())
-open("answer.wav", "wb").write(said["wav_bytes"][0].numpy())
+answer = model.signatures["serving_default"](wav_bytes=tf.constant([open("prompt.wav", "rb").read()]))
+print(answer["text"][0].numpy().decode())
+open("answer.wav", "wb").write(answer["wav_bytes"][0].numpy())
 ```
 
 For TF Serving copy `saved_model/` to MODELS/NAME/1; in JSON a recording is `{{"wav_bytes": {{"b64": "..."}}}}`.

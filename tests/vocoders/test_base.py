@@ -40,7 +40,7 @@ def test_a_model_speaks_with_the_vocoder_it_is_given():
 def test_a_vocoder_of_other_features_is_refused():
     model = make_generator(tiny.experiment())
     other = GriffinLim(dataclasses.replace(model.features, num_mels=80, hop_seconds=0.01))
-    with pytest.raises(UserError, match="'GriffinLim' takes other spectrograms.*num_mels 80 instead of 8, hop_sec"):
+    with pytest.raises(UserError, match=r"'GriffinLim' takes other spectrograms.*num_mels 80 instead of 8, hop_sec"):
         Spectron(model.params, model.experiment, STATISTICS, vocoder=other)
     other = GriffinLim(dataclasses.replace(model.features, dft="matmul"))  # the same numbers
     assert Spectron(model.params, model.experiment, STATISTICS, vocoder=other).vocoder is other
