@@ -16,8 +16,8 @@ from spectron.parallel import supervisor
 if TYPE_CHECKING:
     from spectron.types import Answer
 
-SOME_BAD = 3
-FEW = 100  # ours: of more inputs neither pictures are drawn nor texts shown
+SOME_FAILED = 3  # exit code
+FEW = 100  # ours: with more inputs, no pictures are drawn and no texts are printed
 
 
 def add_generate(commands: Any) -> None:
@@ -25,8 +25,8 @@ def add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="continue recordings, one or a million: NAME.wav, NAME.png and NAME.json for each",
-        epilog="Killed and started again, the command goes on with what is missing. What cannot be read is told in "
-        "OUT/failures.jsonl; the exit code is then 3.",
+        epilog="Killed and started again, the command answers the inputs that are missing. Inputs that cannot be read "
+        "are listed in OUT/failures.jsonl; the exit code is then 3.",
     )
     generate.add_argument(
         "audio",
@@ -37,11 +37,29 @@ def add_generate(commands: Any) -> None:
     generate.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="a work folder, a stage's or a step's, or an export"
     )
-    generate.add_argument("--out", required=True, metavar="DIR", help="laid out as the inputs are; goes on there")
+    generate.add_argument("--out", required=True, metavar="DIR", help="laid out as the inputs are; keeps its answers")
     generate.add_argument("--seed", type=int, default=0, help="of the randomness in decoding (default 0)")
-    generate.add_argument("--batch-size", type=positive, default=8, metavar="N", help="rows of a device (default 8)")
     generate.add_argument(
-        "--prompt-seconds", type=float, default=0.0, metavar="X", help="hear no more than that of each (default: all)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="sample text tokens at this temperature (default: 0, the most likely token; 1 with --top-k or --top-p)",
+    )
+    generate.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K most likely tokens (default 0: all)"
+    )
+    generate.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the most likely tokens whose probabilities sum to P (default 1: all)",
+    )
+    generate.add_argument(
+        "--batch-size", type=positive, default=8, metavar="N", help="answers decoded together per device (default 8)"
+    )
+    generate.add_argument(
+        "--prompt-seconds", type=float, default=0.0, metavar="X", help="use the first X s of each (default: all)"
     )
     generate.add_argument(
         "--pictures", action=argparse.BooleanOptionalAction, help=f"spectrograms (default: up to {FEW} inputs)"
@@ -59,7 +77,7 @@ def add_generate(commands: Any) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    # A slice's devices come up together only; elsewhere the processes of a job know nothing of each other.
+    # The hosts of a TPU slice must start JAX together; elsewhere the processes of a job are independent.
     joined = not arguments.part and (arguments.distributed or supervisor.wanted(os.environ) == "tpu")
     if not joined:
         return _answer(arguments, *(arguments.part or _part_of(os.environ)))
@@ -83,8 +101,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     """Every input of one part of a job; returns the exit code."""
     from spectron.audio import spectrogram_png
+    from spectron.checkpoints.facts import checkpoint_facts
     from spectron.checkpoints.manager import find
-    from spectron.evaluation.judges.outside import checkpoint_facts
     from spectron.inference.inputs import find_inputs
     from spectron.types import UserError
     from spectron.utils.files import check_out
@@ -96,13 +114,19 @@ def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
         spectrogram_png.check()
     check_out(arguments.out)
     if not 0 <= arguments.seed < 2**31:
-        raise UserError(f"--seed {arguments.seed} is no seed; give 0 to {2**31 - 1}.")
+        raise UserError(f"--seed {arguments.seed} is out of range; give 0 to {2**31 - 1}.")
     checkpoint = find(arguments.checkpoint)
     from spectron.inference.api import Spectron
-    from spectron.inference.batch_job import Settings, generate
+    from spectron.inference.batch_job import JobSettings, generate
+    from spectron.inference.sampling import make_sampler
 
-    settings = Settings(
-        checkpoint_facts(checkpoint), arguments.seed, arguments.batch_size, arguments.prompt_seconds, draws
+    settings = JobSettings(
+        facts=checkpoint_facts(checkpoint),
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        prompt_seconds=arguments.prompt_seconds,
+        pictures=draws,
+        sampler=make_sampler(arguments.temperature, arguments.top_k, arguments.top_p),
     )
     summary = generate(
         Spectron.from_checkpoint(checkpoint),
@@ -110,16 +134,16 @@ def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
         arguments.out,
         settings,
         part=(part, parts),
-        said=_show if few else None,
+        on_answer=_show if few else None,
     )
     print(summary if parts == 1 else f"Part {part} of {parts}: {summary}")
     for reason in summary.failed[:FEW]:
         print(f"spectron: {reason}", file=sys.stderr)
-    return SOME_BAD if summary.failed else 0
+    return SOME_FAILED if summary.failed else 0
 
 
 def _show(path: Path, answer: Answer) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the files still come
+    with contextlib.suppress(BrokenPipeError):  # the reader of stdout may end early; the files are still written
         print(f"{path}: {answer.transcript}")
 
 
@@ -131,7 +155,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _part_of(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Which of a job's processes this is. They never talk: one that is lost costs its own items alone."""
+    """(index, number) of this process in its job. Processes are independent: a lost one loses only its own inputs."""
     from spectron.types import UserError
 
     names = {"explicit": supervisor.EXPLICIT[:0:-1], "slurm": supervisor.SLURM}.get(supervisor.wanted(environment))

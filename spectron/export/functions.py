@@ -1,7 +1,7 @@
-"""A model as functions of flat dictionaries, for programs that are not this one.
+"""A model as functions of flat dictionaries of arrays, for programs without this package.
 
-prepare(tensors of weights.safetensors) → weights; prefill(weights, prompts) → rows; step(weights, rows) → rows, until
-all are done; finish(rows) → text and frames; waveform(frames) → samples.
+prepare(tensors of weights.safetensors) → weights; prefill(weights, prompts) → state of a slot for each;
+step(weights, state) → state, until all slots are done; finish(state) → text and frames; waveform(frames) → samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import export
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, UInt
 
 from spectron.audio.signal import to_int16
 from spectron.checkpoints.export_format import dequantised, unflatten, with_scales
@@ -23,22 +23,21 @@ from spectron.checkpoints.manager import Loaded
 from spectron.config import Experiment
 from spectron.export.folder import NAMES
 from spectron.inference import decode
-from spectron.inference.decode import Limits
-from spectron.models.decode_layout import to_decode_layout
-from spectron.models.spectron import prefix_length
+from spectron.inference.decode_config import DecodeConfig
+from spectron.models.decode_layout import for_decoding
 from spectron.objectives.joint import Joint
 from spectron.types import Params, Statistics, UserError
 from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-SHORTEST = 8  # frames of a prompt; of fewer, convolutions would have to know how many
+SHORTEST = 8  # frames of the shortest prompt: shorter ones would need other convolutions than the symbolic size gives
 PATH = r"^.*/(?=[^/]+/[^/]+$)"
-STATISTICS = "statistics"  # beside the model's parts
+STATISTICS = "statistics"  # a part of the weights beside the model's
 Flat = dict[str, Any]  # name → array
 
 
 def flat(tree: Any) -> Flat:
-    """A tree by the names of its leaves: keys, fields and numbers joined by "."."""
+    """A tree as a dictionary of its leaves, named by keys, fields and indices joined with "."."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
@@ -49,107 +48,100 @@ def _shaped(shape: tuple[Any, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
-    """One model's. tensors: what weights.safetensors holds, arrays or their shapes."""
+    """The functions of one model. tensors: those of weights.safetensors, arrays or their shapes."""
 
     experiment: Experiment
     statistics: Statistics
     tensors: Mapping[str, Any]
 
-    @property
-    def limit(self) -> Limits:
-        """The longest answer."""
-        return decode.limits(self.experiment)
-
-    @property
-    def longest(self) -> int:
-        """Samples of the longest prompt."""
-        return round(self.experiment.data.max_prompt_seconds * self.experiment.features.sample_rate)
-
-    @property
-    def room(self) -> int:
-        """Positions of a row's cache."""
-        return decode.positions(self.longest, self.experiment, self.limit)
+    @functools.cached_property
+    def config(self) -> DecodeConfig:
+        """The settings of decoding: greedy, and lengths of the training data."""
+        return DecodeConfig.from_experiment(self.experiment)
 
     def prepare(self, tensors: Flat) -> Flat:
-        """Tensors as they are stored → weights as decoding reads them, and the statistics."""
-        return flat(self._for_decoding(tensors))
+        """Tensors as they are stored → weights in the decode layout, and the statistics."""
+        return flat(self._decode_layout(tensors))
 
     def prefill(
-        self, weights: Flat, samples: Array, num_samples: Array, seed: Array, numbers: Array, forced: Array
+        self,
+        weights: Flat,
+        samples: Int[Array, "B S"],
+        num_samples: Int[Array, " B"],
+        seed: UInt[Array, ""],
+        numbers: Int[Array, " B"],
+        forced: Int[Array, "B L"],
     ) -> Flat:
-        """Prompts int16 [B, S] → rows; row i draws from fold_in(seed, numbers[i]) and writes `forced` int32 [B, L]
-        where that is above 0."""
+        """Prompts int16 → the state of a slot for each; slot i draws from fold_in(seed, numbers[i]).
+
+        forced: token ids that must be written, −1 where the model chooses.
+        """
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-        # As decode.hear and decode.admit do it, so that a row comes out the same to the bit.
-        heard = prefix_length(self.experiment.model, samples.shape[1])
-        rows = decode.prefill(
-            *(*self._params(weights), samples, num_samples, jax.random.key_data(keys), forced),
-            experiment=self.experiment,
-            limit=self.limit,
-            room=heard,
-        )
-        longer = ((0, 0, 0), (0, self.room - heard, 0), (0, 0, 0))
-        cache = jax.tree.map(lambda x: jax.lax.pad(x, jnp.zeros((), x.dtype), longer), rows.cache)
-        return flat(rows._replace(cache=cache))
+        params, statistics = self._params(weights)
+        # A cache of the prompt's own length, then padding: as the engine does it, so that results agree to the bit.
+        state = decode.prefill(params, statistics, samples, num_samples, keys, forced, config=self.config)
+        missing = self.config.cache_length() - self.config.prefix_length(samples.shape[1])
+        padding = ((0, 0, 0), (0, missing, 0), (0, 0, 0))
+        cache = jax.tree.map(lambda x: jax.lax.pad(x, jnp.zeros((), x.dtype), padding), state.cache)
+        return flat(state._replace(cache=cache))
 
-    def step(self, weights: Flat, rows: Flat, most: Array) -> Flat:
-        """Advance until one more row is done, at most so many positions."""
+    def step(self, weights: Flat, state: Flat, max_steps: Int[Array, ""]) -> Flat:
+        """Decode until at least one more slot is done, at most so many positions."""
         params, _ = self._params(weights)
-        return flat(decode.run(params, self._rows(rows), most, experiment=self.experiment))
+        return flat(decode.decode_until_done(params, self._state(state), max_steps, config=self.config))
 
-    def finish(self, weights: Flat, rows: Flat) -> Flat:
-        """What rows said: text int32 [B, L], frames float32 [B, T, F], num_frames int32 [B], stopped bool [B]."""
-        return decode.finish(self._rows(rows), self._params(weights)[1])._asdict()
+    def finish(self, weights: Flat, state: Flat) -> Flat:
+        """The answers, named as in Decoded: text, frames, num_tokens, num_frames, stopped."""
+        return decode.finish(self._state(state), self._params(weights)[1])._asdict()
 
-    def waveform(self, frames: Array, num_frames: Array) -> Array:
-        """Log-mel [B, T, F] → int16 [B, T · hop]; T is a multiple of FRAMES."""
-        return to_int16(invert(frames, num_frames, 0, ITERATIONS, self.experiment.features))
+    def waveform(self, frames: Float[Array, "B T F"], num_frames: Int[Array, " B"]) -> Int[Array, "B S"]:
+        """Log-mel → int16 samples by Griffin-Lim, S = T · hop; T is a multiple of FRAMES."""
+        return to_int16(invert(frames, num_frames, 0, ITERATIONS, self.config.features))
 
-    def answer(self, weights: Flat, samples: Array, num_samples: Array, seed: Array) -> Flat:
-        """All of it in one call: prompts of which row i draws from fold_in(seed, i) → what `finish` says, and samples
-        int16 [B, T · hop]."""
+    def answer(
+        self, weights: Flat, samples: Int[Array, "B S"], num_samples: Int[Array, " B"], seed: UInt[Array, ""]
+    ) -> Flat:
+        """Everything in one call: prompts → what `finish` returns, and samples int16 [B, T · hop].
+
+        Slot i draws from fold_in(seed, i).
+        """
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples.shape[0]))
-        said = decode.decode(
-            *(*self._params(weights), samples, num_samples, keys),
-            experiment=self.experiment,
-            limit=self.limit,
-        )
-        steps = said.frames.shape[1]
-        frames = jnp.pad(said.frames, ((0, 0), (0, -steps % FRAMES), (0, 0)))
-        audio = self.waveform(frames, said.num_frames)[:, : steps * self.experiment.features.hop]
-        return {**said._asdict(), "samples": audio}
+        params, statistics = self._params(weights)
+        answers = decode.decode(params, statistics, samples, num_samples, keys, config=self.config)
+        steps = answers.frames.shape[1]
+        frames = jnp.pad(answers.frames, ((0, 0), (0, -steps % FRAMES), (0, 0)))
+        audio = self.waveform(frames, answers.num_frames)[:, : steps * self.config.features.hop]
+        return {**answers._asdict(), "samples": audio}
 
     @functools.cached_property
     def weights(self) -> Any:
-        """Shapes of what `prepare` makes, as a tree."""
+        """Shapes of the result of `prepare`, as a tree."""
         shapes = {name: _shaped(x.shape, x.dtype) for name, x in self.tensors.items()}
-        return jax.eval_shape(self._for_decoding, shapes)
+        return jax.eval_shape(self._decode_layout, shapes)
 
-    def row_shapes(self, batch: Any) -> Flat:
-        """Shapes of rows; batch may be a symbol."""
-        two, three = flat(self._idle(2)), flat(self._idle(3))
+    def state_shapes(self, batch: Any) -> Flat:
+        """Shapes of the state of `batch` slots, which may be a symbol."""
+        two, three = flat(self._init_state(2)), flat(self._init_state(3))
 
         def shape(name: str) -> tuple[Any, ...]:
             sizes = zip(two[name].shape, three[name].shape, strict=True)
-            return tuple(n + (more - n) * (batch - 2) for n, more in sizes)  # an axis may hold rows and heads both
+            return tuple(n + (more - n) * (batch - 2) for n, more in sizes)  # the cache's first axis is slots x heads
 
         return {name: _shaped(shape(name), x.dtype) for name, x in two.items()}
 
-    def _idle(self, batch: int) -> decode.Rows:
-        sizes: dict[str, Any] = {"limit": self.limit, "batch": batch, "room": self.room}
-        return jax.eval_shape(functools.partial(decode.idle, experiment=self.experiment, **sizes), {})
+    def _init_state(self, batch: int) -> decode.DecodeState:
+        make = functools.partial(decode.init_state, config=self.config, num_slots=batch)
+        return jax.eval_shape(make, {})
 
-    def _for_decoding(self, tensors: Flat) -> Params:
-        spoken = {name: x for name, x in tensors.items() if name.split(".")[0] in Joint.parts}
-        params = unflatten(dequantised(with_scales(spoken)), scan_layers=False)
+    def _decode_layout(self, tensors: Flat) -> Params:
+        needed = {name: x for name, x in tensors.items() if name.split(".")[0] in Joint.parts}
+        params = unflatten(dequantised(with_scales(needed)), scan_layers=False)
         model = self.experiment.model
-        if model.scan_layers:  # the encoder's program is one layer in a loop, here as in training
+        if model.scan_layers:  # the encoder is scanned over stacked layers, here as in training
             encoder = params["encoder"]
-            count = sum(name.startswith("layers_") for name in encoder)
-            layers = [encoder.pop(f"layers_{i}") for i in range(count)]
-            if layers:
-                encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
-        # Statistics are arguments, as in a live model: by a constant the compiler would divide in another way.
+            layers = [encoder.pop(f"layers_{i}") for i in range(model.encoder.num_layers)]
+            encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
+        # Statistics are arguments, as in a live model: the compiler would turn division by a constant into a product.
         statistics = jax.tree.map(jnp.asarray, self.statistics)
         return {**to_decode_layout(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}
 
@@ -158,13 +150,13 @@ class Functions:
         tree = jax.tree.unflatten(jax.tree.structure(like), [weights[name] for name in flat(like)])
         return {name: part for name, part in tree.items() if name != STATISTICS}, tree[STATISTICS]
 
-    def _rows(self, rows: Flat) -> decode.Rows:
-        like = self._idle(2)
-        return jax.tree.unflatten(jax.tree.structure(like), [rows[name] for name in flat(like)])
+    def _state(self, state: Flat) -> decode.DecodeState:
+        like = self._init_state(2)
+        return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in flat(like)])
 
 
 def functions_of(weights: Path, loaded: Loaded) -> Functions:
-    """The functions of an export whose weights are written. Raises UserError for a model that does not speak."""
+    """The functions of an export whose weights are already written. Raises UserError for a model without speech."""
     from safetensors import safe_open
 
     missing = [part for part in Joint.parts if part not in loaded.params]
@@ -181,8 +173,11 @@ def functions_of(weights: Path, loaded: Loaded) -> Functions:
 
 
 def exported(function: Callable[..., Any], *arguments: Any) -> export.Exported:
-    """A function for all platforms; it does not tell where it was made: of files that operations come from, folder and
-    name alone."""
+    """Export a function for all platforms.
+
+    Of the source files that its operations come from it holds the last folder and the name only, so that the same model
+    gives the same bytes wherever the package is installed.
+    """
     wanted = {"jax_include_full_tracebacks_in_locations": False, "jax_hlo_source_file_canonicalization_regex": PATH}
     before = {name: getattr(jax.config, name) for name in wanted}
     try:

@@ -11,13 +11,13 @@ import jax.export
 import numpy as np
 from safetensors.numpy import load_file
 
-HERE, SHORTEST, BLOCK, NEVER = Path(__file__).resolve().parent, 0.3, 64, np.int32(2**31 - 1)
+HERE, SHORTEST, BLOCK, NO_LIMIT = Path(__file__).resolve().parent, 0.3, 64, np.int32(2**31 - 1)
 sys.path.append(str(HERE))  # flatbuffers, which jax reads exports with, where none is installed
 Answer = collections.namedtuple("Answer", "text frames samples")  # frames: log-mel float32 [T, F]; samples: int16 [S]
 
 
 class Model:
-    """What `spectron export --format stablehlo` wrote to a folder. Wrong input raises ValueError."""
+    """A folder written by `spectron export --format stablehlo`. Wrong input raises ValueError."""
 
     def __init__(self, folder=HERE):
         self.folder, facts = Path(folder), json.loads((Path(folder) / "spectron.json").read_text("utf-8"))
@@ -32,7 +32,7 @@ class Model:
         self.weights = prepare(load_file(self.folder / "weights.safetensors"))
 
     def function(self, name, **options):
-        """One of the exported functions, compiled when it is called."""
+        """One of the exported functions; it is compiled at its first call."""
         path = self.folder / "stablehlo" / f"{name}.bin"
         return jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call, **options)
 
@@ -41,24 +41,24 @@ class Model:
         return self.generate_all([samples], seed, [number])[0]
 
     def generate_all(self, prompts, seed=0, numbers=()):
-        """Answers to several prompts in one batch, of which each has its number (default: its place)."""
-        heard = [self.hear(*each, seed) for each in zip(prompts, numbers or range(len(prompts)), strict=True)]
-        rows = {name: jax.numpy.concatenate([row[name] for row in heard]) for name in heard[0]}
-        while not rows["done"].all():
-            rows = self.step(self.weights, rows, NEVER)
-        said = jax.device_get(self.finish(self.weights, rows))
-        frames = [each[:size] for each, size in zip(said["frames"], said["num_frames"], strict=True)]
-        sounds = map(self.speech, frames)  # one by one: with threads of our own, jax 0.11.2 can hang on a CPU
-        return [Answer(*each) for each in zip(map(self.text, said["text"].tolist()), frames, sounds, strict=True)]
+        """Answers to several prompts in one batch; each draws from its own number (default: its index)."""
+        slots = [self.read(*each, seed) for each in zip(prompts, numbers or range(len(prompts)), strict=True)]
+        state = {name: jax.numpy.concatenate([slot[name] for slot in slots]) for name in slots[0]}
+        while not state["done"].all():
+            state = self.step(self.weights, state, NO_LIMIT)
+        out = jax.device_get(self.finish(self.weights, state))
+        frames = [each[:size] for each, size in zip(out["frames"], out["num_frames"], strict=True)]
+        speech = map(self.speech, frames)  # one by one: with threads of our own, jax 0.11.2 can hang on a CPU
+        return list(map(Answer, map(self.text, out["text"].tolist()), frames, speech))
 
-    def hear(self, samples, number, seed):
-        """A row that has heard its prompt, padded to one of four lengths so that few programs are compiled."""
-        longest, size = round(self.seconds * self.rate), len(samples)
+    def read(self, samples, number, seed):
+        """The state of a slot that has read a prompt, padded to one of four lengths; no token is forced (-1)."""
+        longest, size, one = round(self.seconds * self.rate), len(samples), np.ones(1, np.int32)
         if not SHORTEST <= size / self.rate <= self.seconds:
             raise ValueError(f"A prompt lasts {size / self.rate:.2f} s: give {SHORTEST:g} to {self.seconds:g} s.")
         room = next(n for k in (1, 2, 3, 4) if (n := min(longest, -(-longest * k // 4 // self.hop) * self.hop)) >= size)
-        given = np.pad(samples, (0, room - size))[None], np.array([size], np.int32), np.uint32(seed)
-        return self.prefill(self.weights, *given, np.array([number], np.int32), np.zeros((1, self.tokens), np.int32))
+        padded, forced = np.pad(samples, (0, room - size))[None], np.full((1, self.tokens), -1, np.int32)
+        return self.prefill(self.weights, padded, size * one, np.uint32(seed), number * one, forced)
 
     def speech(self, frames):
         """Log-mel [T, F] → samples int16 [T · hop]."""
@@ -68,9 +68,9 @@ class Model:
     def text(self, ids):
         """Token ids → text, to the first eos."""
         table, special = self.table, self.table["special"]
-        said = ids[: [*ids, special["eos"]].index(special["eos"])]
-        pieces = [table["pieces"][i] for i in said if i not in (special["pad"], special["sos"])]
-        parts = [bytes([piece]) if isinstance(piece, int) else piece.encode() for piece in pieces]
+        text = ids[: [*ids, special["eos"]].index(special["eos"])]
+        pieces = (table["pieces"][i] for i in text if i not in (special["pad"], special["sos"]))
+        parts = (bytes([piece]) if isinstance(piece, int) else piece.encode() for piece in pieces)
         text = table["join"].encode().join(parts).decode(errors="replace")
         return (text.removeprefix(table["space"]) if table["strip"] else text).replace(table["space"] or " ", " ")
 

@@ -1,7 +1,7 @@
 """The format saved_model: the whole model as one TensorFlow graph, for TF Serving and other programs without JAX.
 
-The JAX program is embedded as StableHLO, as jax2tf does it, its weights are variables. What stands around it, WAV in
-and out and ids to text, is made of TensorFlow's own operations.
+The JAX program is embedded as StableHLO, as jax2tf does it, and its weights are variables. Reading and writing WAV and
+decoding token ids are TensorFlow's own operations.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from spectron.checkpoints.manager import Loaded
 from spectron.config import FeatureConfig
 from spectron.export.functions import Functions, exported, flat, functions_of
 from spectron.inference.api import MIN_PROMPT_SECONDS
+from spectron.inference.decode_config import DecodeConfig
 from spectron.types import UserError
 
 FOLDER = "saved_model"
@@ -35,9 +36,9 @@ SECTION = """## SavedModel
 import tensorflow as tf                             # 2.21 or newer, no JAX
 
 model = tf.saved_model.load("saved_model")
-said = model.signatures["serving_default"](wav_bytes=tf.constant([open("prompt.wav", "rb").read()]))
-print(said["text"][0].numpy().decode())
-open("answer.wav", "wb").write(said["wav_bytes"][0].numpy())
+answer = model.signatures["serving_default"](wav_bytes=tf.constant([open("prompt.wav", "rb").read()]))
+print(answer["text"][0].numpy().decode())
+open("answer.wav", "wb").write(answer["wav_bytes"][0].numpy())
 ```
 
 For TF Serving copy `saved_model/` to MODELS/NAME/1; in JSON a recording is `{{"wav_bytes": {{"b64": "..."}}}}`.
@@ -45,37 +46,38 @@ For TF Serving copy `saved_model/` to MODELS/NAME/1; in JSON a recording is `{{"
 - serving_default: wav_bytes string [B], WAV of {rate:,} Hz, one channel, 16 bits → text string [B], wav_bytes
   string [B]
 - samples: samples int16 [B, S], lengths int32 [B], seed int32 → text string [B], frames float32 [B, {frames}, {bands}]
-  (log-mel), num_frames int32 [B], samples int16 [B, {speech}], num_samples int32 [B], stopped bool [B]
+  (log-mel), num_tokens int32 [B], num_frames int32 [B], samples int16 [B, {speech}], num_samples int32 [B],
+  stopped bool [B]
 
-Row i draws from `fold_in(seed, i)` (serving_default: of seed 0). B is free, and so is S up to {longest:,}; a longer
-prompt, or one of less than {shortest:,}, is an error. Inside, prompts are padded to the longest: what is met is
-compiled, some seconds for each B.
-Weights are variables of the type the model computes in, also of an int8 export.
+Row i draws from `fold_in(seed, i)` (serving_default: seed 0). B is any size, and S any up to {longest:,}; a longer
+prompt, or one of less than {shortest:,} samples, is an error. Prompts are padded to the longest inside: each B is
+compiled at its first call, in some seconds.
+Weights are variables of the model's compute type, also in an int8 export.
 """
 
 
 def write(folder: Path, loaded: Loaded) -> str:
-    """Add a SavedModel to an export; returns what its README says of it. Raises UserError."""
+    """Add a SavedModel to an export; returns its section of the README. Raises UserError."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow as tf
     except ImportError as error:
         raise UserError("The format 'saved_model' needs TensorFlow; pip install 'spectron-jax[data]'.") from error
-    with contextlib.suppress(RuntimeError):  # where another part of the program has used a device already
+    with contextlib.suppress(RuntimeError):  # another part of the program has used a device already
         tf.config.set_visible_devices([], "GPU")
     tf.get_logger().setLevel("ERROR")
     functions = functions_of(folder / WEIGHTS, loaded)
     module, signatures = graph(tf, functions, folder)
     tf.saved_model.save(module, str(folder / FOLDER), signatures=signatures)
-    features, limit = loaded.experiment.features, functions.limit
-    frames = limit.steps * loaded.experiment.model.frames.frames_per_step
+    config = functions.config
+    features, frames = config.features, config.frame_steps * config.model.frames.frames_per_step
     return SECTION.format(
         rate=features.sample_rate,
         frames=frames,
         bands=features.num_mels,
         speech=frames * features.hop,
-        longest=functions.longest,
-        shortest=shortest(functions),
+        longest=config.max_prompt_samples,
+        shortest=shortest(config),
     )
 
 
@@ -83,7 +85,8 @@ def graph(tf: Any, functions: Functions, folder: Path) -> tuple[Any, dict[str, A
     """A module that holds the weights, and its signatures."""
     from safetensors.numpy import load_file
 
-    features, longest = functions.experiment.features, functions.longest
+    config = functions.config
+    features, longest = config.features, config.max_prompt_samples
     table = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))
     prepared = jax.device_get(jax.jit(functions.prepare)(load_file(folder / WEIGHTS)))
     weights = {name: tf.Variable(value, trainable=False) for name, value in prepared.items()}
@@ -92,23 +95,23 @@ def graph(tf: Any, functions: Functions, folder: Path) -> tuple[Any, dict[str, A
     made = exported_answer(functions)
 
     def answer(samples: Any, lengths: Any, seed: Any) -> dict[str, Any]:
-        said = call(tf, made, (weights, samples, lengths, tf.cast(seed, tf.uint32)))
-        said["num_samples"] = said["num_frames"] * features.hop
-        said["text"] = detokenise(tf, said["text"], table)
-        return said
+        out = call(tf, made, (weights, samples, lengths, tf.cast(seed, tf.uint32)))
+        out["num_samples"] = out["num_frames"] * features.hop
+        out["text"] = detokenise(tf, out["text"], table)
+        return out
 
     answer = tf.function(answer, autograph=False)  # one for both signatures
 
     def from_samples(samples: Any, lengths: Any, seed: Any) -> dict[str, Any]:
-        with tf.control_dependencies(check_lengths(tf, lengths, tf.shape(samples)[1], functions)):
+        with tf.control_dependencies(check_lengths(tf, lengths, tf.shape(samples)[1], config)):
             samples = samples[:, :longest]
             padded = tf.pad(samples, [[0, 0], [0, longest - tf.shape(samples)[1]]])
         return answer(tf.ensure_shape(padded, [None, longest]), lengths, seed)
 
     def from_wav(wav_bytes: Any) -> dict[str, Any]:
-        samples, lengths = read_wavs(tf, wav_bytes, functions)
-        said = answer(samples, lengths, tf.constant(0))
-        return {"text": said["text"], "wav_bytes": write_wavs(tf, said["samples"], said["num_samples"], features)}
+        samples, lengths = read_wavs(tf, wav_bytes, config)
+        out = answer(samples, lengths, tf.constant(0))
+        return {"text": out["text"], "wav_bytes": write_wavs(tf, out["samples"], out["num_samples"], features)}
 
     specs = {
         "samples": tf.TensorSpec([None, None], tf.int16, "samples"),
@@ -127,7 +130,7 @@ def exported_answer(functions: Functions) -> export.Exported:
     (batch,) = export.symbolic_shape("b")
     arguments = (
         flat(functions.weights),
-        jax.ShapeDtypeStruct((batch, functions.longest), jnp.int16),
+        jax.ShapeDtypeStruct((batch, functions.config.max_prompt_samples), jnp.int16),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
         jax.ShapeDtypeStruct((), jnp.uint32),
     )
@@ -135,7 +138,7 @@ def exported_answer(functions: Functions) -> export.Exported:
 
 
 def call(tf: Any, made: export.Exported, arguments: Sequence[Any]) -> dict[str, Any]:
-    """What an exported function of a dictionary result says to tensors, as an operation of TensorFlow."""
+    """Call an exported function, whose result is a dictionary, on tensors: one operation of TensorFlow."""
     from tensorflow.compiler.tf2xla.python import xla
 
     leaves = jax.tree.leaves(arguments)
@@ -174,11 +177,11 @@ def detokenise(tf: Any, ids: Any, table: Mapping[str, Any]) -> Any:
     return tf.strings.regex_replace(text, re.escape(space), " ") if space else text
 
 
-def check_lengths(tf: Any, lengths: Any, size: Any, functions: Functions) -> list[Any]:
+def check_lengths(tf: Any, lengths: Any, size: Any, config: DecodeConfig) -> list[Any]:
     """Operations that refuse a prompt that is too short or too long, or longer than its row."""
     return [
-        tf.debugging.assert_greater_equal(lengths, shortest(functions), message=TOO_SHORT),
-        tf.debugging.assert_less_equal(lengths, functions.longest, message=too_long(functions)),
+        tf.debugging.assert_greater_equal(lengths, shortest(config), message=TOO_SHORT),
+        tf.debugging.assert_less_equal(lengths, config.max_prompt_samples, message=too_long(config)),
         tf.debugging.assert_less_equal(lengths, size, message="A prompt's length is more than there are samples."),
     ]
 
@@ -186,20 +189,20 @@ def check_lengths(tf: Any, lengths: Any, size: Any, functions: Functions) -> lis
 TOO_SHORT = f"A prompt is shorter than {MIN_PROMPT_SECONDS:g} s; give more of the recording."
 
 
-def shortest(functions: Functions) -> int:
+def shortest(config: DecodeConfig) -> int:
     """Samples of the shortest prompt."""
-    return math.ceil(MIN_PROMPT_SECONDS * functions.experiment.features.sample_rate)
+    return math.ceil(MIN_PROMPT_SECONDS * config.features.sample_rate)
 
 
-def too_long(functions: Functions) -> str:
+def too_long(config: DecodeConfig) -> str:
     """The sentence for a prompt of more samples than the model was trained for."""
-    seconds = functions.experiment.data.max_prompt_seconds
+    seconds = config.max_prompt_samples / config.features.sample_rate
     return f"A prompt is longer than the {seconds:g} s this model was trained for; cut it."
 
 
-def read_wavs(tf: Any, wav_bytes: Any, functions: Functions) -> tuple[Any, Any]:
+def read_wavs(tf: Any, wav_bytes: Any, config: DecodeConfig) -> tuple[Any, Any]:
     """WAV files string [B] → samples int16 [B, longest], lengths int32 [B]."""
-    rate, longest = functions.experiment.features.sample_rate, functions.longest
+    rate, longest = config.features.sample_rate, config.max_prompt_samples
 
     def read(content: Any) -> tuple[Any, Any]:
         audio, found = tf.audio.decode_wav(content)
@@ -207,11 +210,11 @@ def read_wavs(tf: Any, wav_bytes: Any, functions: Functions) -> tuple[Any, Any]:
         checks = [
             tf.debugging.assert_equal(found, rate, message=f"A prompt must have {rate} samples a second; resample it."),
             tf.debugging.assert_equal(tf.shape(audio)[1], 1, message="A prompt must have one channel; mix it down."),
-            tf.debugging.assert_greater_equal(size, shortest(functions), message=TOO_SHORT),
-            tf.debugging.assert_less_equal(size, longest, message=too_long(functions)),
+            tf.debugging.assert_greater_equal(size, shortest(config), message=TOO_SHORT),
+            tf.debugging.assert_less_equal(size, longest, message=too_long(config)),
         ]
         with tf.control_dependencies(checks):
-            samples = tf.cast(tf.round(audio[:, 0] * 32768), tf.int16)  # exact: int16 became float by this number
+            samples = tf.cast(tf.round(audio[:, 0] * 32768), tf.int16)  # exact: decode_wav divided by this number
         return tf.ensure_shape(tf.pad(samples, [[0, longest - size]]), [longest]), size
 
     kinds = (tf.TensorSpec([longest], tf.int16), tf.TensorSpec([], tf.int32))

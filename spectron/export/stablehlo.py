@@ -1,6 +1,6 @@
-"""The format stablehlo: functions as jax.export serialises them, and a loader that needs jax, numpy and safetensors.
+"""The format stablehlo: functions serialised by jax.export, and a loader that needs jax, numpy and safetensors only.
 
-Batch, prompt length and answer length are symbolic, one file runs on cpu, cuda and tpu, and weights are arguments.
+Batch size, prompt length and answer length are symbolic, one file runs on cpu, cuda and tpu, and weights are arguments.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spectron.types import UserError
 from spectron.vocoders.griffin_lim import FRAMES
 
 LOADER, FOLDER, SUFFIX = "loader.py", "stablehlo", ".bin"
-READER = "flatbuffers"  # what jax reads the files with and pip does not install beside it
+READER = "flatbuffers"  # jax reads exports with it, but pip does not install it with jax
 
 SECTION = """## StableHLO
 
@@ -44,18 +44,19 @@ The first answer compiles for some seconds, and again for every other number of 
 set to a folder, once per machine.
 
 `stablehlo/` holds the functions; `jax.export.deserialize` reads one, `.call` runs it on cpu, cuda or tpu, and
-`.mlir_module()` is its StableHLO. Free are B rows, S samples of a prompt ({shortest:,} to {longest:,}) and T frames (a
-multiple of {block}): each set of sizes is compiled when it is met. Dictionaries are flat, name to array, rows on their
-first axis: those of several calls of prefill may be joined, or put in the place of rows that are done, before a step.
+`.mlir_module()` is its StableHLO. Symbolic sizes are B slots, S samples of a prompt ({shortest:,} to {longest:,}) and T
+frames (a multiple of {block}): each combination of sizes is compiled when it is first used. Dictionaries are flat, name
+to array, with slots on the first axis of each array: before a step, the states of several calls of prefill may be
+concatenated, or written over slots that are done.
 
-- prepare(tensors of weights.safetensors) → weights as decoding reads them, and log-mel statistics; to do once
+- prepare(tensors of weights.safetensors) → weights in the layout that decoding reads, and log-mel statistics; call once
 - prefill(weights, samples int16 [B, S], lengths int32 [B], seed uint32, numbers int32 [B],
-  forced int32 [B, {tokens}]) → rows; row i draws from `fold_in(seed, numbers[i])` and must write `forced` where that
-  is above 0
-- step(weights, rows, most int32) → rows, advanced until one more is done, at most `most` positions; `rows["done"]`
-  tells which are
-- finish(weights, rows) → text int32 [B, {tokens}], frames float32 [B, {frames}, {bands}] (log-mel),
-  num_frames int32 [B], stopped bool [B]
+  forced int32 [B, {tokens}]) → state; slot i draws from `fold_in(seed, numbers[i])` and must write the token ids
+  `forced`, where -1 lets the model choose
+- step(weights, state, max_steps int32) → state, decoded until at least one more slot is done, at most `max_steps`
+  positions; `state["done"]` bool [B]
+- finish(weights, state) → text int32 [B, {tokens}], frames float32 [B, {frames}, {bands}] (log-mel),
+  num_tokens int32 [B] (with the stop id), num_frames int32 [B], stopped bool [B] (by the stop head)
 - waveform(frames float32 [B, T, {bands}], num_frames int32 [B]) → samples int16 [B, T x {hop}]
 
 Feature settings are inside. `flatbuffers/` is the package that jax reads these files with
@@ -64,21 +65,21 @@ Feature settings are inside. `flatbuffers/` is the package that jax reads these 
 
 
 def write(folder: Path, loaded: Loaded) -> str:
-    """Add the functions and the loader to an export; returns what its README says of them. Raises UserError."""
+    """Add the functions and the loader to an export; returns their section of its README. Raises UserError."""
     functions, place = functions_of(folder / WEIGHTS, loaded), folder / FOLDER
     copy_reader(folder)
     place.mkdir()
     for name, made in exported_functions(functions):
         (place / (name + SUFFIX)).write_bytes(made.serialize())
     shutil.copyfile(Path(__file__).with_name("loader.py"), folder / LOADER)
-    features = loaded.experiment.features
-    limit, step = functions.limit, loaded.experiment.model.frames.frames_per_step
+    config = functions.config
+    features = config.features
     return SECTION.format(
         rate=features.sample_rate,
-        longest=functions.longest,
+        longest=config.max_prompt_samples,
         shortest=SHORTEST * features.hop,
-        tokens=limit.tokens,
-        frames=limit.steps * step,
+        tokens=config.text_tokens,
+        frames=config.frame_steps * config.model.frames.frames_per_step,
         bands=features.num_mels,
         block=FRAMES,
         hop=features.hop,
@@ -92,28 +93,30 @@ def exported_functions(functions: Functions) -> Iterator[tuple[str, export.Expor
 
 
 def signatures(functions: Functions) -> dict[str, tuple[Any, ...]]:
-    """Shapes of every function's arguments."""
-    hop, bands = functions.experiment.features.hop, functions.experiment.features.num_mels
-    b, s = export.symbolic_shape("b, s", constraints=[f"s >= {SHORTEST * hop}", f"s <= {functions.longest}"])
-    (rows_of_step,) = export.symbolic_shape("b")
+    """Shapes of each function's arguments."""
+    config = functions.config
+    hop, bands = config.features.hop, config.features.num_mels
+    limits = [f"s >= {SHORTEST * hop}", f"s <= {config.max_prompt_samples}"]
+    b, s = export.symbolic_shape("b, s", constraints=limits)
+    (slots,) = export.symbolic_shape("b")
     batch, steps = export.symbolic_shape(f"b, {FRAMES}*t")
 
     def ints(*shape: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.int32)
 
-    weights, rows = flat(functions.weights), functions.row_shapes(rows_of_step)
-    seed, tokens = jax.ShapeDtypeStruct((), jnp.uint32), functions.limit.tokens
+    weights, state = flat(functions.weights), functions.state_shapes(slots)
+    seed, tokens = jax.ShapeDtypeStruct((), jnp.uint32), config.text_tokens
     return {
         "prepare": (dict(functions.tensors),),
         "prefill": (weights, jax.ShapeDtypeStruct((b, s), jnp.int16), ints(b), seed, ints(b), ints(b, tokens)),
-        "step": (weights, rows, ints()),
-        "finish": (weights, rows),
+        "step": (weights, state, ints()),
+        "finish": (weights, state),
         "waveform": (jax.ShapeDtypeStruct((batch, steps, bands), jnp.float32), ints(batch)),
     }
 
 
 def copy_reader(folder: Path) -> None:
-    """Put the package that jax reads exports with beside the loader. Raises UserError where it is not installed."""
+    """Copy the package that jax reads exports with next to the loader. Raises UserError where it is not installed."""
     found = importlib.util.find_spec(READER)
     if found is None or not found.submodule_search_locations:
         raise UserError("The format 'stablehlo' needs the package 'flatbuffers'; pip install flatbuffers.")

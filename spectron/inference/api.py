@@ -1,4 +1,4 @@
-"""A trained model ready to listen and speak.
+"""A trained model: recordings in, text and speech out.
 
 from spectron import Spectron
 
@@ -10,9 +10,10 @@ print(answer.transcript, len(answer.samples))
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -27,30 +28,45 @@ from spectron.audio.signal import to_int16
 from spectron.checkpoints.manager import load_params
 from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
-from spectron.inference.decode import Decoded, Limits, limits
-from spectron.inference.engine import Batch, Request
-from spectron.models.decode_layout import to_decode_layout
+from spectron.inference.decode import FREE, Decoded
+from spectron.inference.decode_config import DecodeConfig, MaxLengths
+from spectron.inference.engine import Engine, Request
+from spectron.inference.sampling import Sampler
+from spectron.models.decode_layout import for_decoding
 from spectron.objectives.joint import Joint
 from spectron.types import Answer, Params, Statistics, UserError
-from spectron.vocoders.griffin_lim import griffin_lim, griffin_lim_part
+from spectron.vocoders.base import Vocoder, check_vocoder
+from spectron.vocoders.griffin_lim import GriffinLim
 
-MIN_PROMPT_SECONDS = 0.3  # ours: less holds no word
-STREAM_STEPS = 16  # ours: positions between two looks at what a streamed answer has become
+MIN_PROMPT_SECONDS = 0.3  # ours: a shorter recording holds no word
+STREAM_STEPS = 16  # ours: positions that are decoded between two pieces of a streamed answer
 
 Audio = str | Path | Int[np.ndarray, " S"] | Float[np.ndarray, " S"]
 
 
 class Piece(NamedTuple):
-    """What a streamed answer grew by: some text, or int16 samples of speech."""
+    """The next part of a streamed answer: text, or int16 samples of speech."""
 
     text: str
     samples: Int[np.ndarray, " S"]
 
 
 class Spectron:
-    """A model that hears a recording, writes what it heard and thinks, and speaks on."""
+    """A model that continues a recording: it writes the transcript and its continuation, then speaks the continuation.
 
-    def __init__(self, params: Params, experiment: Experiment, statistics: Statistics | None) -> None:
+    vocoder: turns the model's log-mel into sound; Griffin-Lim by default. decode_config: the answers' greatest length,
+    stop ids and sampler; by default the training data's lengths, eos, and greedy. Raises UserError for parameters that
+    are not a whole Spectron's, and for a vocoder of other features than the model's.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        experiment: Experiment,
+        statistics: Statistics | None,
+        vocoder: Vocoder | None = None,
+        decode_config: DecodeConfig | None = None,
+    ) -> None:
         missing = [part for part in Joint.parts if part not in params]
         if missing or statistics is None:
             raise UserError(
@@ -59,26 +75,35 @@ class Spectron:
         self.params = {part: params[part] for part in Joint.parts}
         self.experiment, self.statistics = experiment, statistics
         self.features = experiment.features
+        self.vocoder = vocoder or GriffinLim(self.features)
+        check_vocoder(self.vocoder, self.features)
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
-        self.vocabulary.decode([])  # a model of pieces that is missing is missed now, not after an answer
-        self.prompt_size = round(experiment.data.max_prompt_seconds * self.features.sample_rate)
+        self.vocabulary.decode([])  # reads the tokenizer's file: a missing one raises now, not after an answer
+        self.decode_config = decode_config or DecodeConfig.from_experiment(experiment)
 
     @classmethod
-    def from_checkpoint(cls, directory: str | Path) -> Spectron:
-        """Load the newest checkpoint of a run, the moving average where one is kept, or an export.
+    def from_checkpoint(cls, directory: str | Path, vocoder: Vocoder | None = None) -> Spectron:
+        """Load a run's newest checkpoint (the moving average where one is kept), or an export.
 
-        Raises UserError where there is none, or it cannot be read, or it does not speak.
+        Raises UserError where there is no checkpoint, it cannot be read, or it is not a whole Spectron's.
         """
         loaded = load_params(directory)
-        return cls(loaded.params, loaded.experiment, loaded.statistics)
+        return cls(loaded.params, loaded.experiment, loaded.statistics, vocoder)
 
     @functools.cached_property
     def weights(self) -> Params:
-        """The parameters as decoding reads them, on the default device."""
-        return jax.device_put(to_decode_layout(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
+        """The parameters in the decode layout, on the default device."""
+        return jax.device_put(for_decoding(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
+
+    @property
+    def prompt_size(self) -> int:
+        """Samples of the longest prompt."""
+        return self.decode_config.max_prompt_samples
 
     @overload
-    def generate(self, audio: Audio, seed: int = ...) -> Answer: ...
+    def generate(
+        self, audio: Audio, seed: int = ..., *, sampler: Sampler | None = ..., max_lengths: MaxLengths | None = ...
+    ) -> Answer: ...
 
     @overload
     def generate(
@@ -86,71 +111,84 @@ class Spectron:
         audio: list[Audio] | list[Int[np.ndarray, " S"]],
         seed: int = ...,
         batch_size: int = ...,
-        rows: Seq[int] = ...,
+        numbers: Seq[int] = ...,
         forced: Seq[Seq[int]] = ...,
+        *,
+        sampler: Sampler | None = ...,
+        max_lengths: MaxLengths | None = ...,
     ) -> list[Answer]: ...
 
-    def generate(self, audio, seed=0, batch_size=8, rows=(), forced=()):
-        """Answers to recordings: files of any rate, or samples [S] at the model's (int16, or float within ±1).
+    def generate(self, audio, seed=0, batch_size=8, numbers=(), forced=(), *, sampler=None, max_lengths=None):
+        """Answers to recordings: files of any sample rate, or samples [S] at the model's (int16, or float within ±1).
 
-        One recording gives one answer, a list of them a list in the same order. Prompt i draws from
-        fold_in(seed, rows[i]); rows: a number for each prompt that is its own in every batch (default: its place).
-        forced: ids for each prompt that it must write, with eos where its text shall end; [] leaves it free.
-        Raises UserError for a recording that cannot be read, or a prompt or a forced text that is longer than the model
-        was trained for.
+        One recording gives one answer, a list of recordings gives a list in the same order. numbers: prompt i's
+        randomness is fold_in(seed, numbers[i]), whatever its batch (default: its index). forced: for each prompt the
+        token ids that it must write, with a stop id where its text shall end, and −1 where the model chooses; []
+        leaves all to the model. sampler, max_lengths: in place of the decode config's.
+        Raises UserError for a recording that cannot be read, and for a prompt or forced text that is too long.
         """
         if isinstance(audio, (str, Path, np.ndarray)):
-            return self.generate([self._heard(audio)], seed, 1, rows, forced)[0]
+            settings = {"sampler": sampler, "max_lengths": max_lengths}
+            return self.generate([self._prompt_with_samples(audio)], seed, 1, numbers, forced, **settings)[0]
         prompts = [self.prompt(each) for each in audio]
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # each row's phases on a core of its own
-            requests = self.requests(prompts, rows, forced)
-            batch = self.batch(batch_size, seed)
-            waiting = [(request.tag, pool.submit(self.answer, out)) for request, out in batch.answers(requests)]
-            made = {tag: future.result() for tag, future in waiting}
-        return [made[i] for i in range(len(prompts))]
+        config = self.config_with(sampler=sampler, max_lengths=max_lengths)
+        requests = self.requests(prompts, numbers, forced, config)
+        engine = self.engine(batch_size, seed, config)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # vocodes while decoding goes on
+            pending = [(request.tag, pool.submit(self.answer, out)) for request, out in engine.answers(requests)]
+            answers = {tag: future.result() for tag, future in pending}
+        return [answers[i] for i in range(len(prompts))]
 
-    def stream(self, audio: Audio, seed: int = 0) -> Iterator[Piece]:
-        """The same answer as `generate(audio, seed)`, in pieces as soon as they are certain.
+    def stream(self, audio: Audio, seed: int = 0, *, sampler: Sampler | None = None) -> Iterator[Piece]:
+        """The answer of `generate(audio, seed)` in pieces, each as soon as it is certain.
 
-        Joined, texts and samples are the answer's. A sample is certain when all frames are there that reach it through
-        the iterations that find the phases (1.2 s of speech), or at the end. Raises what `generate` does.
+        The pieces' texts and samples, joined, are the answer's. With Griffin-Lim a sample is certain when all frames
+        are there that its iterations read (1.2 s of speech), or at the end. Raises what `generate` raises.
         """
-        batch = self.batch(1, seed)
-        (request,) = self.requests([self._heard(audio)])
-        row, text, spoken, ended = batch.admit(request, batch.hear(request)), "", 0, None
-        nothing = np.zeros(0, np.int16)
-        while ended is None:
-            found = batch.run(STREAM_STEPS)
-            ended = found[0][1] if found else None
-            out = ended if ended is not None else batch.peek(row)
-            whole = self.vocabulary.decode(self._ids(out.text))
-            # The last bytes of a letter may be missing.
-            if whole != text and whole.startswith(text) and (ended is not None or not whole.endswith("\ufffd")):
-                yield Piece(whole[len(text) :], nothing)
+        config = self.config_with(sampler=sampler)
+        engine = self.engine(1, seed, config)
+        (request,) = self.requests([self._prompt_with_samples(audio)], config=config)
+        slot = engine.insert(request, engine.prefill(request))
+        text, spoken_frames, ended = "", 0, False
+        while not ended:
+            done = engine.decode(STREAM_STEPS)
+            ended = bool(done)
+            out = done[0][1] if done else engine.read_slot(slot)
+            whole = self.vocabulary.decode(self._ids(out))
+            # A replacement character at the end may be the first bytes of a character whose other bytes will follow.
+            if whole != text and whole.startswith(text) and (ended or not whole.endswith("\ufffd")):
+                yield Piece(whole[len(text) :], np.zeros(0, np.int16))
                 text = whole
-            part, spoken = self._sound(out, spoken, ended is not None)
-            if len(part):
-                yield Piece("", part)
+            frames = np.asarray(out.frames[: out.num_frames])
+            samples = np.asarray(to_int16(self.vocoder.synthesise_chunk(frames, spoken_frames, ended)))
+            spoken_frames += len(samples) // self.features.hop
+            if len(samples):
+                yield Piece("", samples)
 
-    def write(self, audio: Seq[Audio], batch_size: int = 8) -> list[str]:
-        """What the model writes when it hears recordings, in order, without speaking (one frame step).
+    def generate_text(self, audio: Seq[Audio], batch_size: int = 8) -> list[str]:
+        """The text of the answers to recordings, in order, without decoding frames.
 
-        Raises what `generate` does.
+        Raises what `generate` raises.
         """
-        limit = Limits(limits(self.experiment).tokens, 1)
-        requests = self.requests([self.prompt(each) for each in audio])
-        written = {
-            request.tag: self.vocabulary.decode(self._ids(out.text))
-            for request, out in self.batch(batch_size, 0, limit).answers(requests)
+        config = self.config_with(output_streams=("text",))
+        requests = self.requests([self.prompt(each) for each in audio], config=config)
+        answers = {
+            request.tag: self.vocabulary.decode(self._ids(out))
+            for request, out in self.engine(batch_size, 0, config).answers(requests)
         }
-        return [written[i] for i in range(len(requests))]
+        return [answers[i] for i in range(len(requests))]
+
+    def config_with(self, **changes: object) -> DecodeConfig:
+        """The decode config with some fields changed; None changes nothing."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return dataclasses.replace(self.decode_config, **given)  # type: ignore[arg-type]
 
     def prompt(self, audio: Audio) -> Int[np.ndarray, " S"]:
-        """A recording as the model hears it. Raises UserError."""
-        data, rate = self.experiment.data, self.features.sample_rate
+        """A recording as int16 samples at the model's rate. Raises UserError."""
+        rate, max_seconds = self.features.sample_rate, self.prompt_size / self.features.sample_rate
         if isinstance(audio, (str, Path)):
             samples = wav.read(audio, rate)
-            wav.check_prompt(samples, str(audio), self.features, MIN_PROMPT_SECONDS, data.max_prompt_seconds)
+            wav.check_prompt(samples, str(audio), self.features, MIN_PROMPT_SECONDS, max_seconds)
             return samples
         samples = np.asarray(audio)
         if samples.ndim != 1:
@@ -162,57 +200,77 @@ class Spectron:
                 raise UserError("A prompt holds NaN or infinite samples; give numbers within ±1.")
             samples = np.asarray(to_int16(samples.astype(np.float32)))
         if 0 < len(samples) < self.features.hop:
-            raise UserError(f"A prompt of {len(samples)} samples is shorter than a frame; give a recording.")
+            raise UserError(f"A prompt of {len(samples)} samples is shorter than a frame; give a longer recording.")
         if len(samples) > self.prompt_size:
-            trained = f"the {data.max_prompt_seconds:g} s this model was trained for"
+            trained = f"the {max_seconds:g} s this model was trained for"
             raise UserError(f"A prompt of {len(samples) / rate:.2f} s is longer than {trained}; cut it.")
         return samples
 
-    def _heard(self, audio: Audio) -> Int[np.ndarray, " S"]:
-        """A prompt that there is; of a list, one without samples is left out like a batch's padding."""
+    def _prompt_with_samples(self, audio: Audio) -> Int[np.ndarray, " S"]:
+        """`prompt`, which must not be empty; in a list, an empty prompt is skipped like a batch's padding."""
         samples = self.prompt(audio)
         if not len(samples):
             raise UserError("A prompt holds no samples; give a recording.")
         return samples
 
     def requests(
-        self, prompts: Seq[Int[np.ndarray, " S"]], rows: Seq[int] = (), forced: Seq[Seq[int]] = ()
+        self,
+        prompts: Seq[Int[np.ndarray, " S"]],
+        numbers: Seq[int] = (),
+        forced: Seq[Seq[int]] = (),
+        config: DecodeConfig | None = None,
     ) -> list[Request]:
-        """Prompts for a Batch, tagged by their place. Raises UserError for a forced text that is too long."""
-        most = limits(self.experiment).tokens
-        numbers, forced = rows or range(len(prompts)), forced or [()] * len(prompts)
+        """Prompts as the engine's requests, tagged with their index. numbers, forced: see `generate`.
+
+        Raises UserError for a forced text that is too long or holds an unknown id, and where the numbers of prompts,
+        numbers and forced texts differ.
+        """
+        config = config or self.decode_config
+        numbers, forced = numbers or range(len(prompts)), forced or [()] * len(prompts)
         for ids in forced:
-            if len(ids) > most:
-                trained = f"the {most} this model was trained for"
-                raise UserError(f"A forced text of {len(ids)} tokens is longer than {trained}; shorten it.")
+            if len(ids) > config.text_tokens:
+                raise UserError(
+                    f"A forced text of {len(ids)} tokens is longer than the {config.text_tokens} of the longest "
+                    f"answer; shorten it."
+                )
+            unknown = [i for i in ids if not FREE <= i < config.vocab_size]
+            if unknown:
+                raise UserError(f"Forced token {unknown[0]} is not in the vocabulary of {config.vocab_size}.")
         if not len(numbers) == len(forced) == len(prompts):
             raise UserError(
-                f"{len(prompts)} prompts have {len(numbers)} rows and {len(forced)} forced texts; give as many."
+                f"{len(prompts)} prompts have {len(numbers)} numbers and {len(forced)} forced texts; give as many."
             )
-        each = zip(prompts, numbers, forced, strict=True)
-        return [Request(prompt, int(number), tuple(ids), i) for i, (prompt, number, ids) in enumerate(each)]
+        each = enumerate(zip(prompts, numbers, forced, strict=True))
+        return [
+            Request(samples=prompt, number=int(number), forced=tuple(ids), tag=i) for i, (prompt, number, ids) in each
+        ]
 
-    def batch(self, size: int, seed: int = 0, limit: Limits | None = None) -> Batch:
-        """Rows for requests, on the default device."""
-        if size < 1:
-            raise UserError(f"A batch of {size} rows holds nobody; give at least 1.")
-        limit = limit or limits(self.experiment)
-        return Batch(self.weights, self.statistics, self.experiment, limit, size, self.prompt_size, seed)
+    def engine(
+        self, num_slots: int, seed: int = 0, config: DecodeConfig | None = None, weights: Params | None = None
+    ) -> Engine:
+        """An engine of so many slots, on the device of `weights` (default: this model's, on the default device)."""
+        if num_slots < 1:
+            raise UserError(f"A batch of {num_slots} slots answers nothing; give at least 1.")
+        weights = self.weights if weights is None else weights
+        return Engine(weights, self.statistics, config or self.decode_config, num_slots, seed)
 
     def answer(self, out: Decoded) -> Answer:
-        """What one row said, with its sound."""
-        frames = np.asarray(out.frames[: out.num_frames])
-        samples = np.asarray(to_int16(griffin_lim(frames, self.features)))
-        stopped_by, ids = "stop head" if out.stopped else "maximum length", self._ids(out.text)
-        return Answer(self.vocabulary.decode(ids), frames, samples, stopped_by, ids)
+        """One slot's answer, vocoded. Text alone has no frames and no samples."""
+        frames, ids = np.asarray(out.frames[: out.num_frames]), self._ids(out)
+        if len(frames):
+            samples = np.asarray(to_int16(self.vocoder.synthesise(frames)))
+        else:
+            samples = np.zeros(0, np.int16)
+        sign = "stop head" if out.frames.shape[0] else "stop id"  # of text alone
+        return Answer(
+            transcript=self.vocabulary.decode(ids),
+            frames=frames,
+            samples=samples,
+            stopped_by=sign if out.stopped else "maximum length",
+            ids=ids,
+        )
 
-    def _sound(self, out: Decoded, spoken: int, ended: bool) -> tuple[Int[np.ndarray, " S"], int]:
-        """The samples behind `spoken` frames that no later frame can change, and how many frames they make."""
-        frames = np.asarray(out.frames[: out.num_frames])
-        part = griffin_lim_part(frames, self.features, spoken, ended)
-        return np.asarray(to_int16(part)), spoken + len(part) // self.features.hop
-
-    def _ids(self, text: Iterable[int]) -> tuple[int, ...]:
-        """The tokens of one row before eos."""
-        ids = [int(i) for i in text]
-        return tuple(ids[: ids.index(self.vocabulary.eos_id)] if self.vocabulary.eos_id in ids else ids)
+    def _ids(self, out: Decoded) -> tuple[int, ...]:
+        """One slot's text tokens without the stop id."""
+        ids = tuple(int(i) for i in out.text[: out.num_tokens])
+        return ids[:-1] if ids and ids[-1] in self.decode_config.stop_ids else ids

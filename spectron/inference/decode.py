@@ -1,285 +1,304 @@
-"""Decoding: one jitted loop in which every row advances one position a step and carries its own phase.
+"""Decoding: one jitted loop in which every slot advances one position a step.
 
-A row writes text until eos, then frames until its stop head fires; rows in different phases share a step. A row's real
-elements stand one behind the other at the front of its cache, so that rows that began at different times share a step
-too: `decode` runs a batch to its end, `hear`, `admit` and `run` put a new prompt in the place of a row that is done.
+A slot holds one answer under way, and a phase: an index into the model's output streams. A model that writes and speaks
+decodes text until a stop id, then frames until its stop head fires; a model that only writes is done where its text
+ends. Slots in different phases share a step. A slot's real elements are at the front of its cache, so slots that began
+at different times share a step too: `decode` runs one batch to its end; `prefill`, `insert` and `decode_until_done`
+refill each slot as soon as it is done.
 
-`weights` are to_decode_layout's.
+`weights` are in the decode layout (spectron/models/decode_layout.py). DecodeConfig is the only static argument.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from spectron.audio.features import denormalise, log_mel, normalise
-from spectron.config import Experiment
-from spectron.data.vocabulary import make_vocabulary
+from spectron.inference.decode_config import DecodeConfig
 from spectron.models.decoder import Cache, empty_cache
-from spectron.models.spectron import prefix_length
-from spectron.objectives.joint import dropout_keep, go_frames, make_model
+from spectron.models.spectron import Spectron
+from spectron.objectives.joint import dropout_keep, go_frames
 from spectron.types import Params, Statistics
+
+FREE = -1  # in forced tokens: the sampler chooses
 
 
 class Decoded(NamedTuple):
-    """text int32 [B, L] (0 behind eos), frames float32 [B, T, F] log-mel, num_frames int32 [B], stopped bool [B]."""
+    """Answers. Of a single slot, without the axis B.
 
-    text: Array
-    frames: Array
-    num_frames: Array
-    stopped: Array
+    text: token ids, 0 after the first num_tokens (which include the stop id). frames: log-mel, of which num_frames are
+    real. stopped: whether the last output stream ended by itself (stop head or stop id), not at its maximum length.
+    """
+
+    text: Int[Array, "B L"]
+    frames: Float[Array, "B T F"]
+    num_tokens: Int[Array, " B"]
+    num_frames: Int[Array, " B"]
+    stopped: Bool[Array, " B"]
 
 
-class Rows(NamedTuple):
-    """Answers under way, a row for each; what the loop carries."""
+class DecodeState(NamedTuple):
+    """B slots: what the loop carries. N frame steps of R = frames_per_step · F values."""
 
-    seed: Array  # uint32 [B, 2]: the row's own randomness, a key's data
-    position: Array  # int32 [B]: how many elements are in the cache
-    made: Array  # int32 [B]: how many of them are not the prompt's
-    token: Array  # int32 [B]: what a row that writes reads next
-    fed: Array  # float32 [B, r·F]: what a row that speaks reads next, normalised
-    go: Array  # float32 [B, r·F]: what it reads first
-    forced: Array  # int32 [B, L]: above 0 what is written there, whatever the model would have said
-    is_text: Array  # bool [B]
-    done: Array  # bool [B]: also of a row that has no prompt
-    stopped: Array  # bool [B]: by the stop head
-    steps: Array  # int32 [B]: of frames
-    num_frames: Array  # int32 [B]
-    text: Array  # int32 [B, L]
-    frames: Array  # float32 [B, steps, r·F], normalised
+    key_data: UInt[Array, "B 2"]  # the slot's own random key
+    position: Int[Array, " B"]  # elements in the cache
+    num_generated: Int[Array, " B"]  # how many of them are not the prompt's: text tokens and frame steps
+    num_steps: Int[Array, " B"]  # how many of those are frame steps
+    num_frames: Int[Array, " B"]  # frames up to the one at which the stop head fired
+    phase: Int[Array, " B"]  # index of the output stream that is decoded
+    token: Int[Array, " B"]  # the next token to read, in the text's phase
+    previous_frames: Float[Array, "B R"]  # the next frames to read, in the frames' phase; normalised
+    forced_tokens: Int[Array, "B L"]  # token ids that must be written; FREE leaves the choice to the sampler
+    done: Bool[Array, " B"]  # all streams have ended, or the slot is empty
+    stopped: Bool[Array, " B"]  # the last stream ended by itself
+    text: Int[Array, "B L"]
+    frames: Float[Array, "B N R"]  # normalised
     cache: Cache
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """The longest answer: text tokens with eos, and frame steps of r frames."""
-
-    tokens: int
-    steps: int
+def make_model(config: DecodeConfig) -> Spectron:
+    """The model that decodes: its LM's layers are unstacked."""
+    return Spectron(config.model, config.vocab_size, config.features.num_mels, unrolled=True)
 
 
-def limits(experiment: Experiment) -> Limits:
-    """The sizes the model was trained with."""
-    data, step = experiment.data, experiment.model.frames.frames_per_step
-    frames = experiment.features.num_frames(round(data.max_continuation_seconds * experiment.features.sample_rate))
-    return Limits(data.max_tokens, -(-frames // step))
-
-
-def positions(samples: int, experiment: Experiment, limit: Limits) -> int:
-    """How many elements a row may come to have: of a prompt of so many samples, of the text and of the frames."""
-    return prefix_length(experiment.model, samples) + limit.tokens + limit.steps
-
-
-@functools.partial(jax.jit, static_argnames=("experiment", "limit"))
+@functools.partial(jax.jit, static_argnames="config")
 def decode(
     weights: Params,
     statistics: Statistics,
-    samples: Array,
-    num_samples: Array,
-    keys: Array,
-    forced: Array | None = None,
+    samples: Int[Array, "B S"],
+    num_samples: Int[Array, " B"],
+    keys: Key[Array, " B"],
+    forced_tokens: Int[Array, "B L"] | None = None,
     *,
-    experiment: Experiment,
-    limit: Limits,
+    config: DecodeConfig,
 ) -> Decoded:
-    """Prompts int16 [B, S] → text and log-mel. `keys` [B]: each row's own randomness, whatever its batch.
+    """Answer a batch of int16 prompts from start to end.
 
-    forced: int32 [B, L] with L = limit.tokens; above 0 it is the token that is written there, whatever the model would
-    have said (eos ends the text). A row of no samples is skipped (padding of a batch).
+    keys: each slot's own randomness, so that an answer does not depend on its batch. forced_tokens: ids that must be
+    written, with a stop id where the text shall end, and FREE elsewhere. A slot without samples is skipped: padding.
     """
-    forced = jnp.zeros((samples.shape[0], limit.tokens), jnp.int32) if forced is None else forced
-    seed = jax.random.key_data(keys)
-    rows = prefill(weights, statistics, samples, num_samples, seed, forced, experiment=experiment, limit=limit)
-    step = functools.partial(advance, weights, experiment=experiment)
-    return finish(jax.lax.while_loop(lambda rows: ~rows.done.all(), step, rows), statistics)
+    state = prefill(
+        weights, statistics, samples, num_samples, keys, forced_tokens,
+        config=config, cache_length=config.cache_length(samples.shape[1]),
+    )  # fmt: skip
+    step = functools.partial(decode_step, weights, config=config)
+    return finish(jax.lax.while_loop(lambda state: ~state.done.all(), step, state), statistics)
 
 
-def finish(rows: Rows, statistics: Statistics) -> Decoded:
-    """What the rows said."""
-    frames = rows.frames.reshape(rows.frames.shape[0], -1, statistics.mean.shape[0])
-    return Decoded(rows.text, denormalise(frames, statistics), rows.num_frames, rows.stopped)
-
-
+@functools.partial(jax.jit, static_argnames=("config", "cache_length"))
 def prefill(
     weights: Params,
     statistics: Statistics,
-    samples: Array,
-    num_samples: Array,
-    seed: Array,
-    forced: Array,
+    samples: Int[Array, "B S"],
+    num_samples: Int[Array, " B"],
+    keys: Key[Array, " B"],
+    forced_tokens: Int[Array, "B L"] | None = None,
     *,
-    experiment: Experiment,
-    limit: Limits,
-    room: int = 0,
-) -> Rows:
-    """Rows that have heard their prompts int16 [B, S]. room: positions of the cache, if not just enough for them."""
-    config = experiment.model
-    room = room or positions(samples.shape[1], experiment, limit)
-    prompt = normalise(log_mel(samples, num_samples, experiment.features), statistics)
-    batch, width = samples.shape[0], config.frames.frames_per_step * experiment.features.num_mels
-    cache = empty_cache(config.lm, batch, room, jnp.dtype(config.compute_dtype), scan=False)
-    model = make_model(experiment, unrolled=True)
-    cache, prefix_mask = model.apply({"params": weights}, samples, num_samples, statistics, cache, method="prefill")
-    go = go_frames(prompt, config.frames).reshape(batch, width)
-    nothing = jnp.zeros(batch, jnp.int32)
-    return Rows(
-        seed=seed,
+    config: DecodeConfig,
+    cache_length: int | None = None,
+) -> DecodeState:
+    """Slots that have read their int16 prompts and nothing else.
+
+    cache_length: by default only the prompts' own positions, for `insert` into slots of a full cache.
+    """
+    length = config.prefix_length(samples.shape[1]) if cache_length is None else cache_length
+    batch, frames = samples.shape[0], config.model.frames
+    prompt = normalise(log_mel(samples, num_samples, config.features), statistics)
+    cache, prefix_mask = make_model(config).apply(
+        {"params": weights}, prompt, _empty_cache(config, batch, length), method="prefill"
+    )
+    state = _blank_state(config, batch, cache)
+    if forced_tokens is not None:
+        state = state._replace(forced_tokens=forced_tokens)
+    return state._replace(
+        key_data=jax.random.key_data(keys),
         position=prefix_mask.sum(axis=1).astype(jnp.int32),
-        made=nothing,
-        token=jnp.full(batch, make_vocabulary(experiment.data.vocabulary).sos_id, jnp.int32),
-        fed=go,
-        go=go,
-        forced=forced,
-        is_text=jnp.ones(batch, bool),
+        phase=jnp.zeros(batch, jnp.int32),
+        previous_frames=go_frames(prompt, frames).reshape(batch, config.step_width),
         done=prompt.lengths == 0,
-        stopped=jnp.zeros(batch, bool),
-        steps=nothing,
-        num_frames=nothing,
-        text=jnp.zeros((batch, limit.tokens), jnp.int32),
-        frames=jnp.zeros((batch, limit.steps, width), jnp.float32),
-        cache=cache,
     )
 
 
-def advance(weights: Params, rows: Rows, *, experiment: Experiment) -> Rows:
-    """One position for every row that is not done."""
-    config = experiment.model.frames
-    step, tokens = config.frames_per_step, rows.text.shape[1]
-    model = make_model(experiment, unrolled=True)
-    eos = make_vocabulary(experiment.data.vocabulary).eos_id
-    keep = None
-    if config.dropout_in_decoding and config.prenet_dropout:
-        keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(rows.seed), rows.made)
-        keep = jax.vmap(lambda key: dropout_keep(key, (config.bottleneck,), config.prenet_dropout))(keys)
-    hidden, frames, stop, cache = model.apply(
-        {"params": weights},
-        *(rows.token, rows.fed, rows.is_text, keep, rows.position, rows.cache),
-        method="advance",
-    )
-    writes, speaks = rows.is_text & ~rows.done, ~rows.is_text & ~rows.done
-
-    def best(hidden: Array) -> Array:
-        logits = model.apply({"params": weights}, hidden[:, None], method="logits")
-        return logits[:, 0].argmax(axis=-1).astype(jnp.int32)
-
-    # A large vocabulary's table is most of what a position reads: while all rows speak, it stays where it is.
-    token = jax.lax.cond(writes.any(), best, lambda hidden: jnp.zeros(hidden.shape[0], jnp.int32), hidden)
-    each = jnp.arange(token.shape[0])
-    place = jnp.minimum(rows.made, tokens - 1)
-    token = jnp.where(rows.forced[each, place] > 0, rows.forced[each, place], token)
-    text = rows.text.at[each, place].set(jnp.where(writes, token, rows.text[each, place]))
-    text_ends = writes & ((token == eos) | (rows.made + 1 >= tokens))
-    fed = frames.reshape(frames.shape[0], -1)
-    at = jnp.minimum(rows.steps, rows.frames.shape[1] - 1)
-    spoken = rows.frames.at[each, at].set(jnp.where(speaks[:, None], fed, rows.frames[each, at]))
-    fires = jax.nn.sigmoid(stop) > config.stop_threshold
-    stops = speaks & fires.any(axis=1)
-    within = jnp.where(stops, fires.argmax(axis=1) + 1, step)
-    steps = rows.steps + speaks
-    return rows._replace(
-        position=rows.position + ~rows.done,
-        made=rows.made + ~rows.done,
-        token=token,
-        fed=jnp.where(speaks[:, None], fed, rows.go),
-        is_text=rows.is_text & ~text_ends,
-        done=rows.done | stops | (speaks & (steps >= rows.frames.shape[1])),
-        stopped=rows.stopped | stops,
-        steps=steps,
-        num_frames=rows.num_frames + jnp.where(speaks, within, 0),
-        text=text,
-        frames=spoken,
-        cache=cache,
-    )
+@functools.partial(jax.jit, static_argnames=("config", "num_slots"))
+def init_state(weights: Params, *, config: DecodeConfig, num_slots: int) -> DecodeState:
+    """Empty slots with room for the longest prompt and answer, on the device of `weights`."""
+    del weights  # jit places the result beside it
+    return _blank_state(config, num_slots, _empty_cache(config, num_slots, config.cache_length()))
 
 
-@functools.partial(jax.jit, static_argnames=("experiment", "limit", "batch", "room"))
-def idle(weights: Params, *, experiment: Experiment, limit: Limits, batch: int, room: int) -> Rows:
-    """Rows without prompts, for `admit`."""
-    del weights  # says on which device
-    width = experiment.model.frames.frames_per_step * experiment.features.num_mels
-    nothing, no = jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool)
-    frames = jnp.zeros((batch, width), jnp.float32)
-    return Rows(
-        seed=jnp.zeros((batch, 2), jnp.uint32),
-        position=nothing,
-        made=nothing,
-        token=nothing,
-        fed=frames,
-        go=frames,
-        forced=jnp.zeros((batch, limit.tokens), jnp.int32),
-        is_text=no,
+def _blank_state(config: DecodeConfig, batch: int, cache: Cache) -> DecodeState:
+    zeros, no = jnp.zeros(batch, jnp.int32), jnp.zeros(batch, bool)
+    return DecodeState(
+        key_data=jnp.zeros((batch, 2), jnp.uint32),
+        position=zeros,
+        num_generated=zeros,
+        num_steps=zeros,
+        num_frames=zeros,
+        phase=jnp.full(batch, len(config.output_streams), jnp.int32),
+        token=jnp.full(batch, config.sos_id, jnp.int32),
+        previous_frames=jnp.zeros((batch, config.step_width), jnp.float32),
+        forced_tokens=jnp.full((batch, config.text_tokens), FREE, jnp.int32),
         done=~no,
         stopped=no,
-        steps=nothing,
-        num_frames=nothing,
-        text=jnp.zeros((batch, limit.tokens), jnp.int32),
-        frames=jnp.zeros((batch, limit.steps, width), jnp.float32),
-        cache=empty_cache(experiment.model.lm, batch, room, jnp.dtype(experiment.model.compute_dtype), scan=False),
+        text=jnp.zeros((batch, config.text_tokens), jnp.int32),
+        frames=jnp.zeros((batch, config.frame_steps, config.step_width), jnp.float32),
+        cache=cache,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("experiment", "limit"))
-def hear(
+def _empty_cache(config: DecodeConfig, batch: int, length: int) -> Cache:
+    return empty_cache(config.model.lm, batch, length, jnp.dtype(config.model.compute_dtype), scan=False)
+
+
+def decode_step(weights: Params, state: DecodeState, *, config: DecodeConfig) -> DecodeState:
+    """Advance every slot that is not done by one position."""
+    model, streams = make_model(config), config.output_streams
+    active = {name: ~state.done & (state.phase == i) for i, name in enumerate(streams)}
+    # One key for each slot and position: a text position samples with it, a frame position draws its dropout.
+    keys = jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(state.key_data), state.num_generated)
+    hidden, cache = model.apply(
+        {"params": weights},
+        tokens=state.token if config.has_text else None,
+        previous_frames=state.previous_frames if config.has_frames else None,
+        reads_text=state.phase == (streams.index("text") if config.has_text else -1),
+        dropout_mask=_dropout_mask(keys, config),
+        positions=state.position,
+        cache=state.cache,
+        method="advance",
+    )
+    new, ends = state, jnp.zeros_like(state.done)
+    for name in streams:
+        head = _write_token if name == "text" else _write_frames
+        new, ended, by_itself = head(model, weights, new, hidden, keys, active[name], config)
+        ends |= ended
+        if name == streams[-1]:
+            new = new._replace(stopped=new.stopped | by_itself)
+    phase = state.phase + ends
+    return new._replace(
+        position=state.position + ~state.done,
+        num_generated=state.num_generated + ~state.done,
+        phase=phase,
+        done=state.done | (phase == len(streams)),
+        cache=cache,
+    )
+
+
+def _dropout_mask(keys: Key[Array, " B"], config: DecodeConfig) -> Float[Array, "B K"] | None:
+    frames = config.model.frames
+    if not (config.has_frames and frames.dropout_in_decoding and frames.prenet_dropout):
+        return None
+    return jax.vmap(lambda key: dropout_keep(key, (frames.bottleneck,), frames.prenet_dropout))(keys)
+
+
+def _write_token(
+    model: Spectron,
     weights: Params,
-    statistics: Statistics,
-    samples: Array,
-    num_samples: Array,
-    key: Array,
-    forced: Array,
-    *,
-    experiment: Experiment,
-    limit: Limits,
-) -> Rows:
-    """A row that has heard its prompt int16 [S], for `admit`; forced: int32 [L].
+    state: DecodeState,
+    hidden: Float[Array, "B D"],
+    keys: Key[Array, " B"],
+    active: Bool[Array, " B"],
+    config: DecodeConfig,
+) -> tuple[DecodeState, Bool[Array, " B"], Bool[Array, " B"]]:
+    """The next token of the active slots; where the text ends, and where it ends by a stop id."""
 
-    By itself, so that what it hears is the same to the bit whoever comes to be beside it.
-    """
-    seed = jax.random.key_data(key)[None]
-    return prefill(
-        *(weights, statistics, samples[None], num_samples[None], seed, forced[None]),
-        experiment=experiment,
-        limit=limit,
-        room=prefix_length(experiment.model, samples.shape[0]),
+    def choose(hidden: Float[Array, "B D"]) -> Int[Array, " B"]:
+        logits = model.apply({"params": weights}, hidden[:, None], method="logits")[:, 0]
+        return jax.vmap(config.sampler.sample)(logits, keys).astype(jnp.int32)
+
+    # Skip the vocabulary projection when no slot writes text.
+    token = jax.lax.cond(active.any(), choose, lambda hidden: jnp.zeros(hidden.shape[0], jnp.int32), hidden)
+    slots, written = jnp.arange(token.shape[0]), state.num_generated - state.num_steps
+    place = jnp.minimum(written, config.text_tokens - 1)
+    forced = state.forced_tokens[slots, place]
+    token = jnp.where(forced == FREE, token, forced)
+    by_itself = active & functools.reduce(jnp.logical_or, [token == i for i in config.stop_ids], jnp.zeros_like(active))
+    new = state._replace(
+        token=jnp.where(active, token, state.token),
+        text=state.text.at[slots, place].set(jnp.where(active, token, state.text[slots, place])),
+    )
+    return new, by_itself | (active & (written + 1 >= config.text_tokens)), by_itself
+
+
+def _write_frames(
+    model: Spectron,
+    weights: Params,
+    state: DecodeState,
+    hidden: Float[Array, "B D"],
+    keys: Key[Array, " B"],
+    active: Bool[Array, " B"],
+    config: DecodeConfig,
+) -> tuple[DecodeState, Bool[Array, " B"], Bool[Array, " B"]]:
+    """The next frame step of the active slots; where the frames end, and where they end by the stop head."""
+    del keys
+    frames, stop = model.apply({"params": weights}, hidden[:, None], method="speak")
+    frames = frames.reshape(frames.shape[0], config.step_width)
+    slots = jnp.arange(frames.shape[0])
+    place = jnp.minimum(state.num_steps, config.frame_steps - 1)
+    fires = jax.nn.sigmoid(stop) > config.model.frames.stop_threshold
+    by_itself = active & fires.any(axis=1)
+    real = jnp.where(by_itself, fires.argmax(axis=1) + 1, config.model.frames.frames_per_step)
+    num_steps = state.num_steps + active
+    new = state._replace(
+        num_steps=num_steps,
+        num_frames=state.num_frames + jnp.where(active, real, 0),
+        previous_frames=jnp.where(active[:, None], frames, state.previous_frames),
+        frames=state.frames.at[slots, place].set(jnp.where(active[:, None], frames, state.frames[slots, place])),
+    )
+    return new, by_itself | (active & (num_steps >= config.frame_steps)), by_itself
+
+
+def finish(state: DecodeState, statistics: Statistics) -> Decoded:
+    """What the slots have written and spoken so far."""
+    batch, steps, width = state.frames.shape
+    bands = statistics.mean.shape[0]
+    frames = state.frames.reshape(batch, steps * (width // bands), bands)
+    return Decoded(
+        text=state.text,
+        frames=denormalise(frames, statistics),
+        num_tokens=state.num_generated - state.num_steps,
+        num_frames=state.num_frames,
+        stopped=state.stopped,
     )
 
 
-@functools.partial(jax.jit, donate_argnames="rows")
-def admit(rows: Rows, new: Rows, row: Array) -> Rows:
-    """Rows with a new one in place of row number `row`, all of it: what is masked is still multiplied, and the row
-    before it may have left what is no number."""
+@functools.partial(jax.jit, donate_argnames="state")
+def insert(state: DecodeState, prefilled: DecodeState, slot: Int[Array, ""]) -> DecodeState:
+    """Put a prefilled slot in place of slot number `slot`."""
 
+    # Overwrite the whole slot: NaNs left in masked entries would leak.
     def put(old: Array, new: Array) -> Array:
-        more = [(0, a - b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True)]  # the cache's room
-        new = jnp.pad(new, [(0, 0), *more])
-        start = row * new.shape[0]  # more than one in the cache: its heads
+        padding = [(0, a - b) for a, b in zip(old.shape[1:], new.shape[1:], strict=True)]  # the cache is longer
+        new = jnp.pad(new, [(0, 0), *padding])
+        start = slot * new.shape[0]  # more than one in the cache, whose first axis is slots times heads
         return jax.lax.dynamic_update_slice(old, new, (start, *(0,) * (old.ndim - 1)))
 
-    return jax.tree.map(put, rows, new)
+    return jax.tree.map(put, state, prefilled)
 
 
-@functools.partial(jax.jit, static_argnames="experiment", donate_argnames="rows")
-def run(weights: Params, rows: Rows, most: Array, *, experiment: Experiment) -> Rows:
-    """Advance until one more row is done, at most so many steps."""
-    done = rows.done.sum()
+@functools.partial(jax.jit, static_argnames="config", donate_argnames="state")
+def decode_until_done(
+    weights: Params, state: DecodeState, max_steps: Int[Array, ""], *, config: DecodeConfig
+) -> DecodeState:
+    """Decode until at least one more slot is done, at most so many steps."""
+    done = state.done.sum()
 
-    def more(carry: tuple[Array, Rows]) -> Array:
-        made, rows = carry
-        return (made < most) & (rows.done.sum() == done) & ~rows.done.all()
+    def more(carry: tuple[Array, DecodeState]) -> Array:
+        steps, state = carry
+        return (steps < max_steps) & (state.done.sum() == done) & ~state.done.all()
 
-    def step(carry: tuple[Array, Rows]) -> tuple[Array, Rows]:
-        return carry[0] + 1, advance(weights, carry[1], experiment=experiment)
+    def step(carry: tuple[Array, DecodeState]) -> tuple[Array, DecodeState]:
+        return carry[0] + 1, decode_step(weights, carry[1], config=config)
 
-    return jax.lax.while_loop(more, step, (jnp.int32(0), rows))[1]
+    return jax.lax.while_loop(more, step, (jnp.int32(0), state))[1]
 
 
 @jax.jit
-def take(rows: Rows, row: Array, statistics: Statistics) -> Decoded:
-    """What one row said, without the axis of rows."""
-    return jax.tree.map(
-        lambda x: x[0], finish(jax.tree.map(lambda x: x[row][None], rows._replace(cache=())), statistics)
-    )
+def read_slot(state: DecodeState, slot: Int[Array, ""], statistics: Statistics) -> Decoded:
+    """What one slot has written and spoken so far, without the axis B."""
+    one = jax.tree.map(lambda x: x[slot][None], state._replace(cache=()))
+    return jax.tree.map(lambda x: x[0], finish(one, statistics))

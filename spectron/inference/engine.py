@@ -1,4 +1,4 @@
-"""Continuous batching: a row that is done takes the next prompt at once, while the others go on."""
+"""Continuous batching: a slot whose answer is done takes the next prompt at once, while the other slots go on."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from spectron.audio.fft_slots import fft_slot
-from spectron.config import Experiment
+from spectron.audio.fft_slots import turn
 from spectron.inference import decode
-from spectron.inference.decode import Decoded, Limits, Rows
+from spectron.inference.decode import FREE, Decoded, DecodeState
+from spectron.inference.decode_config import DecodeConfig
 from spectron.types import Params, Statistics
 
-SIZES = 4  # ours: lengths that prompts are padded to, one program each
-AHEAD, HEARERS = 8, 2  # ours: prompts heard before a row is free for them, and threads that do it
-NEVER = np.iinfo(np.int32).max
+PROMPT_BUCKETS = 4  # ours: lengths that prompts are padded to, one compiled program each
+PREFILL_THREADS = 2  # ours
+PREFILL_AHEAD = 8  # ours: prompts that are prefilled before a slot is free for them
+NO_LIMIT = np.iinfo(np.int32).max
 
 
 class Request(NamedTuple):
-    """A prompt. number: draws from fold_in(seed, number); forced: tokens it must write, () for none; tag: the caller's
-    own."""
+    """A prompt for the engine.
+
+    samples: int16. number: its randomness is fold_in(seed, number). forced: token ids that the answer must begin with,
+    FREE (−1) for those that the model chooses. tag: the caller's own.
+    """
 
     samples: Int[np.ndarray, " S"]
     number: int
@@ -32,95 +36,93 @@ class Request(NamedTuple):
     tag: Any = None
 
 
-def room_for(size: int, longest: int, hop: int) -> int:
-    """The samples that a prompt of `size` is padded to: the next of SIZES equal parts of the longest, whole frames."""
-    for part in range(1, SIZES + 1):
-        padded = -(-longest * part // SIZES // hop) * hop if part < SIZES else longest
-        if size <= padded:
+def padded_length(num_samples: int, max_samples: int, hop: int) -> int:
+    """The samples that a prompt is padded to: the next of PROMPT_BUCKETS equal parts of the longest, in whole frames.
+
+    Raises ValueError for a prompt that is longer than the longest.
+    """
+    for part in range(1, PROMPT_BUCKETS + 1):
+        padded = -(-max_samples * part // PROMPT_BUCKETS // hop) * hop if part < PROMPT_BUCKETS else max_samples
+        if num_samples <= padded:
             return padded
-    raise ValueError(f"a prompt of {size} samples is longer than {longest}")
+    raise ValueError(f"a prompt of {num_samples} samples is longer than {max_samples}")
 
 
-class Batch:
-    """So many rows on the device of `weights`, and the requests they are answering."""
+class Engine:
+    """Slots on the device of `weights`, and the requests that they answer.
+
+    An answer is the same to the bit in every slot, at every time and beside all others: a prompt is prefilled alone,
+    and no slot reads another. `prefill` may be called by any thread; all else belongs to one thread.
+    """
 
     def __init__(
-        self,
-        weights: Params,
-        statistics: Statistics,
-        experiment: Experiment,
-        limit: Limits,
-        rows: int,
-        longest: int,
-        seed: int = 0,
+        self, weights: Params, statistics: Statistics, config: DecodeConfig, num_slots: int, seed: int = 0
     ) -> None:
-        """longest: samples of the longest prompt."""
-        self._weights, self._statistics, self._experiment = weights, statistics, experiment
-        self._longest, self._limit = longest, limit
+        self.config = config
+        self._weights, self._statistics = weights, statistics
         self._key = jax.random.key(seed)
-        room = decode.positions(longest, experiment, limit)
-        self.rows = decode.idle(weights, experiment=experiment, limit=limit, batch=rows, room=room)
-        self._asked: dict[int, Request] = {}
-        self._free = list(range(rows))[::-1]
+        self.state = decode.init_state(weights, config=config, num_slots=num_slots)
+        self._requests: dict[int, Request] = {}  # by slot
+        self._free = list(range(num_slots))[::-1]
 
     @property
     def full(self) -> bool:
-        """Whether no row is free."""
+        """Whether no slot is free."""
         return not self._free
 
     @property
     def busy(self) -> bool:
-        """Whether any row is under way."""
-        return bool(self._asked)
+        """Whether any answer is under way."""
+        return bool(self._requests)
 
-    def hear(self, request: Request) -> Rows:
-        """The row of a request, for `admit`; any thread may ask for it while others run."""
+    def prefill(self, request: Request) -> DecodeState:
+        """One slot that has read a request's prompt, for `insert`."""
         size = len(request.samples)
-        samples = np.zeros(room_for(size, self._longest, self._experiment.features.hop), np.int16)
-        samples[:size] = request.samples
-        forced = np.zeros(self._limit.tokens, np.int32)
-        forced[: len(request.forced)] = request.forced
-        key = jax.random.fold_in(self._key, request.number)
-        with fft_slot() as wait:
-            heard = decode.hear(
-                *(self._weights, self._statistics, samples, np.int32(size), key, forced),
-                experiment=self._experiment,
-                limit=self._limit,
-            )
-            return jax.block_until_ready(heard) if wait else heard
+        samples = np.zeros((1, padded_length(size, self.config.max_prompt_samples, self.config.features.hop)), np.int16)
+        samples[0, :size] = request.samples
+        forced = np.full((1, self.config.text_tokens), FREE, np.int32)
+        forced[0, : len(request.forced)] = request.forced
+        keys = jax.random.fold_in(self._key, request.number)[None]
+        lengths = np.array([size], np.int32)
+        with turn() as wait:
+            state = decode.prefill(self._weights, self._statistics, samples, lengths, keys, forced, config=self.config)
+            return jax.block_until_ready(state) if wait else state
 
-    def admit(self, request: Request, heard: Rows) -> int:
-        """Give a request a free row; returns its number."""
-        row = self._free.pop()
-        self.rows = decode.admit(self.rows, heard, np.int32(row))
-        self._asked[row] = request
-        return row
+    def insert(self, request: Request, prefilled: DecodeState) -> int:
+        """Give a prefilled request a free slot; returns the slot's number."""
+        slot = self._free.pop()
+        self.state = decode.insert(self.state, prefilled, np.int32(slot))
+        self._requests[slot] = request
+        return slot
 
-    def run(self, most: int = NEVER) -> list[tuple[Request, Decoded]]:
-        """Go on until at least one row is done, at most so many steps; who is done, on the host, their rows free."""
-        self.rows = decode.run(self._weights, self.rows, np.int32(most), experiment=self._experiment)
-        done = np.asarray(self.rows.done)
-        ended = [row for row in sorted(self._asked) if done[row]]
-        said = jax.device_get([decode.take(self.rows, np.int32(row), self._statistics) for row in ended])
+    def decode(self, max_steps: int = NO_LIMIT) -> list[tuple[Request, Decoded]]:
+        """Decode until at least one answer is done, at most so many steps; returns those that are done, on the host.
+
+        Their slots are free afterwards.
+        """
+        self.state = decode.decode_until_done(self._weights, self.state, np.int32(max_steps), config=self.config)
+        done = np.asarray(self.state.done)
+        ended = [slot for slot in sorted(self._requests) if done[slot]]
+        answers = jax.device_get([decode.read_slot(self.state, np.int32(slot), self._statistics) for slot in ended])
         self._free += ended[::-1]
-        return [(self._asked.pop(row), out) for row, out in zip(ended, said, strict=True)]
+        return [(self._requests.pop(slot), answer) for slot, answer in zip(ended, answers, strict=True)]
 
-    def peek(self, row: int) -> Decoded:
-        """What a row has said so far, on the host."""
-        return jax.device_get(decode.take(self.rows, np.int32(row), self._statistics))
+    def read_slot(self, slot: int) -> Decoded:
+        """What a slot has written and spoken so far, on the host."""
+        return jax.device_get(decode.read_slot(self.state, np.int32(slot), self._statistics))
 
     def answers(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Decoded]]:
-        """Requests → each with its answer, in the order in which they are done."""
-        coming, ahead = iter(requests), min(len(self._free), AHEAD)
-        waiting: collections.deque[tuple[Request, concurrent.futures.Future[Rows]]] = collections.deque()
-        with concurrent.futures.ThreadPoolExecutor(HEARERS) as pool:
+        """Each request with its answer, in the order in which they are done; requests are read as slots become free."""
+        remaining, ahead = iter(requests), min(len(self._free), PREFILL_AHEAD)
+        waiting: collections.deque[tuple[Request, concurrent.futures.Future[DecodeState]]] = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(PREFILL_THREADS) as pool:
             while True:
-                while len(waiting) < ahead and (request := next(coming, None)) is not None:
-                    waiting.append((request, pool.submit(self.hear, request)))
+                while len(waiting) < ahead and (request := next(remaining, None)) is not None:
+                    waiting.append((request, pool.submit(self.prefill, request)))
                 if waiting and not self.full:
-                    request, heard = waiting.popleft()
-                    self.admit(request, heard.result())
+                    request, prefilled = waiting.popleft()
+                    self.insert(request, prefilled.result())
                 elif self.busy:
-                    yield from self.run()
+                    yield from self.decode()
                 else:
                     return

@@ -1,4 +1,4 @@
-"""What `spectron generate` is given: files, folders, patterns and manifests → recordings, each with a name."""
+"""The inputs of `spectron generate`: files, folders, patterns and manifests → recordings with names."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from spectron.utils.jsonl import read_objects
 
 
 class Input(NamedTuple):
-    """A recording. name: where its answer goes below OUT, without suffix; / makes folders."""
+    """A recording. name: the path of its answer's files in the output folder, without suffix."""
 
     name: str
     path: Path
 
 
 def find_inputs(given: Sequence[str], out: str | Path) -> list[Input]:
-    """Recordings by name, sorted. Each of `given` is an audio file, a folder (all audio below it), a pattern with *, ?
-    or ** (written in quotes), or a manifest.jsonl ("audio" on every line, relative to its folder; "id" if it has one).
+    """Recordings, sorted by name.
 
-    A file is named by its stem, what is in a folder or behind a pattern's fixed part by its path from there; hidden
-    files and what is in `out` are left out. Raises UserError where there is nothing, two would have one name, or
-    answers would take the place of recordings.
+    given: audio files, folders (all audio in them, at any depth), patterns with *, ? or **, and manifests (.jsonl, with
+    the path "audio" on every line, relative to the manifest's folder, and optionally an "id"). A file is named by its
+    stem, a file found in a folder or by a pattern by its path from the folder or from the pattern's fixed part. Hidden
+    files and files in `out` are left out. Raises UserError where an input has no audio, two recordings would have the
+    same name, or an answer would overwrite a recording.
     """
-    found: dict[str, Path] = {}
-    real = functools.cache(lambda folder: Path(os.path.realpath(folder)))  # unlike resolve it survives links in a ring
+    recordings: dict[str, Path] = {}
+    real = functools.cache(lambda folder: Path(os.path.realpath(folder)))  # resolve() would fail on cyclic links
     for each in given:
-        several = list(_expand(each, Path(out), real))
-        if not several:
+        expanded = list(_expand(each, Path(out), real))
+        if not expanded:
             raise UserError(f"Input {each!r} has no audio ({', '.join(AUDIO_SUFFIXES)}); check the path.")
-        for name, path in several:
-            if found.setdefault(name, path) != path:
+        for name, path in expanded:
+            if recordings.setdefault(name, path) != path:
                 raise UserError(
-                    f"Inputs {str(found[name])!r} and {str(path)!r} would both be written as {name!r}; "
+                    f"Inputs {str(recordings[name])!r} and {str(path)!r} would both be written as {name!r}; "
                     f"rename one or run them into two folders."
                 )
     place = real(Path(out))
-    for path in found.values():
+    for path in recordings.values():
         entry = real(path.parent) / path.name
         inside = entry.suffix == ".wav" and entry.is_relative_to(place)
-        if inside and entry.relative_to(place).with_suffix("").as_posix() in found:
+        if inside and entry.relative_to(place).with_suffix("").as_posix() in recordings:
             raise UserError(f"An answer would take the place of {str(path)!r}; choose another --out than {str(out)!r}.")
-    return [Input(name, found[name]) for name in sorted(found)]
+    return [Input(name, recordings[name]) for name in sorted(recordings)]
 
 
 def _expand(given: str, out: Path, real: Callable[[Path], Path]) -> Iterator[Input]:
@@ -63,12 +64,12 @@ def _expand(given: str, out: Path, real: Callable[[Path], Path]) -> Iterator[Inp
         yield from _below(Path(*fixed), map(Path, glob.iglob(given, recursive=True)), out, real)
     elif path.suffix == ".jsonl":
         yield from _manifest(path)
-    else:  # whether it is audio, reading it will tell
+    else:  # if it is not audio, reading it fails later
         yield Input(path.stem, path)
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    def stop(error: OSError) -> None:  # else what is in there would be missing without a word
+    def stop(error: OSError) -> None:  # os.walk skips unreadable folders silently by default
         raise error
 
     for folder, _, names in os.walk(root, onerror=stop):
@@ -82,7 +83,7 @@ def _below(root: Path, paths: Iterator[Path], out: Path, real: Callable[[Path], 
     for path in sorted(set(paths)):
         name = path.relative_to(root)
         ours = any(part.startswith(".") for part in name.parts) or real(path.parent).is_relative_to(place)
-        # A link to nothing counts: reading it will tell.
+        # A broken link counts: reading it fails later, and the failure is listed.
         if path.suffix.lower() in AUDIO_SUFFIXES and not ours and not path.is_dir():
             yield Input(name.with_suffix("").as_posix(), path)
 

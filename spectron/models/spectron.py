@@ -74,6 +74,8 @@ class Spectron(nn.Module):
     num_mels: int
     unrolled: bool = False  # separate LM layers, whatever scan_layers says: the layout of to_decode_layout
 
+    output_streams = ("text", "frames")  # what decoding generates, in order
+
     def setup(self) -> None:
         c, dtype = self.config, jnp.dtype(self.config.compute_dtype)
         step = c.frames.frames_per_step
@@ -153,34 +155,39 @@ class Spectron(nn.Module):
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
         return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
 
-    def prefill(
-        self, prompt: Shaped[Array, "B S"], prompt_samples: Int[Array, " B"], statistics: Statistics, cache: Cache
-    ) -> tuple[Cache, Bool[Array, "B P"]]:
-        """Write the prompt into the cache's first P positions; returns the cache and the mask of the prefix."""
-        joined = join([self.prefix(prompt, prompt_samples, statistics)])
-        _, cache = self._read(joined, cache)
-        return cache, joined.mask
+    def prefill(self, prompt: Sequence, cache: Cache) -> tuple[Cache, Bool[Array, "B P"]]:
+        """Write the prompt into the cache's first P positions; returns the cache and the prefix mask."""
+        prefix = self.prefix(prompt)
+        visible = prefix_visible(prefix.mask, jnp.ones_like(prefix.mask))
+        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache)
+        return cache, prefix.mask
 
     def advance(
         self,
-        tokens: Int[Array, " B"],
-        fed: Float[Array, "B R"],
-        is_text: Bool[Array, " B"],
-        keep: Float[Array, "B N"] | None,
+        tokens: Int[Array, " B"] | None,
+        previous_frames: Float[Array, "B R"] | None,
+        reads_text: Bool[Array, " B"],
+        dropout_mask: Float[Array, "B N"] | None,
         positions: Int[Array, " B"],
         cache: Cache,
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B r F"], Float[Array, "B r"], Cache]:
-        """One position for every row, each in its own phase: text rows read `tokens`, the others `fed` frames.
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Decode one position of every slot; returns hidden states, for `logits` and `speak`, and the cache.
 
-        positions: how many real elements a row has already, which are at the front of the cache.
-        The first result is for `logits`.
+        Slots where `reads_text` is true read their token, the others their previous frame step. Without tokens, or
+        without frames (None), all slots read the other. positions: real elements that a slot has already, which are at
+        the front of the cache.
         """
-        word = self.lm.embed(tokens[:, None])
-        sound = self.prenet(fed[:, None], None if keep is None else keep[:, None])
-        x = jnp.where(is_text[:, None, None], word, sound)
+        if tokens is None and previous_frames is None:
+            raise ValueError("a position reads neither a token nor frames; give one of them")
+        word = None if tokens is None else self.lm.embed(tokens[:, None])
+        if previous_frames is None:
+            x = word
+        else:
+            mask = None if dropout_mask is None else dropout_mask[:, None]
+            sound = self.prenet(previous_frames[:, None], mask)
+            x = sound if word is None else jnp.where(reads_text[:, None, None], word, sound)
         hidden, cache = self.lm(x, positions[:, None], None, cache)
-        frames, stop = self.speak(hidden)
-        return hidden[:, 0], frames, stop, cache
+        return hidden[:, 0], cache
 
 
 def prefix_length(model: ModelConfig, num_samples: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Log-mel to waveform."""
+"""Vocoders: log-mel spectrogram → waveform."""

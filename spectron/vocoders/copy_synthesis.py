@@ -1,4 +1,4 @@
-"""Copy synthesis: recordings through log-mel and back, the best that a vocoder can do with a model's frames."""
+"""Copy synthesis: recordings → log-mel → vocoder, the best that the vocoder can do with a model's frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spectron.vocoders.griffin_lim import griffin_lim_batch
 
 
 def copy_synthesis(recordings: Seq[Int[np.ndarray, " S"]], features: FeatureConfig) -> list[Int[np.ndarray, " S"]]:
-    """int16 [S] → log-mel → Griffin-Lim → int16: what a model without fault would sound like."""
+    """int16 [S] → log-mel → Griffin-Lim → int16: how a model that predicts every frame exactly would sound."""
     mels = log_mels(recordings, features)
     made: list[Int[np.ndarray, " S"]] = [np.zeros(0, np.int16)] * len(recordings)
     for group in by_length(recordings):

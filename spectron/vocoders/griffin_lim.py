@@ -1,8 +1,9 @@
-"""Log-mel → audio to listen with: the mel filters undone by multiplicative updates, phases by fast Griffin-Lim."""
+"""The Griffin-Lim vocoder: multiplicative updates invert the mel filters, fast Griffin-Lim finds the phases."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from typing import Any
@@ -17,17 +18,18 @@ from spectron.audio.fft_slots import fft_slot
 from spectron.audio.signal import frame, hann, overlap_add
 from spectron.config import FeatureConfig
 from spectron.types import Array, Sequence, length_mask
+from spectron.vocoders.base import Vocoder
 
 _MEL_STEPS = 10  # ours: leaves 0.001 log units on average (0.02 in the worst 1 %) on spoken digits
 _TINY = 1e-10  # ours: far below any power that log_floor lets through
 _MOMENTUM = 0.99  # fast Griffin-Lim (Perraudin et al. 2013); of 0.7, 0.99 and 1.3 the best here
 ITERATIONS = 32  # ours
-FRAMES = 64  # ours: lengths are rounded up to this, so that many clips share one compiled program
+FRAMES = 64  # ours: lengths are rounded up to a multiple, so that many lengths share one compiled program
 
 
-@jax.default_matmul_precision("highest")  # bfloat16 products would not find their way back to quiet bands
+@jax.default_matmul_precision("highest")  # in bfloat16 quiet bands would be lost
 def invert_mel(log_mel: Float[Array, "... T F"], features: FeatureConfig) -> Float[Array, "... T N"]:
-    """Log-mel [..., T, F] → magnitudes [..., T, fft_size // 2 + 1], never negative, whose log-mel comes closest."""
+    """Log-mel [..., T, F] → the magnitudes [..., T, fft_size // 2 + 1], at least 0, whose log-mel is closest."""
     filters = jnp.asarray(mel_filterbank(features))
     mel = jnp.exp(log_mel)
     # Multiplicative updates for the Itakura-Saito distance (Févotte et al. 2009): it compares ratios, as log-mel does,
@@ -46,10 +48,32 @@ def _ratio(top: Array, bottom: Array) -> Array:
     return top / jnp.maximum(bottom, _TINY)
 
 
+@dataclasses.dataclass(frozen=True)
+class GriffinLim(Vocoder):
+    """The Griffin-Lim vocoder. seed: of the phases that the iterations start from."""
+
+    features: FeatureConfig
+    iterations: int = ITERATIONS
+    seed: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See Vocoder."""
+        return {"name": "GriffinLim", "iterations": self.iterations, "seed": self.seed}
+
+    def synthesise(self, log_mel: Float[np.ndarray, "T F"]) -> Float[np.ndarray, " S"]:
+        """See Vocoder."""
+        return griffin_lim(log_mel, self.features, self.iterations, self.seed)
+
+    def synthesise_chunk(self, log_mel: Float[np.ndarray, "T F"], start: int, ended: bool) -> Float[np.ndarray, " S"]:
+        """See Vocoder. start: a multiple of FRAMES, as it is after chunks of this vocoder."""
+        return griffin_lim_part(log_mel, self.features, start, ended, self.iterations, self.seed)
+
+
 def griffin_lim(
     log_mel: Float[np.ndarray, "T F"], features: FeatureConfig, iterations: int = ITERATIONS, seed: int = 0
 ) -> Float[np.ndarray, " S"]:
-    """Log-mel [T, F] (not normalised) → float32 audio [T · hop], on the host. Louder than full scale is possible."""
+    """Log-mel [T, F], not normalised → float32 audio [T · hop] on the host. Samples may exceed full scale (±1)."""
     values = np.asarray(log_mel, np.float32)[None]
     return griffin_lim_batch(Sequence(values, np.ones(values.shape[:2], bool)), features, iterations, seed)[0]
 
@@ -57,9 +81,9 @@ def griffin_lim(
 def griffin_lim_batch(
     log_mels: Sequence, features: FeatureConfig, iterations: int = ITERATIONS, seed: int = 0
 ) -> Float[np.ndarray, "B S"]:
-    """Log-mels [B, T, F] (not normalised, real frames first) → float32 audio [B, T · hop] on the host.
+    """Log-mels [B, T, F], not normalised, real frames first → float32 audio [B, T · hop] on the host.
 
-    The padding is zero; a row's audio does not depend on the other rows or on the padding.
+    The padding's audio is zero; a row's audio depends neither on the other rows nor on the padding.
     """
     lengths = np.asarray(log_mels.mask).sum(axis=1)
     rows = [np.asarray(v[:n], np.float32) for v, n in zip(np.asarray(log_mels.values), lengths, strict=True)]
@@ -73,7 +97,7 @@ def griffin_lim_batch(
             made = np.asarray(invert(padded, lengths[row : row + 1], seed, iterations, features))
         audio[row, : steps * features.hop] = made[0, : steps * features.hop]
 
-    # A row a thread: XLA's transforms use one core, and one row's spectra stay in its cache.
+    # One thread for each row: XLA's transforms use one core, and one row's spectra fit into its cache.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(fill, np.flatnonzero(lengths).tolist()))
     return audio
@@ -87,8 +111,10 @@ def griffin_lim_part(
     iterations: int = ITERATIONS,
     seed: int = 0,
 ) -> Float[np.ndarray, " S"]:
-    """Of `griffin_lim` of a whole [·, F] whose first T frames are given, the samples from frame `start` on that no
-    later frame can change; if it has `ended` all of them. start: a multiple of 64; so is where a part ends."""
+    """The samples of `griffin_lim` from frame `start` on that no later frame can change; all of them if it has `ended`.
+
+    log_mel: the first T frames of a longer spectrogram. start: a multiple of FRAMES; a part also ends at one.
+    """
     reach = (-(-features.window // features.hop) - 1) * (iterations + 1)
     total = len(log_mel)
     end = total if ended else max(total - reach, start) // FRAMES * FRAMES
@@ -113,14 +139,17 @@ def invert(
     features: FeatureConfig,
     first: Array = 0,
 ) -> Float[Array, "B S"]:
-    """first: the number of the first frame, which decides its phases."""
+    """Log-mels [B, T, F] → float32 audio [B, T · hop], T a multiple of FRAMES; the jitted part of the functions above.
+
+    first: the index of the first frame, which decides the phases that the iterations start from.
+    """
     steps, window = log_mel.shape[1], jnp.asarray(hann(features.window), jnp.float32)
     real = length_mask(lengths, steps)[..., None]
-    # In blocks, so that a frame is the same to the bit however many there are.
+    # In blocks, so that a frame's result is the same to the bit whatever the number of frames.
     blocks = jnp.where(real, log_mel, 0.0).reshape(-1, FRAMES, log_mel.shape[2])
     inverted = jax.lax.map(functools.partial(invert_mel, features=features), blocks)
     magnitude = jnp.where(real, inverted.reshape(*log_mel.shape[:2], -1), 0.0)
-    # Least-squares inverse STFT. Padding takes no part in the weights, or a row's end would fade in a batch.
+    # Least-squares inverse STFT. Padding has no weight, or the end of a row would fade in a batch.
     weight = overlap_add(real * jnp.square(window), features.hop)
     inside = length_mask(lengths * features.hop, steps * features.hop)
     scale = jnp.where(inside, 1 / jnp.maximum(weight, 1e-8), 0.0)

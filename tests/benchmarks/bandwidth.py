@@ -1,11 +1,11 @@
-"""How close decoding comes to the memory's speed: a 350 M model in float32 at batch 1, beside transformers' generate.
+"""How close decoding comes to the memory's bandwidth: a 350 M model in float32, against transformers' generate.
 
     python tests/benchmarks/bandwidth.py [--rounds N] [--rows N …] [--no-peer]
 
 The LM of configs/spectron_350m.py with random weights. A step must read every weight it multiplies by (formula:
-spectron/accounting.py); the machine's bandwidth is what XLA reaches when it sums 1.6 GB, in the same rounds.
-The peer is a Llama of the same shape (vocabulary, layers, heads, gated feed-forward, tied embeddings) in PyTorch's
-float32 with its cache, per token of a greedy `generate`, prompt left out: it is compared with our text steps.
+spectron/cost/flops.py); the machine's bandwidth is what XLA reaches when it sums 1.6 GB, in the same rounds.
+The peer is a Llama of the same shape (vocabulary, layers, heads, gated feed-forward, tied embeddings) in float32 in
+PyTorch with its KV cache: seconds per token of a greedy `generate`, without the prompt, compared with our text steps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)
 from spectron.config import ConformerConfig, Experiment, load_experiment  # noqa: E402
 from spectron.cost.flops import position_bytes  # noqa: E402
 from spectron.inference import decode  # noqa: E402
-from spectron.models.decode_layout import to_decode_layout  # noqa: E402
-from spectron.models.encoder import unit_statistics  # noqa: E402
-from spectron.models.spectron import prefix_length  # noqa: E402
+from spectron.inference.decode_config import DecodeConfig  # noqa: E402
+from spectron.models.decode_layout import for_decoding  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Params, Sequence  # noqa: E402
@@ -41,7 +40,7 @@ READ = 400_000_000  # float32 values
 
 
 def random_weights(experiment: Experiment) -> Params:
-    """What a step multiplies by, random; a small encoder, which no step reads; a stop head that never fires."""
+    """Random weights in the decode layout, with a small encoder (no step reads it) and a stop head that never fires."""
     bands, step = experiment.features.num_mels, experiment.model.frames.frames_per_step
     small = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, encoder=ConformerConfig()))
 
@@ -64,26 +63,24 @@ def random_weights(experiment: Experiment) -> Params:
     return to_decode_layout(params, jnp.dtype(experiment.model.compute_dtype))
 
 
-def stepping(experiment: Experiment, weights: Params, rows: int, phase: str, heard: int) -> Callable[[], float]:
-    """Seconds of a step of rows that have heard a whole prompt and write, or speak."""
-    limit = decode.limits(experiment)
-    room = heard + limit.tokens + limit.steps
-    state = decode.idle(weights, experiment=experiment, limit=limit, batch=rows, room=room)
+def stepping(config: DecodeConfig, weights: Params, slots: int, phase: str) -> Callable[[], float]:
+    """Seconds of a step of slots that have read the longest prompt and are in the text's or the frames' phase."""
+    prefix, zeros = config.prefix_length(config.max_prompt_samples), jnp.zeros(slots, jnp.int32)
+    state = decode.init_state(weights, config=config, num_slots=slots)
 
     def run() -> float:
         nonlocal state
-        new = jnp.full(rows, heard if phase == "text" else heard + limit.tokens, jnp.int32)
         state = state._replace(
-            position=new,
-            made=jnp.zeros(rows, jnp.int32),
-            steps=jnp.zeros(rows, jnp.int32),
-            forced=jnp.full((rows, limit.tokens), 7, jnp.int32),  # never eos
-            is_text=jnp.full(rows, phase == "text"),
-            done=jnp.zeros(rows, bool),
+            position=jnp.full(slots, prefix if phase == "text" else prefix + config.text_tokens, jnp.int32),
+            num_generated=zeros,
+            num_steps=zeros,
+            forced_tokens=jnp.full((slots, config.text_tokens), 7, jnp.int32),  # never eos
+            phase=jnp.full(slots, config.output_streams.index(phase), jnp.int32),
+            done=jnp.zeros(slots, bool),
         )
         jax.block_until_ready(state)
         start = time.perf_counter()
-        state = decode.run(weights, state, np.int32(STEPS), experiment=experiment)
+        state = decode.decode_until_done(weights, state, np.int32(STEPS), config=config)
         jax.block_until_ready(state)
         return (time.perf_counter() - start) / STEPS
 
@@ -133,8 +130,8 @@ def main() -> int:
     parser.add_argument("--no-peer", action="store_true")
     arguments = parser.parse_args()
     experiment = load_experiment(str(CONFIG), ["model.compute_dtype=float32"])
-    heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
-    heard = prefix_length(experiment.model, heard)
+    config = DecodeConfig.from_experiment(experiment)
+    prefix = config.prefix_length(config.max_prompt_samples)
     weights, big = random_weights(experiment), jnp.ones(READ)
     total = jax.jit(jnp.sum)
 
@@ -148,11 +145,11 @@ def main() -> int:
     for rows in arguments.rows:
         for phase in ("text", "frames"):
             name = f"{phase}, {rows} row{'s' * (rows > 1)}"
-            each[name] = stepping(experiment, weights, rows, phase, heard)
-            seen = heard + STEPS // 2 + (0 if phase == "text" else decode.limits(experiment).tokens)
+            each[name] = stepping(config, weights, rows, phase)
+            seen = prefix + STEPS // 2 + (0 if phase == "text" else config.text_tokens)
             moved[name] = position_bytes(experiment, seen, rows)[phase]
     if not arguments.no_peer:
-        each["transformers, a token"] = peer(experiment, heard)
+        each["transformers, a token"] = peer(experiment, prefix)
     found: dict[str, list[float]] = {name: [] for name in each}
     for done in range(arguments.rounds + 1):
         for name, call in each.items():
@@ -170,11 +167,11 @@ def main() -> int:
             line += f" {moved[name] / 1e6:.0f} | {rate / 1e9:.1f} | {100 * rate / most:.0f} % |"
         print(line if name in moved else line + " – | – | – |")
     if not arguments.no_peer and 1 in arguments.rows:
-        token, limit = middle["transformers, a token"], decode.limits(experiment)
-        ours = limit.tokens * middle["text, 1 row"] + limit.steps * middle["frames, 1 row"]
-        answer = f"an answer of {limit.tokens} tokens and {limit.steps} frames ({ours:.1f} s)"
+        token = middle["transformers, a token"]
+        ours = config.text_tokens * middle["text, 1 row"] + config.frame_steps * middle["frames, 1 row"]
+        answer = f"an answer of {config.text_tokens} tokens and {config.frame_steps} frames ({ours:.1f} s)"
         print(f"\ntransformers over ours: a token {token / middle['text, 1 row']:.2f}, as many tokens as ", end="")
-        print(f"{answer} has positions {token * (limit.tokens + limit.steps) / ours:.2f}")
+        print(f"{answer} has positions {token * (config.text_tokens + config.frame_steps) / ours:.2f}")
     return 0
 
 

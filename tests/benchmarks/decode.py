@@ -2,9 +2,9 @@
 
     python tests/benchmarks/decode.py [--rounds N] [--config FILE]
 
-Random parameters whose eos never wins and whose stop head never fires: all write and speak the most they may, in the
-same number of steps. Before anything is timed, texts and frames must agree (pre-net dropout off); timed is what the
-config says (dropout on in decoding, if it is).
+The parameters are random, eos is never the most likely token and the stop head never fires: every answer has the
+maximum length, so all contenders take the same number of steps. Texts and frames must agree before anything is timed
+(pre-net dropout off); the timed runs use the config's own dropout.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from benchmarks import timing, torch_decoding, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
 from spectron.config import Experiment, load_experiment  # noqa: E402
-from spectron.inference.decode import decode, limits  # noqa: E402
-from spectron.models.decode_layout import to_decode_layout  # noqa: E402
+from spectron.inference.decode import decode  # noqa: E402
+from spectron.inference.decode_config import DecodeConfig  # noqa: E402
+from spectron.models.decode_layout import for_decoding  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Batch, Params  # noqa: E402
@@ -52,9 +53,9 @@ def with_dropout(experiment: Experiment, on: bool) -> Experiment:
 
 
 def contenders(experiment: Experiment, batch: Batch, params: Params) -> dict[str, Callable[[], tuple]]:
-    """Functions from nothing to (text, frames, number of frames), waited for."""
-    limit, statistics = limits(experiment), timing.speech_like(experiment)
-    samples = batch.samples[:, : round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)]
+    """Functions without arguments that return (text, frames, number of frames) on the host."""
+    config, statistics = DecodeConfig.from_experiment(experiment), timing.speech_like(experiment)
+    samples = batch.samples[:, : config.max_prompt_samples]
     keys = jax.random.split(jax.random.key(1), ROWS)
     weights = to_decode_layout(params, jnp.dtype(experiment.model.compute_dtype))
     twin = Twin(experiment, statistics).eval()
@@ -62,12 +63,12 @@ def contenders(experiment: Experiment, batch: Batch, params: Params) -> dict[str
     twin.prenet.speaking_dropout = experiment.model.frames.dropout_in_decoding
 
     def ours() -> tuple:
-        out = decode(weights, statistics, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
+        out = decode(weights, statistics, samples, batch.prompt_samples, keys, config=config)
         return jax.device_get((out.text, out.frames, out.num_frames))
 
     def plain(reader: Callable) -> tuple:
         lengths = torch.tensor(batch.prompt_samples)
-        out = torch_decoding.speak(twin, torch.tensor(samples), lengths, limit.tokens, limit.steps, reader)
+        out = torch_decoding.speak(twin, torch.tensor(samples), lengths, config.text_tokens, config.frame_steps, reader)
         return out.text.numpy(), out.frames.numpy(), out.num_frames.numpy()
 
     return {
@@ -78,9 +79,9 @@ def contenders(experiment: Experiment, batch: Batch, params: Params) -> dict[str
 
 
 def check(experiment: Experiment, each: dict[str, Callable[[], tuple]]) -> None:
-    """Stop unless all write and speak the same, to the limit."""
+    """Raise AssertionError unless all give the same answers, of the maximum length."""
     text, frames, count = each["ours"]()
-    most = limits(experiment).steps * experiment.model.frames.frames_per_step
+    most = DecodeConfig.from_experiment(experiment).frame_steps * experiment.model.frames.frames_per_step
     assert (text != 1).all(), "a text ended before its limit: the loops would differ in steps"
     assert (count == most).all(), "an answer ended before its limit: the loops would differ in steps"
     for name, call in each.items():
@@ -103,8 +104,8 @@ def main() -> int:
     quiet = with_dropout(experiment, False)
     check(quiet, contenders(quiet, batch, params))
     found = timing.alternate(contenders(experiment, batch, params), arguments.rounds)
-    limit = limits(experiment)
-    size = f"{limit.tokens} tokens and {limit.steps} steps of frames each"
+    config = DecodeConfig.from_experiment(experiment)
+    size = f"{config.text_tokens} tokens and {config.frame_steps} frame steps each"
     print(f"\nDecoding {ROWS} prompts of {experiment.name!r}, {size}, {cores} threads, float32:\n")
     print(timing.table(found, {name: "ours" for name in found if name != "ours"}))
     return 0

@@ -6,10 +6,10 @@ FILE: "audio" and "text" on every line (a manifest of LibriSpeech). Tables of me
 
 - files in and files out by `spectron generate` (no pictures), against a loop over Spectron.generate that writes the
   same files: with each --checkpoint, and with a model of 26 M random parameters;
-- decoding alone, of that model, which must write each utterance's own transcript letter by letter (real lengths, mixed)
-  and then stops: continuous, static batches in the order of the manifest, one by one.
+- decoding alone, of that model, which is forced to write each utterance's own transcript letter by letter (real, mixed
+  lengths) and then stops: continuous batching, static batches in the order of the manifest, one by one.
 
-One by one takes every tenth utterance.
+"One by one" takes every tenth utterance.
 """
 
 from __future__ import annotations
@@ -36,25 +36,23 @@ from benchmarks import timing  # noqa: E402
 from spectron.audio import wav  # noqa: E402
 from spectron.config import DataConfig, Experiment, LMConfig, ModelConfig  # noqa: E402
 from spectron.inference.api import Spectron  # noqa: E402
-from spectron.inference.batch_job import Settings, generate  # noqa: E402
-from spectron.inference.decode import decode, limits  # noqa: E402
+from spectron.inference.batch_job import JobSettings, generate  # noqa: E402
+from spectron.inference.decode import FREE, decode  # noqa: E402
 from spectron.inference.engine import Request  # noqa: E402
 from spectron.inference.inputs import Input  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Sequence, Statistics  # noqa: E402
 
-SHARE = 10  # of the utterances one by one takes one in so many
-WARM = 8
-HEARD = 2.0  # seconds of each prompt
-
-
+SHARE = 10  # "one by one" takes every 10th utterance
+WARM = 8  # utterances before timing begins
+PROMPT_SECONDS = 2.0
 ALONE = "one by one"
-Contender = Callable[[list[Any]], None]  # does them all
+Contender = Callable[[list[Any]], None]  # answers a list of inputs or requests
 
 
 def in_turn(contenders: dict[str, Contender], each: list[Any], rounds: int) -> dict[str, list[float]]:
-    """Utterances a second, by name and round; each contender has done some of them before."""
+    """Utterances a second of each contender in each round, after a warm-up."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for call in contenders.values():
         call(each[:WARM])
@@ -81,13 +79,14 @@ def whole(model: Spectron, rows: int, out: Path) -> dict[str, Contender]:
 
     def ours(inputs: list[Input]) -> None:
         shutil.rmtree(out, ignore_errors=True)
-        summary = generate(model, inputs, out, Settings({}, 0, rows, HEARD, pictures=False))
+        settings = JobSettings(facts={}, batch_size=rows, prompt_seconds=PROMPT_SECONDS, pictures=False)
+        summary = generate(model, inputs, out, settings)
         assert summary.made == len(inputs)
 
     def alone(inputs: list[Input]) -> None:
         shutil.rmtree(out, ignore_errors=True)
         for each in inputs:
-            answer = model.generate(wav.read(each.path, 16_000, HEARD))
+            answer = model.generate(wav.read(each.path, 16_000, PROMPT_SECONDS))
             wav.write(out / f"{each.name}.wav", answer.samples, 16_000)
             (out / f"{each.name}.json").write_text(json.dumps({"transcript": answer.transcript}))
 
@@ -95,8 +94,10 @@ def whole(model: Spectron, rows: int, out: Path) -> dict[str, Contender]:
 
 
 def writer(longest: int) -> Spectron:
-    """A model that writes at most so many letters, and stops to speak as soon as it may."""
-    data = DataConfig(max_prompt_seconds=HEARD, max_continuation_seconds=0.5, max_seconds=3.0, max_tokens=longest + 1)
+    """A random model that writes at most so many letters and speaks a single frame step."""
+    data = DataConfig(
+        max_prompt_seconds=PROMPT_SECONDS, max_continuation_seconds=0.5, max_seconds=3.0, max_tokens=longest + 1
+    )
     lm = LMConfig(dim=512, num_layers=8, num_heads=8, ff_dim=1536)
     experiment = Experiment("writer", data, (), model=ModelConfig(lm=lm))
     bands = experiment.features.num_mels
@@ -112,27 +113,27 @@ def writer(longest: int) -> Spectron:
 
 
 def decoding(model: Spectron, rows: int) -> dict[str, Contender]:
-    """Decoding alone, of what must be written."""
-    limit = limits(model.experiment)
+    """Decoding alone, of forced texts."""
+    config = model.decode_config
 
     def continuous(requests: list[Request]) -> None:
-        for request, out in model.batch(rows).answers(requests):
+        for request, out in model.engine(rows).answers(requests):
             assert tuple(out.text[: len(request.forced)]) == request.forced
 
     def static(requests: list[Request]) -> None:
         for first in range(0, len(requests), rows):
-            samples, text = np.zeros((rows, model.prompt_size), np.int16), np.zeros((rows, limit.tokens), np.int32)
-            lengths = np.zeros(rows, np.int32)
+            samples, lengths = np.zeros((rows, model.prompt_size), np.int16), np.zeros(rows, np.int32)
+            text = np.full((rows, config.text_tokens), FREE, np.int32)
             for row, request in enumerate(requests[first : first + rows]):
                 samples[row, : len(request.samples)], lengths[row] = request.samples, len(request.samples)
                 text[row, : len(request.forced)] = request.forced
             keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), np.arange(rows))
-            where = {"experiment": model.experiment, "limit": limit}
-            jax.device_get(decode(model.weights, model.statistics, samples, lengths, keys, text, **where).text)
+            out = decode(model.weights, model.statistics, samples, lengths, keys, text, config=config)
+            jax.device_get(out.text)
 
     def alone(requests: list[Request]) -> None:
         for request in requests:
-            list(model.batch(1).answers([request]))
+            list(model.engine(1).answers([request]))
 
     return {f"continuous, {rows} rows": continuous, f"static, {rows} rows": static, ALONE: alone}
 
@@ -159,7 +160,7 @@ def main() -> int:
             found = in_turn(whole(model, arguments.rows, Path(place) / "out"), inputs, arguments.rounds)
             said = f"{name or f'{size:.1f} M random weights'}: {len(lines)} utterances, files in and files out"
             print(f"\n{said}, {cores} cores:\n\n{table(found, ALONE)}", flush=True)
-    prompts = [wav.read(path, 16_000, HEARD) for path in recordings]
+    prompts = [wav.read(path, 16_000, PROMPT_SECONDS) for path in recordings]
     forced = [[*random.vocabulary.encode(text), 1] for text in texts]
     found = in_turn(decoding(random, arguments.rows), random.requests(prompts, forced=forced), arguments.rounds)
     least, middle, most = np.percentile([len(ids) for ids in forced], (5, 50, 95))

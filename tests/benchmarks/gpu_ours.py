@@ -16,8 +16,9 @@ import optax
 from spectron.config import Experiment
 from spectron.cost import flops
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
-from spectron.inference.decode import decode, limits
-from spectron.models.decode_layout import to_decode_layout
+from spectron.inference.decode import decode
+from spectron.inference.decode_config import DecodeConfig
+from spectron.models.decode_layout import for_decoding
 from spectron.models.decoder import empty_cache
 from spectron.models.spectron import prefix_length
 from spectron.objectives import make_objective
@@ -146,9 +147,7 @@ def compare(wanted: dict[str, float], found: dict[str, float]) -> dict[str, Any]
 
 def positions(experiment: Experiment) -> int:
     """What the LM computes for a row: encoder frames, text, frame steps."""
-    prompt = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
-    most = limits(experiment)
-    return prefix_length(experiment.model, prompt) + most.tokens + most.steps
+    return DecodeConfig.from_experiment(experiment).cache_length()
 
 
 def work(experiment: Experiment) -> dict[str, Any]:
@@ -216,15 +215,16 @@ def weights(params: Params, dtype: Any) -> dict[str, int]:
 
 def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]:
     """Seconds of a text and of a frame position at batch 1."""
-    dtype, limit, measured = jnp.dtype(experiment.model.compute_dtype), limits(experiment), speech_like(experiment)
-    heard = round(experiment.data.max_prompt_seconds * experiment.features.sample_rate)
+    config = DecodeConfig.from_experiment(experiment)
+    dtype, measured = jnp.dtype(experiment.model.compute_dtype), speech_like(experiment)
+    heard = config.max_prompt_samples
     params, batch, keys = (
         to_decode_layout(endless(experiment, jnp.dtype(stored)), jnp.dtype(stored)),
         noise(experiment, 1),
         jax.random.split(jax.random.key(1), 1),
     )
     samples = jax.device_put(batch.samples[:, :heard])
-    speak = functools.partial(decode, experiment=experiment, limit=limit)
+    speak = functools.partial(decode, config=config)
     bias = jnp.full_like(params["stop"]["bias"], 1e3)
     inputs = {"none": (bias, 0), "short": (bias, heard), "full": (-bias, heard)}
     ended = {}
@@ -236,7 +236,7 @@ def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]
 
     seconds = {name: times(functools.partial(run, name), rounds)["least"] for name in inputs}
     spoken = {name: int(out.num_frames[0]) for name, out in ended.items()}
-    wanted = {"none": 0, "short": 1, "full": limit.steps * experiment.model.frames.frames_per_step}
+    wanted = {"none": 0, "short": 1, "full": config.frame_steps * experiment.model.frames.frames_per_step}
     if spoken != wanted or bool((ended["full"].text == EOS).any()):
         raise ValueError(f"the answers have {spoken} frames instead of {wanted}, or a text ended")
     cache = empty_cache(experiment.model.lm, 1, positions(experiment), dtype)
@@ -244,8 +244,8 @@ def decoding(experiment: Experiment, stored: str, rounds: int) -> dict[str, Any]
         "answer_seconds": seconds["full"],
         "prefill_seconds": seconds["none"],
         "seconds": {
-            "text": (seconds["short"] - seconds["none"]) / (limit.tokens + 1),
-            "frames": (seconds["full"] - seconds["short"]) / (limit.steps - 1),
+            "text": (seconds["short"] - seconds["none"]) / (config.text_tokens + 1),
+            "frames": (seconds["full"] - seconds["short"]) / (config.frame_steps - 1),
         },
         "bytes": weights(params, dtype),
         "cache_bytes": sum(x.nbytes for x in cache),

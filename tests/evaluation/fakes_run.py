@@ -96,9 +96,9 @@ class Talker:
         self.prompt_size = round(4.0 * 16_000)
         self.rows = []
 
-    def generate(self, prompts, seed=0, batch_size=8, rows=(), forced=()):
-        self.rows += [(seed, row) for row in rows]
-        return [self.answer(p, seed, row, list(f)) for p, row, f in zip(prompts, rows, forced, strict=True)]
+    def generate(self, prompts, seed=0, batch_size=8, numbers=(), forced=()):
+        self.rows += [(seed, number) for number in numbers]
+        return [self.answer(p, seed, row, list(f)) for p, row, f in zip(prompts, numbers, forced, strict=True)]
 
     def answer(self, prompt, seed, row, forced):
         heard = hear(prompt).split()

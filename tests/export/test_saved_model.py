@@ -100,7 +100,7 @@ def said(folder, tmp_path_factory):
 @pytest.mark.parametrize("size", [1, 3, 6])
 def test_samples_give_text_frames_and_samples(said, live, size):
     rows = [i % size for i in range(6)]  # a row draws by its place in the batch
-    expected = live.generate(prompts(6), seed=3, rows=rows, batch_size=3)
+    expected = live.generate(prompts(6), seed=3, numbers=rows, batch_size=3)
     assert len({answer.transcript for answer in expected}) > 1
     for i, answer in enumerate(expected):
         frames = said[f"frames_{size}"][i, : said[f"num_frames_{size}"][i]]

@@ -84,12 +84,11 @@ def test_rows_and_lengths_are_free(model, live, rows, size):
     """Functions called with sizes of the caller's own, a position at a time."""
     given = np.stack(prompts(rows, size, size))
     lengths = np.full(rows, size, np.int32)
-    limit, numbers = decode.limits(live.experiment), np.arange(rows, dtype=np.int32)
+    config, numbers = live.decode_config, np.arange(rows, dtype=np.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), numbers)
-    weights = to_decode_layout(live.params, np.float32)
-    settings = {"experiment": live.experiment, "limit": limit}
-    expected = decode.decode(weights, live.statistics, given, lengths, keys, **settings)
-    forced = np.zeros((rows, limit.tokens), np.int32)
+    weights = for_decoding(live.params, np.float32)
+    expected = decode.decode(weights, live.statistics, given, lengths, keys, config=config)
+    forced = np.full((rows, config.text_tokens), -1, np.int32)
     state = model.prefill(model.weights, given, lengths, np.uint32(7), numbers, forced)
     steps = 0
     while not state["done"].all():
@@ -97,6 +96,7 @@ def test_rows_and_lengths_are_free(model, live, rows, size):
     assert steps > 1
     said = model.finish(model.weights, state)
     np.testing.assert_array_equal(said["text"], expected.text)
+    np.testing.assert_array_equal(said["num_tokens"], expected.num_tokens)
     np.testing.assert_array_equal(said["num_frames"], expected.num_frames)
     np.testing.assert_array_equal(said["stopped"], expected.stopped)
     np.testing.assert_allclose(said["frames"], expected.frames, atol=1e-4)
@@ -104,8 +104,7 @@ def test_rows_and_lengths_are_free(model, live, rows, size):
 
 def test_a_forced_text_is_written(model, live):
     sample = prompts(1)[0]
-    limit = decode.limits(live.experiment)
-    forced = np.zeros((1, limit.tokens), np.int32)
+    forced = np.full((1, live.decode_config.text_tokens), -1, np.int32)
     forced[0, :3] = 5, 7, 1
     lengths, zero = np.array([len(sample)], np.int32), np.zeros(1, np.int32)
     rows = model.prefill(model.weights, sample[None], lengths, np.uint32(0), zero, forced)

@@ -1,4 +1,4 @@
-"""The Python API, and rows that are taken over while others go on."""
+"""The Python API, and the engine, which refills slots while others go on."""
 
 import jax
 import numpy as np
@@ -9,8 +9,7 @@ from models import tiny
 import spectron
 from spectron.audio import wav
 from spectron.inference import decode
-from spectron.inference.decode import limits
-from spectron.inference.engine import SIZES, Batch, Request, room_for
+from spectron.inference.engine import PROMPT_BUCKETS, Engine, Request, padded_length
 from spectron.types import UserError
 
 
@@ -25,78 +24,77 @@ def test_the_api_is_at_the_top():
         _ = spectron.Spektron
 
 
-def test_rows_taken_over_say_what_a_batch_says(model):
-    """Eleven prompts through three rows: each as in one static batch."""
+def test_continuous_batching_gives_the_answers_of_a_static_batch(model):
+    """Eleven prompts through three slots."""
     samples = prompts(11)
     whole = decoded(model, samples, range(11), 3, 11)
-    batch = model.batch(3, seed=3)
-    found = {request.tag: out for request, out in batch.answers(model.requests(samples))}
-    assert sorted(found) == list(range(11)) and not batch.busy
-    for i, out in found.items():
+    engine = model.engine(3, seed=3)
+    answers = {request.tag: out for request, out in engine.answers(model.requests(samples))}
+    assert sorted(answers) == list(range(11)) and not engine.busy
+    for i, out in answers.items():
         np.testing.assert_array_equal(out.text, whole.text[i])
         assert out.num_frames == whole.num_frames[i] and out.stopped == whole.stopped[i]
         np.testing.assert_allclose(out.frames[: out.num_frames], whole.frames[i, : out.num_frames], atol=1e-3)
 
 
-def test_an_answer_is_the_same_to_the_bit_whoever_is_beside_it(model):
-    """What a run that was killed and goes on relies on: another order, other rows, other neighbours."""
+def test_an_answer_is_the_same_to_the_bit_beside_any_other(model):
+    """In another order, in other slots, beside other answers: what resuming a killed job relies on."""
     samples = prompts(20)
     requests = model.requests(samples)
-    first = {r.tag: out for r, out in model.batch(8, seed=1).answers(requests)}
-    again = {r.tag: out for r, out in model.batch(8, seed=1).answers([*requests[13:], *requests[:13:-1]])}
+    first = {r.tag: out for r, out in model.engine(8, seed=1).answers(requests)}
+    again = {r.tag: out for r, out in model.engine(8, seed=1).answers([*requests[13:], *requests[:13:-1]])}
     for i in range(14, 20):
         for one, other in zip(first[i], again[i], strict=True):
             np.testing.assert_array_equal(one, other)
 
 
-def test_rows_are_filled_at_once_and_free_ones_wait(model):
+def test_free_slots_are_filled_at_once(model):
     requests = model.requests(prompts(9))
-    batch, most = model.batch(4), 0
-    assert sorted(batch.admit(request, batch.hear(request)) for request in requests[:4]) == [0, 1, 2, 3] and batch.full
+    engine = model.engine(4)
+    slots = [engine.insert(request, engine.prefill(request)) for request in requests[:4]]
+    assert sorted(slots) == [0, 1, 2, 3] and engine.full
     waiting, ended = requests[4:], []
-    while batch.busy:
-        done = batch.run()
-        assert done, "run came back although nobody was done"
+    while engine.busy:
+        done = engine.decode()
+        assert done, "decode returned although no answer was done"
         ended += [request.tag for request, _ in done]
-        while waiting and not batch.full:
-            batch.admit(waiting[0], batch.hear(waiting.pop(0)))
-        most = max(most, len(done))
-    assert sorted(ended) == list(range(9)) and batch.run() == []
+        while waiting and not engine.full:
+            engine.insert(waiting[0], engine.prefill(waiting.pop(0)))
+    assert sorted(ended) == list(range(9)) and engine.decode() == []
 
 
-def test_what_a_row_left_behind_touches_nobody(model):
+def test_nan_left_in_a_slot_does_not_reach_its_next_answer(model):
     """Masked values are multiplied by zero, and NaN times zero is NaN."""
     (request,) = model.requests(prompts(1))
-    clean, dirty = model.batch(1), model.batch(1)
-    poison = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, dirty.rows)
-    dirty.rows = poison._replace(done=dirty.rows.done)
-    ((_, wanted),), ((_, found),) = clean.answers([request]), dirty.answers([request])
-    for one, other in zip(wanted, found, strict=True):
+    clean, dirty = model.engine(1), model.engine(1)
+    dirty.state = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, dirty.state)
+    ((_, expected),), ((_, out),) = clean.answers([request]), dirty.answers([request])
+    for one, other in zip(expected, out, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_few_lengths_of_prompts_are_compiled():
-    sizes = {room_for(size, 4000, 200) for size in range(1, 4001)}
+def test_prompts_are_padded_to_a_few_lengths():
+    sizes = {padded_length(size, 4000, 200) for size in range(1, 4001)}
     assert sizes == {1000, 2000, 3000, 4000}
-    assert all(room_for(size, 4100, 200) >= size for size in range(1, 4101))
+    assert all(padded_length(size, 4100, 200) >= size for size in range(1, 4101))
     with pytest.raises(ValueError, match="4101 samples is longer"):
-        room_for(4101, 4100, 200)
+        padded_length(4101, 4100, 200)
 
 
-def test_one_program_runs_prompts_of_all_lengths(model):
+def test_one_program_decodes_prompts_of_all_lengths(model):
     rng, size = np.random.default_rng(0), model.prompt_size
     samples = [
         rng.integers(-9000, 9000, length).astype(np.int16) for length in np.linspace(size // 5, size, 20, dtype=int)
     ]
-    programs = (decode.run, decode.admit, decode.hear)
+    programs = (decode.decode_until_done, decode.insert, decode.prefill)
     before = [program._cache_size() for program in programs]
-    assert len(list(model.batch(7).answers(model.requests(samples)))) == 20
-    ran, admitted, heard = (now._cache_size() - then for now, then in zip(programs, before, strict=True))
-    assert (ran, admitted) == (1, SIZES) and heard <= SIZES  # others have heard prompts of these lengths before
+    assert len(list(model.engine(7).answers(model.requests(samples)))) == 20
+    decoded, inserted, prefilled = (now._cache_size() - then for now, then in zip(programs, before, strict=True))
+    assert (decoded, inserted) == (1, PROMPT_BUCKETS) and prefilled <= PROMPT_BUCKETS  # some were compiled before
 
 
 def test_the_padding_of_a_prompt_does_not_matter(model):
-    """At the edges of the rooms, against the longest."""
+    """Its bucket against the longest."""
     sample = prompts(1)[0][:1500]
     wide = decoded(model, [sample], [0], 0, 1)
     answer = model.generate(sample)
@@ -151,17 +149,17 @@ def test_wrong_audio_is_said_in_a_sentence(model, audio, message):
 
 
 def test_wrong_numbers_are_said_in_a_sentence(model):
-    with pytest.raises(UserError, match="batch of 0 rows"):
+    with pytest.raises(UserError, match="batch of 0 slots"):
         model.generate(prompts(2), batch_size=0)
-    with pytest.raises(UserError, match="2 prompts have 1 rows"):
-        model.generate(prompts(2), rows=[4])
+    with pytest.raises(UserError, match="2 prompts have 1 numbers"):
+        model.generate(prompts(2), numbers=[4])
     assert model.generate([]) == []
 
 
-def test_a_batch_lives_on_the_device_of_its_weights(model):
+def test_an_engine_lives_on_the_device_of_its_weights(model):
     device = jax.devices()[-1]
     weights = jax.device_put(model.weights, device)
-    batch = Batch(weights, model.statistics, model.experiment, limits(model.experiment), 2, model.prompt_size)
-    assert jax.tree.leaves(batch.rows)[0].devices() == {device}
-    found = list(batch.answers([Request(prompts(1)[0], 0)]))
-    assert len(found) == 1 and jax.tree.leaves(batch.rows)[0].devices() == {device}
+    engine = Engine(weights, model.statistics, model.decode_config, num_slots=2)
+    assert jax.tree.leaves(engine.state)[0].devices() == {device}
+    answers = list(engine.answers([Request(prompts(1)[0], 0)]))
+    assert len(answers) == 1 and jax.tree.leaves(engine.state)[0].devices() == {device}

@@ -59,7 +59,7 @@ def test_the_answers_lie_as_the_inputs_do(whole, recordings, checkpoint):
     assert set(whole) == {f"{name}.{kind}" for name in names for kind in ("wav", "json")} and len(names) == ITEMS
     record = json.loads(whole["speaker 1/01.json"])
     model = Spectron.from_checkpoint(checkpoint)
-    (answer,) = model.generate([recordings / "speaker 1" / "01.wav"], seed=0, rows=[record["number"]], batch_size=4)
+    (answer,) = model.generate([recordings / "speaker 1" / "01.wav"], seed=0, numbers=[record["number"]], batch_size=4)
     assert record["transcript"] == answer.transcript and record["frames"] == len(answer.frames)
     assert record["audio"].endswith("speaker 1/01.wav") and len(record["weights"]) == 64
     assert len({json.loads(text)["number"] for name, text in whole.items() if name.endswith("json")}) == ITEMS
@@ -171,13 +171,27 @@ def test_a_place_that_cannot_be_written_is_said_before_anything(checkpoint, reco
     assert "is no folder" in capsys.readouterr().err
 
 
+def test_sampled_answers_record_their_sampler(checkpoint, recordings, tmp_path, capsys):
+    recording, out = recordings / "speaker 0" / "00.wav", tmp_path / "out"
+    assert run(checkpoint, out, recording, "--top-k", "3", "--temperature", "0.5") == 0
+    record = json.loads((out / "00.json").read_text())
+    assert record["sampler"] == {"name": "CategoricalSampler", "temperature": 0.5, "top_k": 3, "top_p": 1.0}
+    assert record["vocoder"]["name"] == "GriffinLim" and record["max_lengths"]["text_tokens"] > 0
+    assert run(checkpoint, out, recording, "--top-k", "3", "--temperature", "0.5") == 0
+    assert "1 were there already" in capsys.readouterr().out
+    assert run(checkpoint, out, recording) == 2
+    assert "another sampler than" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (("--prompt-seconds", "nan"), "nan does not suit this model: give 0.3 to 0.5"),
         (("--prompt-seconds", "3"), "3 does not suit"),
         (("--prompt-seconds", "-1"), "-1 does not suit"),
-        (("--seed", "99999999999999999999"), "is no seed"),
+        (("--seed", "99999999999999999999"), "is out of range"),
+        (("--temperature", "-1"), "temperature of -1"),
+        (("--top-p", "2"), "top-p 2 is not a probability"),
     ],
 )
 def test_settings_that_do_not_suit_are_said(flags, words, checkpoint, recordings, tmp_path, capsys):

@@ -10,8 +10,9 @@ import pytest
 from models import tiny
 
 from spectron.config import JointConfig, OptimizerConfig, StageConfig, StreamConfig, TextLMConfig
-from spectron.inference.decode import decode, limits
-from spectron.models.decode_layout import to_decode_layout
+from spectron.inference.decode import decode
+from spectron.inference.decode_config import DecodeConfig
+from spectron.models.decode_layout import for_decoding
 from spectron.objectives import make_objective
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes with the extra 'parity'")
@@ -129,17 +130,17 @@ def test_decoding_is_the_same(params, reader, bias):
     frames = dataclasses.replace(EXPERIMENT.model.frames, dropout_in_decoding=False)
     experiment = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, frames=frames))
     moved = {**params, "stop": {**params["stop"], "bias": params["stop"]["bias"] + bias}}
-    batch, limit = tiny.batch(6), limits(experiment)
+    batch, config = tiny.batch(6), DecodeConfig.from_experiment(experiment)
     samples = batch.samples[:, :4000]
     keys = jax.random.split(jax.random.key(0), 6)
-    weights = to_decode_layout(moved, jnp.float32)
-    ours = decode(weights, STATISTICS, samples, batch.prompt_samples, keys, experiment=experiment, limit=limit)
+    weights = for_decoding(moved, jnp.float32)
+    ours = decode(weights, STATISTICS, samples, batch.prompt_samples, keys, config=config)
     theirs = torch_decoding.speak(
         make_twin(moved, experiment),
         torch.tensor(np.array(samples)),
         torch.tensor(np.array(batch.prompt_samples)),
-        limit.tokens,
-        limit.steps,
+        config.text_tokens,
+        config.frame_steps,
         getattr(torch_decoding, reader),
     )
     np.testing.assert_array_equal(ours.text, theirs.text)

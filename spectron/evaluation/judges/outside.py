@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 import spectron
-from spectron.checkpoints.export_format import FACTS, WEIGHTS, is_bundle
-from spectron.checkpoints.manager import find, has_average
+from spectron.checkpoints.facts import checkpoint_facts as checkpoint_facts
+from spectron.checkpoints.facts import checksum_of, weights_of
+from spectron.checkpoints.manager import find
 from spectron.types import Recogniser, UserError
 
 RATE = 16_000  # of every recording a judge hears
@@ -100,22 +100,6 @@ def check_rate(recogniser: Recogniser | None, flag: str) -> None:
         )
 
 
-def checkpoint_facts(directory: str | Path) -> dict[str, str]:
-    """Which checkpoint of ours is evaluated: where it is, and what is in it (weights and configuration alone).
-
-    Belongs into every plan: another model may come to stand in the same place.
-    """
-    step = find(directory)
-    return {"checkpoint": str(step), "weights": checksum_of(weights_of(step))}
-
-
-def weights_of(step: Path) -> list[Path]:
-    """The parts of a checkpoint or an export that decide what the model does; not the optimizer's."""
-    if is_bundle(step):
-        return [step / WEIGHTS, step / FACTS]
-    return [step / ("ema" if has_average(step) else "params"), step / "meta" / "metadata"]
-
-
 def version_of(package: str) -> str:
     """The version of an installed package."""
     return importlib.metadata.version(package)
@@ -124,17 +108,3 @@ def version_of(package: str) -> str:
 def missing(error: ImportError, what: str) -> UserError:
     """The sentence for a judge whose package is not installed."""
     return UserError(f"{what} needs the package {error.name!r}; pip install 'spectron-jax[judges]'.")
-
-
-def checksum_of(paths: Iterable[Path]) -> str:
-    """SHA-256 over the files, and those below the folders, by name and content; hidden ones left out."""
-    digest = hashlib.sha256()
-    for path in paths:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            name = file.relative_to(path).as_posix() if file != path else file.name
-            if any(part.startswith(".") for part in Path(name).parts):
-                continue
-            with file.open("rb") as content:
-                digest.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()

@@ -69,7 +69,7 @@ def answer_items(
 
     def work(numbers: range) -> bytes:
         chosen = [prompts[i] for i in numbers]
-        said = generator.generate(chosen, seed, batch_size, rows=numbers, forced=[forced[i] for i in numbers])
+        said = generator.generate(chosen, seed, batch_size, numbers=numbers, forced=[forced[i] for i in numbers])
         return pack(
             [
                 Said(a.transcript, a.samples, a.stopped_by == "stop head", a.ids, a.frames if frames else NO_FRAMES)

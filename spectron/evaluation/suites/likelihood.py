@@ -125,7 +125,7 @@ def _chunk(
     prompts = [min(longest, len(x) // 2) for x in recordings]
     if texts is None:
         heard = [x[:size] for x, size in zip(recordings, prompts, strict=True)]
-        texts = [_fitting(text, generator) for text in generator.write(heard, rows)]
+        texts = [_fitting(text, generator) for text in generator.generate_text(heard, rows)]
     most = round(experiment.data.max_continuation_seconds * rate)
     examples = [
         Example(x[: size + most], size, text, str(i), "")

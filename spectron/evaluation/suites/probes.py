@@ -45,7 +45,7 @@ from spectron.evaluation.suites.utterances import (
     with_room,
 )
 from spectron.inference.api import Spectron
-from spectron.inference.decode import limits
+from spectron.inference.decode_config import trained_lengths
 from spectron.types import Example, UserError
 
 FULL, NO_TEXT, NULL, TRUE, OTHER = "full", "without text", "null tokens", "true text", "another's text"
@@ -94,7 +94,7 @@ def evaluate_probes(
     generator, facts = load(checkpoint, overrides, seeds, batch_size, limit)
     out, experiment = Path(out), generator.experiment
     left_out: dict[str, int] = {}
-    room = limits(experiment).tokens
+    room = trained_lengths(experiment).text_tokens
     if len(generator.vocabulary.encode(text)) > room:
         raise UserError(f"--text {text!r} is longer than data.max_tokens={room}; shorten it.")
 
@@ -184,7 +184,7 @@ def probe(
 
 def forcing(generator: Spectron, full: Sequence[Item], heard: Sequence[int | None], text: str) -> list[Probe]:
     """The probes on prompts as in training: free, without text, null tokens, the true text, another's, a given one."""
-    vocabulary, room = generator.vocabulary, limits(generator.experiment).tokens
+    vocabulary, room = generator.vocabulary, trained_lengths(generator.experiment).text_tokens
     eos, null = vocabulary.eos_id, vocabulary.unk_id
 
     def ended(ids: Sequence[int]) -> list[int]:

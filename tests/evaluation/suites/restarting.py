@@ -47,10 +47,10 @@ def main() -> None:
     generator = make_generator(tiny.experiment(prenet_dropout=0.5))
     generate = generator.generate
 
-    def logged(prompts, seed, batch_size, rows, forced):
+    def logged(prompts, seed, batch_size, numbers, forced):
         with log.open("a") as lines:
-            lines.write(json.dumps({"batch": f"{WORK}/answers-{seed}/{rows[0]:07d}", "kept": kept}) + "\n")
-        return generate(prompts, seed, batch_size, rows, forced)
+            lines.write(json.dumps({"batch": f"{WORK}/answers-{seed}/{numbers[0]:07d}", "kept": kept}) + "\n")
+        return generate(prompts, seed, batch_size, numbers, forced)
 
     generator.generate = logged
     items = [Item(f"i{i}", "", p, p[::-1].copy(), "one two three", 1) for i, p in enumerate(prompts(ITEMS))]

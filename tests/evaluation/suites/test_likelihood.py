@@ -165,7 +165,7 @@ def test_pairs_of_one_item_count_as_one():
 def test_what_the_model_writes_costs_no_speech(generator, monkeypatch):
     recordings = noise(3000, 2000)
     said = [answer.transcript for answer in generator.generate(recordings, batch_size=2)]
-    assert generator.write(recordings, 2) == said
+    assert generator.generate_text(recordings, 2) == said
     monkeypatch.setattr(generator, "generate", None)  # whoever speaks fails
     assert len(log_likelihood(generator, recordings, 0.1, batch_size=2)) == 2
 

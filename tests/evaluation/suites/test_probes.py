@@ -131,9 +131,9 @@ class Counter:
         self.vocabulary = make_vocabulary(world.data.vocabulary)
         self.params, self.statistics, self.prompt_size = None, None, round(2.4 * 16_000)
 
-    def generate(self, prompts, seed=0, batch_size=8, rows=(), forced=()):
+    def generate(self, prompts, seed=0, batch_size=8, numbers=(), forced=()):
         answers = []
-        for prompt, row, ids in zip(prompts, rows, forced, strict=True):
+        for prompt, row, ids in zip(prompts, numbers, forced, strict=True):
             example = self.real[row]
             text = self.vocabulary.decode(ids) if len(ids) else example.text
             samples = example.samples[len(prompt) :] if text == example.text else np.zeros(4000, np.int16)
