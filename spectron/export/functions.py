@@ -24,7 +24,7 @@ from spectron.config import Experiment
 from spectron.export.folder import NAMES
 from spectron.inference import decode
 from spectron.inference.decode_config import DecodeConfig
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import Joint
 from spectron.types import Params, Statistics, UserError
 from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
@@ -139,8 +139,10 @@ class Functions:
         model = self.experiment.model
         if model.scan_layers:  # the encoder is scanned over stacked layers, here as in training
             encoder = params["encoder"]
-            layers = [encoder.pop(f"layers_{i}") for i in range(model.encoder.num_layers)]
-            encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
+            count = sum(name.startswith("layers_") for name in encoder)
+            layers = [encoder.pop(f"layers_{i}") for i in range(count)]
+            if layers:
+                encoder["layers"] = {"block": jax.tree.map(lambda *each: jnp.stack(each), *layers)}
         # Statistics are arguments, as in a live model: the compiler would turn division by a constant into a product.
         statistics = jax.tree.map(jnp.asarray, self.statistics)
         return {**to_decode_layout(params, jnp.dtype(model.compute_dtype)), STATISTICS: statistics}

@@ -32,7 +32,7 @@ from spectron.inference.decode import FREE, Decoded
 from spectron.inference.decode_config import DecodeConfig, MaxLengths
 from spectron.inference.engine import Engine, Request
 from spectron.inference.sampling import Sampler
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import Joint
 from spectron.types import Answer, Params, Statistics, UserError
 from spectron.vocoders.base import Vocoder, check_vocoder
@@ -93,7 +93,7 @@ class Spectron:
     @functools.cached_property
     def weights(self) -> Params:
         """The parameters in the decode layout, on the default device."""
-        return jax.device_put(for_decoding(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
+        return jax.device_put(to_decode_layout(self.params, jnp.dtype(self.experiment.model.compute_dtype)))
 
     @property
     def prompt_size(self) -> int:

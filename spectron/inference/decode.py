@@ -110,7 +110,7 @@ def prefill(
     batch, frames = samples.shape[0], config.model.frames
     prompt = normalise(log_mel(samples, num_samples, config.features), statistics)
     cache, prefix_mask = make_model(config).apply(
-        {"params": weights}, prompt, _empty_cache(config, batch, length), method="prefill"
+        {"params": weights}, samples, num_samples, statistics, _empty_cache(config, batch, length), method="prefill"
     )
     state = _blank_state(config, batch, cache)
     if forced_tokens is not None:
@@ -169,7 +169,7 @@ def decode_step(weights: Params, state: DecodeState, *, config: DecodeConfig) ->
         dropout_mask=_dropout_mask(keys, config),
         positions=state.position,
         cache=state.cache,
-        method="advance",
+        method="decode_step",
     )
     new, ends = state, jnp.zeros_like(state.done)
     for name in streams:

@@ -8,8 +8,7 @@ from collections.abc import Sequence as Seq
 from spectron.config import Experiment, FeatureConfig, ModelConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.inference.sampling import GREEDY, Sampler
-from spectron.models.conformer import Conformer
-from spectron.models.spectron import Spectron
+from spectron.models.spectron import Spectron, prefix_length
 from spectron.types import UserError
 
 
@@ -112,7 +111,7 @@ class DecodeConfig:
 
     def prefix_length(self, prompt_samples: int) -> int:
         """Positions that a prompt of so many samples takes."""
-        return Conformer.output_length(self.features.num_frames(prompt_samples))
+        return prefix_length(self.model, prompt_samples)
 
     def cache_length(self, prompt_samples: int | None = None) -> int:
         """Positions of a slot's cache: prefix, text and frame steps; by default for the longest prompt."""

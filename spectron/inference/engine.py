@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from spectron.audio.fft_slots import turn
+from spectron.audio.fft_slots import fft_slot
 from spectron.inference import decode
 from spectron.inference.decode import FREE, Decoded, DecodeState
 from spectron.inference.decode_config import DecodeConfig
@@ -84,7 +84,7 @@ class Engine:
         forced[0, : len(request.forced)] = request.forced
         keys = jax.random.fold_in(self._key, request.number)[None]
         lengths = np.array([size], np.int32)
-        with turn() as wait:
+        with fft_slot() as wait:
             state = decode.prefill(self._weights, self._statistics, samples, lengths, keys, forced, config=self.config)
             return jax.block_until_ready(state) if wait else state
 

@@ -155,14 +155,15 @@ class Spectron(nn.Module):
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
         return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
 
-    def prefill(self, prompt: Sequence, cache: Cache) -> tuple[Cache, Bool[Array, "B P"]]:
-        """Write the prompt into the cache's first P positions; returns the cache and the prefix mask."""
-        prefix = self.prefix(prompt)
-        visible = prefix_visible(prefix.mask, jnp.ones_like(prefix.mask))
-        _, cache = self.lm(prefix.values, count_positions(prefix.mask), visible, cache)
-        return cache, prefix.mask
+    def prefill(
+        self, prompt: Shaped[Array, "B S"], prompt_samples: Int[Array, " B"], statistics: Statistics, cache: Cache
+    ) -> tuple[Cache, Bool[Array, "B P"]]:
+        """Write the prompt into the cache's first P positions; returns the cache and the mask of the prefix."""
+        joined = join([self.prefix(prompt, prompt_samples, statistics)])
+        _, cache = self._read(joined, cache)
+        return cache, joined.mask
 
-    def advance(
+    def decode_step(
         self,
         tokens: Int[Array, " B"] | None,
         previous_frames: Float[Array, "B R"] | None,

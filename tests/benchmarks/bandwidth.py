@@ -29,7 +29,8 @@ from spectron.config import ConformerConfig, Experiment, load_experiment  # noqa
 from spectron.cost.flops import position_bytes  # noqa: E402
 from spectron.inference import decode  # noqa: E402
 from spectron.inference.decode_config import DecodeConfig  # noqa: E402
-from spectron.models.decode_layout import for_decoding  # noqa: E402
+from spectron.models.decode_layout import to_decode_layout  # noqa: E402
+from spectron.models.encoder import unit_statistics  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Params, Sequence  # noqa: E402

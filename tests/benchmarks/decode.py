@@ -28,7 +28,7 @@ from benchmarks.torch_twin import Twin  # noqa: E402
 from spectron.config import Experiment, load_experiment  # noqa: E402
 from spectron.inference.decode import decode  # noqa: E402
 from spectron.inference.decode_config import DecodeConfig  # noqa: E402
-from spectron.models.decode_layout import for_decoding  # noqa: E402
+from spectron.models.decode_layout import to_decode_layout  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Batch, Params  # noqa: E402

@@ -15,13 +15,14 @@ import optax
 
 from spectron.config import Experiment
 from spectron.cost import flops
+from spectron.data.buckets import longest_shape
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
 from spectron.inference.decode import decode
 from spectron.inference.decode_config import DecodeConfig
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.models.decoder import empty_cache
-from spectron.models.spectron import prefix_length
-from spectron.objectives import make_objective
+from spectron.objectives import make_objective, make_objectives
+from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.step import make_plan
 from spectron.types import Batch, Params, Statistics
@@ -154,9 +155,10 @@ def work(experiment: Experiment) -> dict[str, Any]:
     """What a step does, whoever does it."""
     stage = experiment.stages[0]
     rows = stage.streams[0].batch_size
+    shape = longest_shape(experiment.data, experiment.features, rows)
     return {
         "batch": rows,
-        "flops": flops.step_flops(experiment, stage).step,
+        "flops": step_flops(make_objectives(stage.streams, experiment), [shape]).step,
         "positions": rows * positions(experiment),
         "speech_seconds": rows * experiment.data.max_seconds,
     }

@@ -86,7 +86,7 @@ def test_rows_and_lengths_are_free(model, live, rows, size):
     lengths = np.full(rows, size, np.int32)
     config, numbers = live.decode_config, np.arange(rows, dtype=np.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(7), numbers)
-    weights = for_decoding(live.params, np.float32)
+    weights = to_decode_layout(live.params, np.float32)
     expected = decode.decode(weights, live.statistics, given, lengths, keys, config=config)
     forced = np.full((rows, config.text_tokens), -1, np.int32)
     state = model.prefill(model.weights, given, lengths, np.uint32(7), numbers, forced)

@@ -12,7 +12,7 @@ from models import tiny
 from spectron.config import JointConfig, OptimizerConfig, StageConfig, StreamConfig, TextLMConfig
 from spectron.inference.decode import decode
 from spectron.inference.decode_config import DecodeConfig
-from spectron.models.decode_layout import for_decoding
+from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives import make_objective
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: it comes with the extra 'parity'")
@@ -133,7 +133,7 @@ def test_decoding_is_the_same(params, reader, bias):
     batch, config = tiny.batch(6), DecodeConfig.from_experiment(experiment)
     samples = batch.samples[:, :4000]
     keys = jax.random.split(jax.random.key(0), 6)
-    weights = for_decoding(moved, jnp.float32)
+    weights = to_decode_layout(moved, jnp.float32)
     ours = decode(weights, STATISTICS, samples, batch.prompt_samples, keys, config=config)
     theirs = torch_decoding.speak(
         make_twin(moved, experiment),
