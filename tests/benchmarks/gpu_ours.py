@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from spectron.config import Experiment
-from spectron.cost import flops
+from spectron.cost.chips import chip_of
 from spectron.data.buckets import longest_shape
 from spectron.data.vocabulary import EOS, SPECIALS, make_vocabulary
 from spectron.inference.decode import decode
@@ -73,7 +73,7 @@ def times(call: Callable[[], Any], rounds: int) -> dict[str, Any]:
 def about() -> dict[str, Any]:
     """What JAX runs on."""
     device = jax.devices()[0]
-    chip = flops.chip_of(device.device_kind)
+    chip = chip_of(device.device_kind)
     return {
         "device": device.device_kind,
         "jax": jax.__version__,

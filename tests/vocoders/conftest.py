@@ -1,0 +1,3 @@
+"""The audio tests' signals."""
+
+from audio.conftest import clips as clips
