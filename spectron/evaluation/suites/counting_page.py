@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell, Item, Page
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell, Item, Page
 from spectron.evaluation.picking import spread
 from spectron.evaluation.scores.intervals import Figure
 from spectron.evaluation.suites.answers import Said

@@ -22,8 +22,8 @@ from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
 from spectron.evaluation.judges.outside import facts_of
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell
 from spectron.evaluation.picking import spread
 from spectron.evaluation.scores import tables
 from spectron.evaluation.scores.intervals import average

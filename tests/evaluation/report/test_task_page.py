@@ -15,7 +15,7 @@ import soundfile
 from spectron import cli
 from spectron.config import load_experiment
 from spectron.data import batches, sources
-from spectron.evaluation.pages import task_page
+from spectron.evaluation.report import task_page
 from spectron.objectives import make_objective
 
 CONFIG = """

@@ -17,7 +17,7 @@ from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import encode_target, make_vocabulary
-from spectron.evaluation.pages.page import TEMPLATE, data_uri, wav_uri
+from spectron.evaluation.report.page import TEMPLATE, data_uri, wav_uri
 from spectron.evaluation.picking import spread
 from spectron.objectives import make_objective
 from spectron.types import Example

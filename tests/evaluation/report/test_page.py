@@ -11,8 +11,8 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell, Item
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell, Item
 from spectron.evaluation.picking import spreading
 from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import Results, Table
