@@ -1,11 +1,8 @@
-"""report.html: one file with everything in it (figures, pictures, sounds, verdicts), read without a network."""
+"""report.html of a suite: tables of figures, judges, data, settings, and the items with pictures and sounds."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import html
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,163 +16,116 @@ from spectron.evaluation.picking import spreading
 from spectron.evaluation.scores.intervals import Figure
 from spectron.evaluation.scores.tables import Results, Table, meanings
 from spectron.utils.files import write_text
+from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, flac_uri, render
 
-LARGEST = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
-_LEFT_OUT = "Rows without a player have their verdicts all the same: only so many sounds fit into one file."
-TEMPLATE = Path(__file__).with_name("page.html")
+MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
+MEDIA_LEFT_OUT = "Rows without a player were judged like the others: the page holds only so many sounds."
 check = spectrogram_png.check
 
-Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # a picture's row: label, before a line, behind
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What one column says of an item. value: what the column is sorted by (the text)."""
-
-    text: str
-    right: bool | None = None  # a mark before the text
-    small: str = ""  # below it
-    marks: Mapping[str, bool] = dataclasses.field(default_factory=dict)  # named verdicts below it
-    value: str | float | None = None
-    brief: bool = False  # a narrow column is enough
+Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # label, log-mel before and after a line
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One row of the page. right: all in all, None where nobody judged. groups: what it can be filtered by."""
+    """One row of the page."""
 
     name: str
     cells: Mapping[str, Cell]  # column → cell
-    sounds: Sequence[tuple[str, Int[np.ndarray, " S"]]] = ()  # label, int16 at the features' rate
+    sounds: Sequence[tuple[str, Int[np.ndarray, " S"]]] = ()  # label, int16 at the features' sample rate
     mels: Sequence[Mels] = ()
-    right: bool | None = None
-    groups: Sequence[str] = ()
-    description: str = ""  # in words, for who does not see the picture
-    small: str = ""  # below the name
+    right: bool | None = None  # the verdict on the whole item; None: not judged
+    groups: Sequence[str] = ()  # names of filters that show it
+    description: str = ""  # the pictures in words, for screen readers
+    small: str = ""  # small print below the name
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """All of a report. intro, shown: paragraphs of plain text. sections: HTML, as the functions below make it."""
+    """A report: title, introduction, sections, then the table of items."""
 
     title: str
-    intro: Sequence[str]
-    sections: Sequence[str]
+    intro: Sequence[str]  # paragraphs
+    sections: Sequence[Section]
     items: Sequence[Item]
-    shown: str
+    shown: str  # a paragraph above the items
     features: FeatureConfig
-    first: str = "Item"  # the head of the items' first column
+    first: str = "Item"  # the heading of the items' first column
 
 
 def write(
     path: Path, results: Results, items: Sequence[Item], intro: Sequence[str], features: FeatureConfig, first: str
 ) -> None:
-    """Write the report of a suite: its tables, who judged, its data and settings, and the items."""
+    """Write the report of a suite: its tables, judges, data, settings and items. Raises UserError."""
     facts = [(_words(key), text) for key, value in results.facts.items() if (text := _plain(value))]
     data = [(entry.get("name", ""), _plain({k: v for k, v in entry.items() if k != "name"})) for entry in results.data]
     judges = [
         (judge["role"], _plain({k: v for k, v in judge.items() if k not in ("role", "checksum")}))
         for judge in results.judges
     ]
-    told: set[tuple[str, str]] = set()
-    sections = [table_section(table, told) for table in results.tables]
-    for heading, rows in (("Judges", judges), ("Data", data), ("Settings", facts)):
-        if rows:
-            sections.append(pairs_section(heading, rows))
+    defined: set[tuple[str, str]] = set()
+    sections = [table_section(table, defined) for table in results.tables]
+    pairs = {"Judges": judges, "Data": data, "Settings": facts}
+    sections += [Section(heading, rows) for heading, rows in pairs.items() if rows]
     write_page(path, Page(results.suite, intro, sections, items, "", features, first))
 
 
-def write_page(path: Path, page: Page, largest: int = LARGEST) -> None:
-    """Write the file. Sounds and pictures of as many items as `largest` characters hold, evenly spread, are in it."""
-    media = [""] * len(page.items)
-    room = largest
+def write_page(path: Path, page: Page, max_media: int = MAX_MEDIA) -> None:
+    """Write the file. Raises UserError.
+
+    max_media: characters of sounds and pictures; of items that need more, an evenly spaced part has them.
+    """
+    media: list[Media | None] = [None] * len(page.items)
+    remaining = max_media
     for i in spreading(len(page.items)):
-        made = _media(page.items[i], page.features)
-        if len(made) > room:
+        item_media = _media(page.items[i], page.features)
+        remaining -= item_media.size()
+        if remaining < 0:
             break
-        media[i] = made
-        room -= len(made)
-    looks = any(media)
-    left_out = looks and any(item.sounds and not made for item, made in zip(page.items, media, strict=True))
+        media[i] = item_media if item_media.size() else None
     columns = list(dict.fromkeys(column for item in page.items for column in item.cells))
-    heads = [_head(page.first), *(['<th scope="col" class="fixed">Spectrograms and sound</th>'] if looks else [])]
-    heads += [_head(column) for column in columns]
-    rows = [_item_row(item, columns, look if looks else None) for item, look in zip(page.items, media, strict=True)]
-    parts = {
-        "title": html.escape(page.title),
-        "heading": html.escape(page.title),
-        "intro": "\n".join(f"<p>{html.escape(text)}</p>" for text in page.intro),
-        "sections": "\n".join(page.sections),
-        "listen": "Look and listen" if looks else "One by one",
-        "shown": html.escape(" ".join([page.shown, *([_LEFT_OUT] if left_out else [])]).strip()),
-        "filters": "\n".join(_filters(page.items)),
-        "columns": "".join(heads),
-        "items": "\n".join(rows),
-    }
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, content in parts.items():
-        text = text.replace(f"<!--{name}-->", content)
-    write_text(path, text)
+    rows = [
+        Row(
+            cells=[Cell(item.name, small=item.small), *(item.cells.get(column, "–") for column in columns)],
+            media=item_media,
+            right=item.right,
+            groups=item.groups,
+        )
+        for item, item_media in zip(page.items, media, strict=True)
+    ]
+    left_out = any(media) and any(item.sounds and not m for item, m in zip(page.items, media, strict=True))
+    note = f"{page.shown} {MEDIA_LEFT_OUT if left_out else ''}".strip()
+    listing = Listing("Look and listen" if any(media) else "One by one", [page.first, *columns], rows, note)
+    write_text(path, render(page.title, page.intro, page.sections, listing))
 
 
-# Sections.
+def table_section(table: Table, defined: set[tuple[str, str]] | None = None) -> Section:
+    """A table of figures with intervals, and the definitions of its columns.
 
-
-def section(heading: str, content: str, below: str = "") -> str:
-    """A heading and a table that can be scrolled with the keyboard."""
-    name = html.escape(heading)
-    return f'<h2>{name}</h2>\n<div class="box" role="region" aria-label="{name}" tabindex="0">{content}</div>{below}'
-
-
-def table_section(table: Table, told: set[tuple[str, str]] | None = None) -> str:
-    """A table of figures with intervals, and what its columns mean but for what was told before (`told` grows)."""
-    told = set() if told is None else told
-    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("", *table.columns, "n"))
+    defined: definitions that earlier sections state; this table's are added.
+    """
+    defined = set() if defined is None else defined
     rows = []
-    for name, row in table.rows.items():
-        cells = "".join(_figure_cell(row.get(column)) for column in table.columns)
-        counts = dict.fromkeys(str(n) for n in sorted({figure.n for figure in row.values()}))
-        rows.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}<td>{"–".join(counts)}</td></tr>')
-    new = [pair for pair in meanings(table).items() if pair not in told]
-    told.update(new)
+    for name, figures in table.rows.items():
+        cells = [_figure_cell(figures.get(column)) for column in table.columns]
+        counts = "–".join(str(n) for n in sorted({figure.n for figure in figures.values()}))
+        rows.append([name, *cells, counts])
+    new = [pair for pair in meanings(table).items() if pair not in defined]
+    defined.update(new)
     lines = [line for line in table.note.splitlines() if line]
-    below = "".join(f"\n<p>{html.escape(line)}</p>" for line in lines if not line.startswith("- "))
-    terms = [line.removeprefix("- ").partition(": ") for line in lines if line.startswith("- ")]
-    pairs = [*((term, text) for term, _, text in terms), *new]
-    listed = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in pairs)
-    below += f"\n<dl>{listed}</dl>" if pairs else ""
-    content = f'<table class="figures"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return section(table.title, content, below)
+    notes = [line for line in lines if not line.startswith("- ")]
+    listed = [line.removeprefix("- ").partition(": ") for line in lines if line.startswith("- ")]
+    terms = [*((term, text) for term, _, text in listed), *new]
+    return Section(table.title, rows, ("", *table.columns, "n"), "figures", notes, terms)
 
 
-def _figure_cell(figure: Figure | None) -> str:
-    if figure is None:
-        return "<td>–</td>"
-    return f"<td><b>{html.escape(figure.text())}</b><small>{html.escape(figure.interval_text())}</small></td>"
+def _figure_cell(figure: Figure | None) -> Cell | str:
+    return "–" if figure is None else Cell(figure.text(), small=figure.interval_text())
 
 
-def figures_section(heading: str, figures: Sequence[Figure]) -> str:
-    """A line per figure with its definition."""
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Figure", "Value", "95&nbsp;% interval", "n"))
-    rows = "\n".join(
-        f'<tr><th scope="row">{html.escape(f.label)}<small>{html.escape(f.definition)}</small></th>'
-        f"<td><b>{html.escape(f.text())}</b></td><td>{html.escape(f.interval_text())}</td><td>{f.n}</td></tr>"
-        for f in figures
-    ).replace("95 %", "95&nbsp;%")
-    return section(heading, f'<table class="figures"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>')
-
-
-def pairs_section(heading: str, rows: Sequence[tuple[str, str]]) -> str:
-    """Names and what is said of them."""
-    lines = "".join(f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in rows)
-    return section(heading, f'<table class="pairs"><tbody>{lines}</tbody></table>')
-
-
-def cells_section(heading: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A sortable table; the first cell of a row names it."""
-    heads = "".join(_head(column) for column in columns)
-    lines = "".join(f"<tr>{_cell(row[0], 'th')}{''.join(map(_cell, row[1:]))}</tr>" for row in rows)
-    return section(heading, f'<table class="sortable"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>')
+def figures_section(heading: str, figures: Sequence[Figure]) -> Section:
+    """One line a figure: definition, value with its 95 % interval, number of items."""
+    rows = [[Cell(f.label, small=f.definition), _figure_cell(f), str(f.n)] for f in figures]
+    return Section(heading, rows, ("Figure", "Value, 95 % interval", "n"), "figures")
 
 
 def _words(key: str) -> str:
@@ -183,7 +133,7 @@ def _words(key: str) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A fact as people read it; "" where there is nothing to say."""
+    """A value of results.json in words; "" for an empty one."""
     if isinstance(value, Mapping):
         return ", ".join(f"{_words(key)} {text}" for key, each in value.items() if (text := _plain(each)))
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -191,92 +141,11 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# Items.
-
-
-def _head(name: str) -> str:
-    return f'<th scope="col">{html.escape(name)}</th>'
-
-
-def _filters(items: Sequence[Item]) -> list[str]:
-    names = [name for name in ("right", "wrong") if any(_state(item) == name for item in items)]
-    names += dict.fromkeys(group for item in items for group in item.groups)
-    buttons = ['<button type="button" data-filter="" aria-pressed="true">all</button>']
-    return buttons + [
-        f'<button type="button" data-filter="{html.escape(name)}" aria-pressed="false">{html.escape(name)}</button>'
-        for name in names
-    ]
-
-
-def _state(item: Item) -> str:
-    return "" if item.right is None else "right" if item.right else "wrong"
-
-
-def _item_row(item: Item, columns: Sequence[str], look: str | None) -> str:
-    state = _state(item)
-    groups = html.escape("|".join([*([state] if state else []), *item.groups]))
-    cells = "".join(_cell(item.cells[column]) if column in item.cells else "<td>–</td>" for column in columns)
-    small = f"<small>{html.escape(item.small)}</small>" if item.small else ""
-    middle = "" if look is None else f'<td class="look">{look or "–"}</td>'
-    return (
-        f'<tr data-state="{state}" data-groups="{groups}"><th scope="row"><b>{html.escape(item.name)}</b>{small}</th>'
-        f"{middle}{cells}</tr>"
+def _media(item: Item, features: FeatureConfig) -> Media:
+    """The item's spectrograms as one picture, and its sounds but the empty ones."""
+    png = spectrogram_png.spectrograms(item.mels, features) if item.mels else b""
+    return Media(
+        item.description or item.name,
+        data_uri(png, "image/png") if png else "",
+        [(label, flac_uri(samples, features.sample_rate)) for label, samples in item.sounds if len(samples)],
     )
-
-
-def _cell(cell: Cell, tag: str = "td") -> str:
-    value = "" if cell.value is None else f' data-value="{html.escape(str(cell.value))}"'
-    kind = ' scope="row"' if tag == "th" else ' class="brief"' if cell.brief else ""
-    before = "" if cell.right is None else f"{mark(cell.right)} "
-    below = f"<small>{html.escape(cell.small)}</small>" if cell.small else ""
-    marks = "<br>".join(f"{mark(right)} {html.escape(name)}" for name, right in cell.marks.items())
-    below += f'<small class="marks">{marks}</small>' if marks else ""
-    return f"<{tag}{kind}{value}>{before}{html.escape(cell.text) or '—'}{below}</{tag}>"
-
-
-def _media(item: Item, features: FeatureConfig) -> str:
-    """The item's picture and players."""
-    name = html.escape(item.description or item.name)
-    picture = ""
-    if item.mels:
-        png = spectrogram_png.spectrograms(item.mels, features)
-        picture = f'<img alt="Spectrograms of {name}" src="{data_uri(png, "image/png")}">'
-    players = "".join(
-        f'<label>{html.escape(label)}<audio controls preload="none" aria-label="{html.escape(label)}, {name}" '
-        f'src="{flac_uri(samples, features.sample_rate)}"></audio></label>'
-        for label, samples in item.sounds
-        if len(samples)
-    )
-    return picture + (f'<div class="players">{players}</div>' if players else "")
-
-
-def mark(right: bool) -> str:
-    """A verdict for the eye and for a screen reader."""
-    return (
-        '<span class="yes" role="img" aria-label="right">✓</span>'
-        if right
-        else '<span class="no" role="img" aria-label="wrong">✗</span>'
-    )
-
-
-def flac_uri(samples: Int[np.ndarray, " S"], sample_rate: int) -> str:
-    """int16 [S] as a FLAC file inside a data URI: the very samples in about half the size."""
-    return _sound_uri(samples, sample_rate, "FLAC", "audio/flac")
-
-
-def wav_uri(samples: Int[np.ndarray, " S"], sample_rate: int) -> str:
-    """int16 [S] as a WAV file inside a data URI."""
-    return _sound_uri(samples, sample_rate, "WAV", "audio/wav")
-
-
-def _sound_uri(samples: Int[np.ndarray, " S"], sample_rate: int, kind: str, mime: str) -> str:
-    import soundfile
-
-    file = io.BytesIO()
-    soundfile.write(file, np.asarray(samples, np.int16), sample_rate, format=kind, subtype="PCM_16")
-    return data_uri(file.getvalue(), mime)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

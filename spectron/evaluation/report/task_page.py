@@ -1,10 +1,9 @@
-"""inspect.html: what a task holds, in one file that needs no network: examples, lengths, rates, padding, the rest."""
+"""inspect.html of `spectron data inspect`: a task's size, lengths, mixture shares, padding, rejects and examples."""
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,141 +11,143 @@ import numpy as np
 
 from spectron.audio import spectrogram_png
 from spectron.audio.spectrograms import log_mels
-from spectron.config import Experiment, StreamConfig
+from spectron.config import Experiment, FeatureConfig, StreamConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import encode_target, make_vocabulary
-from spectron.evaluation.report.page import TEMPLATE, data_uri, wav_uri
 from spectron.evaluation.picking import spread
 from spectron.objectives import make_objective
 from spectron.types import Example
 from spectron.utils.files import write_text
+from spectron.utils.html import Cell, Histogram, Listing, Media, Row, Section, data_uri, flac_uri, render
 
-READ = 100  # ours: records read, evenly spread over the task, for what is not known without reading
-NAMED = 5  # ours: of what is left out for one reason
+SAMPLE_SIZE = 100  # ours: records read, evenly spaced over the task, for figures that need the records themselves
+NAMED = 5  # ours: rejected records named for each reason
 BATCH = 32  # ours: rows of the longest bucket where no stage reads the task
+BINS = 48  # ours: bars of the histogram
 
 
-class Lengths(NamedTuple):
-    """A task's records: seconds [N] of all or of those read; the others of those read, the bad ones included."""
+class TaskSample(NamedTuple):
+    """Figures of a task's records. seconds is of all records where the source knows their lengths; the rest is of the
+    records read, unusable ones included."""
 
-    seconds: np.ndarray
-    known: bool  # of all
-    tokens: np.ndarray  # of those read
+    seconds: np.ndarray  # [N]
+    lengths_known: bool  # the source knows all lengths before reading
+    tokens: np.ndarray  # [records read]
     tokens_per_second: float
-    read: int
-    bad: list[str]
+    num_read: int
+    unusable: list[str]  # why, one message a record
 
 
-def look(experiment: Experiment, source: Source) -> Lengths:
-    """Read some records of a task, evenly spread."""
-    vocabulary, rate = make_vocabulary(experiment.data.vocabulary), experiment.features.sample_rate
-    tokens, seconds, bad = [], [], []
-    for i in spread(range(len(source)), READ):
+def read_sample(experiment: Experiment, source: Source) -> TaskSample:
+    """Read SAMPLE_SIZE records of a task, evenly spaced."""
+    vocabulary = make_vocabulary(experiment.data.vocabulary)
+    sample_rate = experiment.features.sample_rate
+    tokens: list[int] = []
+    seconds: list[float] = []
+    unusable: list[str] = []
+    for i in spread(range(len(source)), SAMPLE_SIZE):
         try:
             example = source[i]
         except BadExample as error:
-            bad.append(str(error))
+            unusable.append(str(error))
             continue
         tokens.append(len(encode_target(vocabulary, example.text)[0]))
-        seconds.append(len(example.samples) / rate)
-    known = source.lengths
-    speech = sum(seconds)
-    return Lengths(
-        np.asarray(seconds) if known is None else np.asarray(known) / rate,
-        known is not None,
-        np.asarray(tokens),
-        sum(tokens) / speech if speech else 0.0,
-        len(tokens) + len(bad),
-        bad,
+        seconds.append(len(example.samples) / sample_rate)
+    lengths = source.lengths
+    return TaskSample(
+        seconds=np.asarray(seconds) if lengths is None else np.asarray(lengths) / sample_rate,
+        lengths_known=lengths is not None,
+        tokens=np.asarray(tokens),
+        tokens_per_second=sum(tokens) / sum(seconds) if any(seconds) else 0.0,
+        num_read=len(tokens) + len(unusable),
+        unusable=unusable,
     )
 
 
 class Padding(NamedTuple):
-    """What a task's batches hold besides its records.
-
-    samples, positions: shares that are padding without buckets and with the config's (positions: of a stage; NaN where
-    no stage reads the task, or its tokens are not known before reading). records: how many each bucket has.
-    """
+    """The padding in a task's batches: (without buckets, with the config's buckets) as shares of what is computed."""
 
     samples: tuple[float, float]
-    positions: tuple[float, float]
-    records: dict[BatchShape, int]
+    positions: tuple[float, float]  # of the model's sequence; NaN where no stage reads the task or tokens are unknown
+    records: dict[BatchShape, int]  # bucket → number of records
 
 
 def padding(experiment: Experiment, task: str, source: Source) -> Padding:
-    """Of whole batches of a task whose source knows its lengths, as the first stream that reads it takes them."""
-    data, features = experiment.data, experiment.features
+    """The padding of a task whose source knows its lengths, with the batch size of the first stream that reads it."""
+    data = experiment.data
+    features = experiment.features
     stream = _stream(experiment, task)
-    rooms = bucket_shapes(data, features, stream.batch_size if stream else BATCH)
-    rows = BucketIndex([task], [source], [1.0], 0, rooms, [bucket_ids(source, task, data, features, rooms)])
+    shapes = bucket_shapes(data, features, stream.batch_size if stream else BATCH)
+    index = BucketIndex([task], [source], [1.0], 0, shapes, [bucket_ids(source, task, data, features, shapes)])
     lengths = np.asarray(source.lengths)
+    buckets = dict(zip(index.shapes, index.cells[0], strict=True))  # bucket → its records
+    no_buckets = {shapes[-1]: np.arange(len(lengths))}
     samples, positions = [], []
-    for cells in ({rooms[-1]: np.arange(len(lengths))}, dict(zip(rows.shapes, rows.cells[0], strict=True))):
-        computed = sum(room.samples * len(cell) for room, cell in cells.items())
+    for records in (no_buckets, buckets):
+        computed = sum(shape.samples * len(numbers) for shape, numbers in records.items())
         samples.append(1 - int(lengths.sum()) / computed)
-        positions.append(_positions(experiment, stream, source, cells))
-    counts = {room: int(count) for room, count in zip(rows.shapes, rows.counts[0], strict=True)}
-    return Padding((samples[0], samples[1]), (positions[0], positions[1]), counts)
+        positions.append(_position_padding(experiment, stream, source, records))
+    counts = {shape: int(count) for shape, count in zip(index.shapes, index.counts[0], strict=True)}
+    return Padding(samples=(samples[0], samples[1]), positions=(positions[0], positions[1]), records=counts)
 
 
-def _positions(
-    experiment: Experiment, stream: StreamConfig | None, source: Source, cells: Mapping[BatchShape, np.ndarray]
+def _position_padding(
+    experiment: Experiment, stream: StreamConfig | None, source: Source, records: Mapping[BatchShape, np.ndarray]
 ) -> float:
     if stream is None or source.tokens is None:
         return math.nan
-    lengths, tokens = np.asarray(source.lengths), np.asarray(source.tokens)
+    lengths = np.asarray(source.lengths)
+    tokens = np.asarray(source.tokens)
     objective = make_objective(stream.objective, experiment, None)
-    usual = round(experiment.data.prompt_seconds * experiment.features.sample_rate)
-    prompts = np.minimum(np.full(len(lengths), usual) if source.prompts is None else source.prompts, lengths)
+    default_prompt = round(experiment.data.prompt_seconds * experiment.features.sample_rate)
+    prompts = np.full(len(lengths), default_prompt) if source.prompts is None else source.prompts
+    prompts = np.minimum(prompts, lengths)
     real = computed = 0
-    for room, cell in cells.items():
-        found, each = objective.positions(room, lengths[cell], prompts[cell], tokens[cell])
-        real, computed = real + int(found.sum()), computed + len(cell) * each
+    for shape, numbers in records.items():
+        real_positions, row_positions = objective.positions(shape, lengths[numbers], prompts[numbers], tokens[numbers])
+        real += int(real_positions.sum())
+        computed += len(numbers) * row_positions
     return 1 - real / computed
 
 
 def write(path: Path, experiment: Experiment, task: str, source: Source, shown: Mapping[int, Example]) -> None:
-    """Write the page. shown: record → example. Raises UserError without matplotlib or a place to write."""
+    """Write the page. shown: record number → example. Raises UserError without matplotlib or a place to write."""
     spectrogram_png.check()
-    found = look(experiment, source)
-    style = TEMPLATE.read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
-    title = f"Task {html.escape(task)} · {html.escape(experiment.name)}"
-    rows = "".join(_example(i, example, experiment) for i, example in shown.items())
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        'content="light dark"><meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
-        f"'unsafe-inline'; img-src data:; media-src data:\"><title>{title}</title><style>{style}</style></head><body>"
-        f"<h1>{title}</h1><h2>The task</h2>{_table(_facts(experiment, task, source, found))}"
-        f"{_picture(experiment, found)}<h2>Padding</h2>{_table(_padding(experiment, task, source, found))}"
-        f"<h2>Left out</h2>{_table(_left_out(source, found))}<h2>Examples</h2>"
-        '<div class="box"><table class="items"><thead><tr><th scope="col">record</th>'
-        '<th scope="col">sound and spectrogram</th>'
-        f'<th scope="col">text</th></tr></thead><tbody>{rows}</tbody></table></div></body></html>\n'
-    )
-    write_text(path, page)
+    sample = read_sample(experiment, source)
+    sections = [
+        Section("The task", _facts(experiment, task, source, sample), histograms=_histograms(experiment, sample)),
+        Section("Padding", _padding(experiment, task, source, sample)),
+        Section("Left out", _left_out(source, sample)),
+    ]
+    rows = [_example(i, example, experiment.features) for i, example in shown.items()]
+    listing = Listing("Examples", ("Record", "Text"), rows)
+    write_text(path, render(f"Task {task} · {experiment.name}", (), sections, listing))
 
 
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f'<tr><th scope="row">{html.escape(k)}</th><td>{html.escape(v)}</td></tr>' for k, v in rows)
-    return f'<div class="box"><table><tbody>{cells}</tbody></table></div>'
+def _histograms(experiment: Experiment, sample: TaskSample) -> list[Histogram]:
+    if not sample.seconds.any():
+        return []
+    counts, edges = np.histogram(sample.seconds, BINS)
+    caption = "Length in seconds" + ("; red lines: data.buckets" if experiment.data.buckets else "")
+    return [Histogram(caption, counts.tolist(), edges.tolist(), experiment.data.buckets)]
 
 
-def _facts(experiment: Experiment, task: str, source: Source, found: Lengths) -> list[tuple[str, str]]:
-    seconds = found.seconds
+def _facts(experiment: Experiment, task: str, source: Source, sample: TaskSample) -> list[tuple[str, str]]:
+    seconds = sample.seconds
     facts = [("usable records", f"{len(source):,}")]
     if seconds.any():
         quantiles = ", ".join(f"{q} % {np.percentile(seconds, q):.2f}" for q in (0, 5, 50, 95, 100))
-        of = "" if found.known else f" of {found.read} records read"
+        of = "" if sample.lengths_known else f" of {sample.num_read} records read"
         facts += [
             ("speech", f"{seconds.sum() / 3600:,.2f} h{of}, mean {seconds.mean():.2f} s"),
-            ("seconds of a record", quantiles),
-            ("tokens per second of speech", f"{found.tokens_per_second:.2f} (of {len(found.tokens)} records read)"),
+            ("length in seconds, percentiles", quantiles),
+            ("tokens per second of speech", f"{sample.tokens_per_second:.2f} (of {len(sample.tokens)} records read)"),
         ]
-    if len(found.tokens):
-        facts.append(("tokens of a record", f"mean {found.tokens.mean():.1f}, most {found.tokens.max()} of those read"))
+    if len(sample.tokens):
+        of = f"of {len(sample.tokens)} records read"
+        facts.append(("tokens per record", f"mean {sample.tokens.mean():.1f}, maximum {sample.tokens.max()} ({of})"))
     for mixture in experiment.data.mixtures:
         rates = dict(mixture.rates)
         if task in rates:
@@ -155,62 +156,52 @@ def _facts(experiment: Experiment, task: str, source: Source, found: Lengths) ->
     return facts
 
 
-def _picture(experiment: Experiment, found: Lengths) -> str:
-    if not found.seconds.any():
-        return ""
-    png = spectrogram_png.histogram(found.seconds, "seconds of a record; red: buckets", experiment.data.buckets)
-    return f'<p><img alt="Histogram of lengths in seconds" src="{data_uri(png, "image/png")}"></p>'
-
-
-def _padding(experiment: Experiment, task: str, source: Source, found: Lengths) -> list[tuple[str, str]]:
-    if not found.seconds.any():
+def _padding(experiment: Experiment, task: str, source: Source, sample: TaskSample) -> list[tuple[str, str]]:
+    if not sample.seconds.any():
         return [("samples", "none")]
-    if not found.known:
+    if not sample.lengths_known:
         return [("not known", "this source does not know its lengths before reading: all are in the longest bucket")]
     share = padding(experiment, task, source)
     kinds = {"of the samples": share.samples, "of the positions that a stage computes": share.positions}
-    told = [{kind: 100 * values[i] for kind, values in kinds.items() if not math.isnan(values[i])} for i in (0, 1)]
-    without, bucketed = (", ".join(f"{value:.1f} % {kind}" for kind, value in found.items()) for found in told)
+    without, bucketed = (
+        ", ".join(f"{100 * shares[i]:.1f} % {kind}" for kind, shares in kinds.items() if not math.isnan(shares[i]))
+        for i in (0, 1)
+    )
     facts = [("without buckets", without)]
     if not experiment.data.buckets:
         return [*facts, ("with data.buckets", "the config has none")]
     facts.append(("with data.buckets", bucketed))
-    rate = experiment.features.sample_rate
-    for room, count in share.records.items():
-        shape = f"batches of {room.rows} rows, {room.tokens} tokens"
-        facts.append((f"up to {room.samples / rate:g} s", f"{count:,} records, {shape}"))
+    for shape, count in share.records.items():
+        seconds = shape.samples / experiment.features.sample_rate
+        batches = f"batches of {shape.rows} rows, {shape.tokens} tokens"
+        facts.append((f"up to {seconds:g} s", f"{count:,} records, {batches}"))
     return facts
 
 
 def _stream(experiment: Experiment, task: str) -> StreamConfig | None:
-    mixtures = {task} | {m.name for m in experiment.data.mixtures if task in dict(m.rates)}
+    """The first stream that reads the task, by itself or in a mixture."""
+    mixtures = {task} | {mixture.name for mixture in experiment.data.mixtures if task in dict(mixture.rates)}
     streams = [stream for stage in experiment.stages for stream in stage.streams]
     return next((stream for stream in streams if stream.mixture in mixtures), None)
 
 
-def _left_out(source: Source, found: Lengths) -> list[tuple[str, str]]:
+def _left_out(source: Source, sample: TaskSample) -> list[tuple[str, str]]:
     reasons = [(reason, f"{len(ids):,}: {', '.join(ids[:NAMED])}") for reason, ids in source.rejected.items()]
-    if found.bad:
-        reasons.append((f"unusable when read, of {found.read}", f"{len(found.bad)}: {'; '.join(found.bad[:NAMED])}"))
+    if sample.unusable:
+        examples = "; ".join(sample.unusable[:NAMED])
+        reasons.append((f"unusable when read, of {sample.num_read}", f"{len(sample.unusable)}: {examples}"))
     return reasons or [("nothing", "")]
 
 
-def _example(number: int, example: Example, experiment: Experiment) -> str:
-    features = experiment.features
-    name = html.escape(example.id)
-    look = "text only"
-    if len(example.samples):
-        prompt, rest = example.samples[: example.prompt_samples], example.samples[example.prompt_samples :]
-        mels = log_mels([prompt, rest], features)
-        png = spectrogram_png.spectrograms([("log-mel", mels[0], mels[1])], features)
-        sound = wav_uri(example.samples, features.sample_rate)
-        look = (
-            f'<img alt="Spectrogram of {name}" src="{data_uri(png, "image/png")}">'
-            f'<audio controls preload="none" aria-label="{name}" src="{sound}"></audio>'
-        )
-    seconds, prompt_seconds = len(example.samples) / features.sample_rate, example.prompt_samples / features.sample_rate
-    return (
-        f'<tr><th scope="row"><b>{number}</b> {name}<small>{html.escape(example.speaker)}</small>'
-        f'<small>{seconds:.2f} s, prompt {prompt_seconds:.2f} s</small></th><td class="look">{look}</td>'
-        f"<td>{html.escape(example.text)}</td></tr>"
-    )
+def _example(number: int, example: Example, features: FeatureConfig) -> Row:
+    seconds = len(example.samples) / features.sample_rate
+    prompt_seconds = example.prompt_samples / features.sample_rate
+    small = f"{example.speaker}\n{seconds:.2f} s, prompt {prompt_seconds:.2f} s"
+    name = Cell(f"{number} {example.id}", small=small, value=number)
+    if not len(example.samples):
+        return Row([name, Cell(example.text, small="text only")])
+    prompt, continuation = np.split(example.samples, [example.prompt_samples])
+    prompt_mel, continuation_mel = log_mels([prompt, continuation], features)
+    png = spectrogram_png.spectrograms([("log-mel", prompt_mel, continuation_mel)], features)
+    sounds = [("recording", flac_uri(example.samples, features.sample_rate))]
+    return Row([name, example.text], Media(example.id, data_uri(png, "image/png"), sounds))

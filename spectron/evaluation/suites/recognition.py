@@ -22,9 +22,9 @@ from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
 from spectron.evaluation.judges.outside import facts_of
+from spectron.evaluation.picking import spread
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell
-from spectron.evaluation.picking import spread
 from spectron.evaluation.scores import tables
 from spectron.evaluation.scores.intervals import average
 from spectron.evaluation.scores.tables import Results, Table, plain
