@@ -1,4 +1,4 @@
-"""Log-mel spectrograms of many recordings, computed on the device, and the distance between two spectrograms."""
+"""Log-mels of many recordings at once, on the device, and the distance between two spectrograms."""
 
 from __future__ import annotations
 
@@ -12,39 +12,36 @@ from spectron.audio.features import log_mel
 from spectron.audio.fft_slots import fft_slot
 from spectron.config import FeatureConfig
 
-_BATCH, _GRID_SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
+_ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
 
-_batch_log_mel = jax.jit(
-    lambda samples, lengths, features: log_mel(samples, lengths, features).values, static_argnums=2
-)
+_analyse = jax.jit(lambda samples, lengths, features: log_mel(samples, lengths, features).values, static_argnums=2)
 
 
-def by_length(recordings: Seq[Int[np.ndarray, " _"]], rows: int = _BATCH) -> list[list[int]]:
-    """Indices of the recordings, sorted by length, in groups of at most `rows`: little padding is computed."""
+def by_length(recordings: Seq[Int[np.ndarray, " _"]], rows: int = _ROWS) -> list[list[int]]:
+    """The recordings' numbers in groups of at most `rows`, like lengths together: little padding is computed."""
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i]))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
 def log_mels(recordings: Seq[Int[np.ndarray, " _"]], features: FeatureConfig) -> list[Float[np.ndarray, "_ F"]]:
     """int16 [S] each → log-mel [S // hop, F] each."""
-    spectrograms = [np.zeros((0, features.num_mels), np.float32)] * len(recordings)
-    grid = max(1, round(_GRID_SECONDS / features.hop_seconds)) * features.hop
+    made: list[Float[np.ndarray, "T F"]] = [np.zeros((0, features.num_mels), np.float32)] * len(recordings)
+    grid = max(1, round(_SECONDS / features.hop_seconds)) * features.hop
     for group in by_length(recordings):
         size = max(1, -(-len(recordings[group[-1]]) // grid)) * grid
-        samples = np.zeros((_BATCH, size), np.int16)
-        lengths = np.zeros(_BATCH, np.int32)
+        samples, lengths = np.zeros((_ROWS, size), np.int16), np.zeros(_ROWS, np.int32)
         for row, i in enumerate(group):
             lengths[row] = len(recordings[i])
             samples[row, : lengths[row]] = recordings[i]
         with fft_slot():
-            values = np.asarray(_batch_log_mel(samples, lengths, features))
+            values = np.asarray(_analyse(samples, lengths, features))
         for row, i in enumerate(group):
-            spectrograms[i] = values[row, : lengths[row] // features.hop]
-    return spectrograms
+            made[i] = values[row, : lengths[row] // features.hop]
+    return made
 
 
 def distance(first: Float[np.ndarray, "T F"], second: Float[np.ndarray, "T2 F"]) -> float:
-    """Mean absolute difference in nats along the best alignment in time (dynamic time warping); NaN without frames."""
+    """Mean absolute difference in nats along the best alignment in time (dynamic time warping); nan without frames."""
     if not len(first) or not len(second):
         return float("nan")
     import librosa  # here: slow to import

@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-import numpy as np
-from jaxtyping import Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +114,3 @@ def render(title: str, intro: Sequence[str], sections: Sequence[Section], listin
 def data_uri(content: bytes, mime: str) -> str:
     """Bytes as a data URI."""
     return f"data:{mime};base64,{base64.b64encode(content).decode()}"
-
-
-def flac_uri(samples: Int[np.ndarray, " S"], sample_rate: int) -> str:
-    """int16 [S] as a FLAC file in a data URI: lossless at about half the size of WAV."""
-    import soundfile  # here: a machine that trains on packed data has none
-
-    file = io.BytesIO()
-    soundfile.write(file, np.asarray(samples, np.int16), sample_rate, format="FLAC", subtype="PCM_16")
-    return data_uri(file.getvalue(), "audio/flac")

@@ -12,11 +12,12 @@ from jaxtyping import Float, Int
 
 from spectron.audio import spectrogram_png
 from spectron.config import FeatureConfig
+from spectron.data.shards import encode_flac
 from spectron.evaluation.picking import spreading
 from spectron.evaluation.scores.intervals import Figure
 from spectron.evaluation.scores.tables import Results, Table, meanings
 from spectron.utils.files import write_text
-from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, flac_uri, render
+from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, render
 
 MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
 MEDIA_LEFT_OUT = "Rows without a player were judged like the others: the page holds only so many sounds."
@@ -147,5 +148,9 @@ def _media(item: Item, features: FeatureConfig) -> Media:
     return Media(
         item.description or item.name,
         data_uri(png, "image/png") if png else "",
-        [(label, flac_uri(samples, features.sample_rate)) for label, samples in item.sounds if len(samples)],
+        [
+            (label, data_uri(encode_flac(samples, features.sample_rate), "audio/flac"))
+            for label, samples in item.sounds
+            if len(samples)
+        ],
     )

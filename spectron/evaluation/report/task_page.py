@@ -15,12 +15,13 @@ from spectron.config import Experiment, FeatureConfig, StreamConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
 from spectron.data.order import BatchShape
+from spectron.data.shards import encode_flac
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.evaluation.picking import spread
 from spectron.objectives import make_objective
 from spectron.types import Example
 from spectron.utils.files import write_text
-from spectron.utils.html import Cell, Histogram, Listing, Media, Row, Section, data_uri, flac_uri, render
+from spectron.utils.html import Cell, Histogram, Listing, Media, Row, Section, data_uri, render
 
 SAMPLE_SIZE = 100  # ours: records read, evenly spaced over the task, for figures that need the records themselves
 NAMED = 5  # ours: rejected records named for each reason
@@ -203,5 +204,5 @@ def _example(number: int, example: Example, features: FeatureConfig) -> Row:
     prompt, continuation = np.split(example.samples, [example.prompt_samples])
     prompt_mel, continuation_mel = log_mels([prompt, continuation], features)
     png = spectrogram_png.spectrograms([("log-mel", prompt_mel, continuation_mel)], features)
-    sounds = [("recording", flac_uri(example.samples, features.sample_rate))]
+    sounds = [("recording", data_uri(encode_flac(example.samples, features.sample_rate), "audio/flac"))]
     return Row([name, example.text], Media(example.id, data_uri(png, "image/png"), sounds))
