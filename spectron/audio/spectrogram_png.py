@@ -1,4 +1,4 @@
-"""Spectrograms as PNG."""
+"""Pictures of spectrograms as PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labelling: a recogniser transcribes shards. A restarted run goes on after the last batch that was written."""
+"""Labelling: a recogniser transcribes shards. A restarted run resumes after the last complete batch."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class _Tally:
     def add(self, index: Index) -> None:
         """Add one shard."""
         seconds = index.numbers("num_samples") / np.maximum(index.numbers("sample_rate"), 1)
-        tokens, texts = index.numbers("tokens"), index.strings("text")
+        tokens = index.numbers("tokens")
+        texts = index.strings("text")
         self.seconds.append(seconds)
         scored = np.isfinite(index.numbers("score")) & (tokens > 0)
         self.scores.append(index.numbers("score")[scored] / tokens[scored])
@@ -83,7 +84,8 @@ def summarise(folder: str | Path, left_out: Mapping[str, list[str]] | None = Non
         index.close()
     for reason, names in (left_out or {}).items():
         tally.reject(reason, list(names))
-    seconds, ids = np.concatenate(tally.seconds), np.concatenate(tally.ids)
+    seconds = np.concatenate(tally.seconds)
+    ids = np.concatenate(tally.ids)
     reasons = {reason: {"count": n, "first": names} for reason, (n, names) in sorted(tally.rejected.items())}
     try:
         made_by = read_plan(folder)
@@ -114,7 +116,8 @@ def distribution(values: np.ndarray) -> dict[str, Any]:
     """n, mean, percentiles and a histogram."""
     if not len(values):
         return {"n": 0}
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     if round(high, 4) == round(low, 4):  # (almost) equal values: too narrow a range for bins
         high = low + 1.0
     counts, edges = np.histogram(values, BINS, (low, high))

@@ -21,7 +21,7 @@ from spectron.corpora.labels import Label
 from spectron.types import UserError
 
 DEFAULT = SelectionConfig()
-MIN_HYPOTHESES = 3  # through two points goes a line without residuals
+MIN_HYPOTHESES = 3  # a line through two points has no residuals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fit(labels: Sequence[Label], config: SelectionConfig = DEFAULT) -> ScoreFilt
     if len(usable) < MIN_HYPOTHESES or len({label.tokens for label in usable}) < 2:
         raise UserError(
             f"Fitting the filter needs {MIN_HYPOTHESES} held-out hypotheses of different lengths, not {len(usable)}; "
-            f"train the recogniser longer or hold more speech out."
+            f"train the recogniser longer or hold out more speech."
         )
     lengths = np.asarray([label.tokens for label in usable], np.float64)
     scores = np.asarray([label.score for label in usable], np.float64)

@@ -60,7 +60,7 @@ def under_construction(folder: str | Path, kind: str, settings: dict[str, Any], 
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"Another process is writing {str(folder)!r}; wait for it or stop it.") from error
+            raise UserError(f"{str(folder)!r} is being written by another process; wait for it or stop it.") from error
         remove_parts(folder)
         if (folder / PLAN).exists():
             _check_same(folder, plan)

@@ -89,7 +89,7 @@ def test_a_task_of_a_config(root, tmp_path, capsys):
         (("cut", "ROOT", "--out", "OUT", "--set", "cutting.min_seconds=30"), "min_seconds (30)"),
         (("cut", "ROOT", "--out", "OUT", "--split", "valid"), "--split 'valid' is unknown"),
         (("cut", "ROOT", "--out", "OUT", "--libriheavy", "none.gz"), "Manifest 'none.gz' does not exist"),
-        (("cut", "ROOT", "--out", "OUT", "--splitt", "train"), "'--splitt' is no flag of this command"),
+        (("cut", "ROOT", "--out", "OUT", "--splitt", "train"), "'--splitt' is not a flag of this command"),
         (("label", "OUT", "--recogniser", "none", "--out", "L"), "none"),
         (("write", "OUT", "--out", "L"), "holds no shards"),
         (("report", "OUT"), "holds no shards"),

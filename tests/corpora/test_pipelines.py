@@ -140,13 +140,13 @@ def test_other_settings_are_refused_in_a_sentence(tree, made):
         pipelines.cut(tree, out / "cut", other, options=INLINE)
     with pytest.raises(UserError, match=r"selection.limit -8.0, this run has -2.0"):
         pipelines.write(out / "cut", out / "final", out / "labels", Selective(-2.0), options=INLINE)
-    with pytest.raises(UserError, match="was begun with kind 'cut'"):
+    with pytest.raises(UserError, match="was started with kind 'cut'"):
         pipelines.write(out / "cut", out / "cut", options=INLINE)
 
 
 def test_another_tree_is_refused(tree, made, tmp_path):
     tree_of_links(tmp_path, sorted(tree.rglob("*.flac"))[:1], 3)
-    with pytest.raises(UserError, match="was begun with"):
+    with pytest.raises(UserError, match="was started with"):
         pipelines.cut(tmp_path, made[0] / "cut", SMALL, options=INLINE)
 
 

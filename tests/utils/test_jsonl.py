@@ -13,7 +13,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     path.write_text('{"a": "\\u00e9"}\n\n{"a": ["x", "cut \\ud83d"]}\n')
     lines = read_objects(path)
     assert next(lines)[2] == {"a": "é"}
-    with pytest.raises(UserError, match=r"a\.jsonl', line 3, holds half of a character \('\\ud83d'\)"):
+    with pytest.raises(UserError, match=r"a\.jsonl', line 3, has a lone surrogate \('\\ud83d'\)"):
         next(lines)
 
 

@@ -1,1 +1,1 @@
-"""Pages of figures, pictures and sounds: what every report.html shares."""
+"""HTML pages of the suites and of `spectron data inspect`."""

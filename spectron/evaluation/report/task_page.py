@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from spectron.audio import spectrogram_png
 from spectron.audio.spectrograms import log_mels
-from spectron.config import Experiment, FeatureConfig, StreamConfig
+from spectron.config import Experiment, FeatureConfig, StreamConfig, VocabularyConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
 from spectron.data.order import BatchShape
@@ -30,21 +30,19 @@ BINS = 48  # ours: bars of the histogram
 
 
 class TaskSample(NamedTuple):
-    """Figures of a task's records. seconds is of all records where the source knows their lengths; the rest is of the
-    records read, unusable ones included."""
+    """Statistics of a task's records, from a sample of them."""
 
-    seconds: np.ndarray  # [N]
-    lengths_known: bool  # the source knows all lengths before reading
+    seconds: np.ndarray  # [N] lengths: of all records if lengths_known, else of the records read
+    lengths_known: bool  # whether the source knows all lengths before reading
     tokens: np.ndarray  # [records read]
     tokens_per_second: float
     num_read: int
     unusable: list[str]  # why, one message a record
 
 
-def read_sample(experiment: Experiment, source: Source) -> TaskSample:
-    """Read SAMPLE_SIZE records of a task, evenly spaced."""
-    vocabulary = make_vocabulary(experiment.data.vocabulary)
-    sample_rate = experiment.features.sample_rate
+def read_sample(source: Source, vocabulary_config: VocabularyConfig, sample_rate: int) -> TaskSample:
+    """Read at most SAMPLE_SIZE records of a task, evenly spaced."""
+    vocabulary = make_vocabulary(vocabulary_config)
     tokens: list[int] = []
     seconds: list[float] = []
     unusable: list[str] = []
@@ -116,9 +114,13 @@ def _position_padding(
 def write(path: Path, experiment: Experiment, task: str, source: Source, shown: Mapping[int, Example]) -> None:
     """Write the page. shown: record number → example. Raises UserError without matplotlib or a place to write."""
     spectrogram_png.check()
-    sample = read_sample(experiment, source)
+    sample = read_sample(source, experiment.data.vocabulary, experiment.features.sample_rate)
     sections = [
-        Section("The task", _facts(experiment, task, source, sample), histograms=_histograms(experiment, sample)),
+        Section(
+            "The task",
+            _facts(experiment, task, source, sample),
+            histograms=_histograms(sample.seconds, experiment.data.buckets),
+        ),
         Section("Padding", _padding(experiment, task, source, sample)),
         Section("Left out", _left_out(source, sample)),
     ]
@@ -127,12 +129,12 @@ def write(path: Path, experiment: Experiment, task: str, source: Source, shown: 
     write_text(path, render(f"Task {task} · {experiment.name}", (), sections, listing))
 
 
-def _histograms(experiment: Experiment, sample: TaskSample) -> list[Histogram]:
-    if not sample.seconds.any():
+def _histograms(seconds: np.ndarray, buckets: Sequence[float]) -> list[Histogram]:
+    if not seconds.any():
         return []
-    counts, edges = np.histogram(sample.seconds, BINS)
-    caption = "Length in seconds" + ("; red lines: data.buckets" if experiment.data.buckets else "")
-    return [Histogram(caption, counts.tolist(), edges.tolist(), experiment.data.buckets)]
+    counts, edges = np.histogram(seconds, BINS)
+    caption = "Length in seconds" + ("; red lines: data.buckets" if buckets else "")
+    return [Histogram(caption, counts.tolist(), edges.tolist(), buckets)]
 
 
 def _facts(experiment: Experiment, task: str, source: Source, sample: TaskSample) -> list[tuple[str, str]]:
