@@ -179,7 +179,7 @@ def test_ljspeech_layout(tmp_path, inside, suffix):
         "without a recording": 1,
         "lines that are broken": 2,
     }
-    with pytest.raises(UserError, match=r"no metadata\.csv in .*give the folder of LJSpeech-1\.1"):
+    with pytest.raises(UserError, match=r"has no metadata\.csv; give the folder of LJSpeech-1\.1"):
         make(tmp_path / "wavs", "ljspeech")
 
 
@@ -188,7 +188,7 @@ def test_text_lines(tmp_path):
     source = make(tmp_path / "t.txt", "text")
     assert [source[i].text for i in range(len(source))] == ["one line", "an other"]
     assert source.rejected == {"without text": ["t.txt:2"], "more tokens than max_tokens": ["t.txt:4"]}
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="is not a file"):
         make(tmp_path, "text")
 
 

@@ -274,5 +274,5 @@ def test_a_sequence_to_sequence_model_of_transformers_transcribes(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_that_is_no_speech_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="no speech recogniser"):
+    with pytest.raises(UserError, match="not a speech recogniser"):
         load_recogniser(tmp_path)

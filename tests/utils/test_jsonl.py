@@ -29,5 +29,5 @@ def test_a_damaged_zip_is_named(tmp_path):
 def test_questions_of_half_a_character_are_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"question": "who", "answers": ["\ud83d"], "url": "x"}]))
-    with pytest.raises(UserError, match="question 1, holds half"):
+    with pytest.raises(UserError, match="question 1, has a lone surrogate"):
         read_questions(path)
