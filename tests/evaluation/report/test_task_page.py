@@ -19,7 +19,7 @@ from spectron.evaluation.report import task_page
 from spectron.objectives import make_objective
 
 CONFIG = """
-from spectron.config import DataConfig, Experiment, MixtureConfig, StageConfig, StreamConfig, TaskConfig
+from spectron.config import DataConfig, Experiment, JointConfig, MixtureConfig, StageConfig, StreamConfig, TaskConfig
 def experiment():
     tasks = (TaskConfig("heard", "manifest"), TaskConfig("words", "text", root={text!r}))
     mixtures = (MixtureConfig("both", (("heard", 3.0), ("words", 1.0))),)
