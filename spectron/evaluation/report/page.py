@@ -144,13 +144,7 @@ def _plain(value: Any) -> str:
 
 def _media(item: Item, features: FeatureConfig) -> Media:
     """The item's spectrograms as one picture, and its sounds but the empty ones."""
-    png = spectrogram_png.spectrograms(item.mels, features) if item.mels else b""
-    return Media(
-        item.description or item.name,
-        data_uri(png, "image/png") if png else "",
-        [
-            (label, data_uri(encode_flac(samples, features.sample_rate), "audio/flac"))
-            for label, samples in item.sounds
-            if len(samples)
-        ],
-    )
+    picture = data_uri(spectrogram_png.spectrograms(item.mels, features), "image/png") if item.mels else ""
+    rate = features.sample_rate
+    sounds = [(label, data_uri(encode_flac(s, rate), "audio/flac")) for label, s in item.sounds if len(s)]
+    return Media(item.description or item.name, picture, sounds)

@@ -115,12 +115,9 @@ def write(path: Path, experiment: Experiment, task: str, source: Source, shown: 
     """Write the page. shown: record number → example. Raises UserError without matplotlib or a place to write."""
     spectrogram_png.check()
     sample = read_sample(source, experiment.data.vocabulary, experiment.features.sample_rate)
+    histograms = _histograms(sample.seconds, experiment.data.buckets)
     sections = [
-        Section(
-            "The task",
-            _facts(experiment, task, source, sample),
-            histograms=_histograms(sample.seconds, experiment.data.buckets),
-        ),
+        Section("The task", _facts(experiment, task, source, sample), histograms=histograms),
         Section("Padding", _padding(experiment, task, source, sample)),
         Section("Left out", _left_out(source, sample)),
     ]
