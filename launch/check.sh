@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything a change must pass: format, lint, types, shell scripts, tests. Runs them all, then fails if one did.
+# Run all checks of a change (format, lint, types, shell scripts, tests); fails at the end if one of them failed.
 #
 #     bash launch/check.sh [--dry-run] [--all] [--extras a,b] [arguments of pytest]
 set -euo pipefail

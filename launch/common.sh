@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sourced by the other scripts: the repository's root, --dry-run, and a virtual environment with the extras asked for.
+# Functions for the other scripts: --dry-run, and a virtual environment with the requested extras. Changes to the root.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 cd "$ROOT" || exit
 BIN=.venv/bin
 
-# Runs a command, or prints it, ready to paste, where the script set DRY_RUN.
+# run COMMAND…: run a command; with DRY_RUN set, print it instead, quoted for a shell.
 run() {
   if [[ -z "${DRY_RUN:-}" ]]; then
     "$@"
@@ -21,19 +21,21 @@ run() {
   printf '%s\n' "${line% }"
 }
 
+# say WORD…: print a message on stderr.
 say() { printf '%s\n' "$*" >&2; }
 
-# needs_training ARGUMENT…: what is handed on to `spectron train`.
+# needs_training ARGUMENT…: exit with a message if there are no arguments for `spectron train`.
 needs_training() {
   if (($# == 0)); then
-    say "Name a config and a --workdir, as for spectron train."
+    say "Give a config and --workdir, as for spectron train."
     exit 2
   fi
 }
 
+# suits PYTHON: whether the interpreter can create the environment.
 suits() { "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
 
-# The Python to build the environment with: $PYTHON, or the first of the usual names that suits.
+# Print the interpreter for the environment: $PYTHON, or the first suitable one of the usual names.
 choose_python() {
   local candidate
   if [[ -n "${PYTHON:-}" ]]; then
@@ -41,7 +43,7 @@ choose_python() {
       printf '%s\n' "$PYTHON"
       return
     fi
-    say "PYTHON=$PYTHON is no Python 3.11 or 3.12 with venv; name another."
+    say "PYTHON=$PYTHON is not Python 3.11 or 3.12 with venv; give another interpreter."
     exit 2
   fi
   for candidate in python3.11 python3.12 python3 python; do
@@ -50,20 +52,20 @@ choose_python() {
       return
     fi
   done
-  say "There is no Python 3.11 or 3.12 with venv here; install one (and its venv package), or name it: PYTHON=/path/to/python $0"
+  say "Python 3.11 or 3.12 with venv was not found; install it (and its venv package), or give its path: PYTHON=/path/to/python $0"
   exit 2
 }
 
-# What an installation depends on: pins, project file, interpreter. A change of any of them installs again.
+# A checksum of what the installation depends on: pins, project file, interpreter. A change triggers an installation.
 fingerprint() {
   {
     cat pyproject.toml launch/constraints.txt
     "$BIN/python" -VV
-    printf '%s\n' "$ROOT" # a moved checkout's scripts point to the old place
+    printf '%s\n' "$ROOT" # the scripts of the environment contain this path
   } 2>/dev/null | cksum | tr ' ' '-'
 }
 
-# ensure_environment EXTRA…: .venv holds the project and these extras, and those of earlier calls. Skipped when it does.
+# ensure_environment EXTRA…: install the project into .venv with these extras and those of earlier calls, if missing.
 ensure_environment() {
   local stamp=.venv/.spectron-stamp known="" extras python loudness=(--quiet)
   if [[ -f "$stamp" && "$(head -n 1 "$stamp")" == "$(fingerprint)" ]]; then
@@ -75,14 +77,14 @@ ensure_environment() {
   fi
   say "Installing into $ROOT/.venv: $extras"
   if [[ -t 2 ]]; then
-    loudness=(--progress-bar on) # a person may want to see it move
+    loudness=(--progress-bar on)
   fi
   if [[ -z "$known" ]]; then
     python="$(choose_python)"
     run "$python" -m venv --clear .venv
-    run "$BIN/python" -m pip install --quiet --upgrade "pip>=25" # the pip that comes with 3.11 takes twice as long
+    run "$BIN/python" -m pip install --quiet --upgrade "pip>=25" # the pip of Python 3.11 takes twice as long
   fi
-  # --no-compile: byte code for what is imported, when it is imported; compiling all of TensorFlow takes minutes.
+  # --no-compile: modules are compiled when they are imported; compiling all of TensorFlow takes minutes.
   run "$BIN/python" -m pip install "${loudness[@]}" --no-compile --prefer-binary \
     --constraint launch/constraints.txt --editable ".[$extras]"
   if [[ -z "${DRY_RUN:-}" ]]; then

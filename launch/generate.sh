@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Batch inference over a corpus on many machines: a Slurm array, a TPU slice, or processes of this machine.
+# Batch inference on many machines: a Slurm array, a TPU slice, or several processes on this machine.
 #
 #     bash launch/generate.sh [--dry-run] --slurm N [--sbatch "OPTIONS"] --checkpoint DIR --out DIR INPUT …
 #     bash launch/generate.sh [--dry-run] --tpu NAME --zone ZONE --checkpoint DIR --out DIR INPUT …
 #     bash launch/generate.sh [--dry-run] --processes N --checkpoint DIR --out DIR INPUT …
 #
-# What follows the options goes to `spectron generate`; each of the N, or of the slice's hosts, takes its share of the
-# inputs; the same command makes up for what a lost one left. DIRs and inputs lie where all can read them, OUT where all
-# can write. Slurm: one GPU each, account and partition in OPTIONS, this checkout's .venv (extras cuda, eval). The slice is
-# one that launch/tpu_vm.sh has made and installed (create, then train once). --processes is for CPUs: a process by
-# itself uses all accelerators that it sees.
+# Other arguments go to `spectron generate`. Each of the N tasks, or each host of the slice, processes a part of the
+# inputs; run the same command again if one was lost. All of them must see the folders and inputs under these paths.
+# Slurm: one GPU per task; account and partition in OPTIONS; uses this checkout's .venv (extras cuda, eval). TPU: a slice
+# that launch/tpu_vm.sh has created and installed (create, then train once). --processes is for CPUs: a single process
+# uses all accelerators that it sees.
 set -euo pipefail
 DRY_RUN=""
 
@@ -23,11 +23,11 @@ GENERATE=()
 while (($#)); do
   case "$1" in
     --dry-run) DRY_RUN=1 ;;
-    --slurm) KIND=slurm && COUNT="${2:?--slurm wants a number of tasks}" && shift ;;
-    --processes) KIND=processes && COUNT="${2:?--processes wants a number}" && shift ;;
-    --tpu) KIND=tpu && NAME="${2:?--tpu wants a name}" && shift ;;
-    --zone) ZONE="${2:?--zone wants a zone}" && shift ;;
-    --sbatch) read -r -a SBATCH <<<"${2:?--sbatch wants options in one word}" && shift ;;
+    --slurm) KIND=slurm && COUNT="${2:?--slurm needs a number of tasks}" && shift ;;
+    --processes) KIND=processes && COUNT="${2:?--processes needs a number}" && shift ;;
+    --tpu) KIND=tpu && NAME="${2:?--tpu needs a name}" && shift ;;
+    --zone) ZONE="${2:?--zone needs a zone}" && shift ;;
+    --sbatch) read -r -a SBATCH <<<"${2:?--sbatch needs options in one quoted word}" && shift ;;
     -h | --help)
       sed -n '2,13s/^# \{0,1\}//p' "$0"
       exit 0
@@ -44,7 +44,7 @@ if [[ -z "$KIND" || ("$KIND" == tpu && -z "$ZONE") || ("$KIND" != tpu && ! "$COU
   exit 2
 fi
 if ((${#GENERATE[@]} == 0)); then
-  say "Name a --checkpoint, an --out and inputs, as for spectron generate."
+  say "Give --checkpoint, --out and inputs, as for spectron generate."
   exit 2
 fi
 
@@ -80,7 +80,7 @@ case "$KIND" in
     for ((i = 0; i < ${#CHILDREN[@]}; i++)); do
       wait "${CHILDREN[$i]}" || {
         code=$?
-        if ((CODE == 0 || CODE == 3)); then CODE=$code; fi # 3: some inputs were bad, the others are done
+        if ((CODE == 0 || CODE == 3)); then CODE=$code; fi # 3: some inputs were unusable, the others are done; other codes take precedence
         say "Process $i ended with exit code $code."
       }
     done

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on TPU slices of a GKE cluster through XPK, which writes the JobSet; several slices are one job.
+# Train on TPU slices of a GKE cluster with XPK, which creates the JobSet; several slices form one job.
 #
 #     bash launch/gke.sh [--dry-run] --cluster NAME --zone ZONE --type TYPE --image IMAGE [--slices N] [--name JOB] CONFIG.py --workdir DIR …
 #
-# IMAGE is built from launch/Dockerfile and pushed to where the cluster pulls from. TYPE as XPK calls it (v5litepod-256).
-# What follows goes to `spectron train`; DIR lies in a bucket. A slice that is taken away is started again and goes on.
+# IMAGE: built from launch/Dockerfile and pushed to a registry of the cluster. TYPE: XPK's name (v5litepod-256). Other
+# arguments go to `spectron train`; DIR is in a mounted bucket. A preempted slice is restarted and resumes.
 set -euo pipefail
 DRY_RUN=""
 
@@ -18,12 +18,12 @@ TRAIN=()
 while (($#)); do
   case "$1" in
     --dry-run) DRY_RUN=1 ;;
-    --cluster) CLUSTER="${2:?--cluster wants a name}" && shift ;;
-    --zone) ZONE="${2:?--zone wants a zone}" && shift ;;
-    --type) TYPE="${2:?--type wants a TPU type}" && shift ;;
-    --image) IMAGE="${2:?--image wants an image}" && shift ;;
-    --slices) SLICES="${2:?--slices wants a number}" && shift ;;
-    --name) NAME="${2:?--name wants a name}" && shift ;;
+    --cluster) CLUSTER="${2:?--cluster needs a name}" && shift ;;
+    --zone) ZONE="${2:?--zone needs a zone}" && shift ;;
+    --type) TYPE="${2:?--type needs a TPU type}" && shift ;;
+    --image) IMAGE="${2:?--image needs an image}" && shift ;;
+    --slices) SLICES="${2:?--slices needs a number}" && shift ;;
+    --name) NAME="${2:?--name needs a name}" && shift ;;
     -h | --help)
       sed -n '2,7s/^# \{0,1\}//p' "$0"
       exit 0

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# From a fresh clone to a spoken continuation: installs, trains configs/quickstart.py on synthesised voices (nothing is
-# downloaded but packages), judges it on unseen utterances and leaves a report to listen to.
+# From a fresh clone to a spoken continuation: install, train configs/quickstart.py on synthesised voices (only packages
+# are downloaded), evaluate it on unseen utterances and write an HTML report with the sounds.
 #
 #     bash launch/quickstart.sh [--dry-run] [arguments of `spectron train`, such as --set stages.joint.steps=100]
 #
-# An interrupted run is continued, a finished one is trained again from nothing. PYTHON=… chooses the interpreter.
+# An interrupted run is resumed; a finished run is deleted and trained again. PYTHON=… selects the interpreter.
 set -euo pipefail
 DRY_RUN=""
 
@@ -27,10 +27,10 @@ REPORT="$WORKDIR/report.html"
 
 ensure_environment data synth eval
 if [[ -f "$REPORT" ]]; then
-  say "$WORKDIR holds a finished run; removing it to train again."
+  say "$WORKDIR contains a finished run; deleting it to train again."
   run rm -rf "$WORKDIR"
 fi
 run "$BIN/spectron" train configs/quickstart.py --workdir "$WORKDIR" ${TRAIN[@]+"${TRAIN[@]}"}
-# The judges outlive the run: a second one has the same clips, and need not train them again.
+# The judges are kept outside the run: the next run evaluates the same clips and need not train them again.
 run "$BIN/spectron" evaluate counting --checkpoint "$WORKDIR" --out "$WORKDIR" --judges runs/judges --seeds 1 --limit 300
 say "Report: $ROOT/$REPORT"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A pod on this machine: processes that talk as a pod's hosts do (gloo over localhost), each with simulated devices.
+# Simulate a pod on this machine: several processes that communicate over localhost, each with simulated devices.
 #
 #     bash launch/simulated_pod.sh [--dry-run] [--processes N] [--devices M] [--port P] [--logs DIR] CONFIG.py --workdir DIR …
 #
-# What follows the options goes to `spectron train`. Process 0 writes to the terminal, process i to DIR/process-i.log
-# (default: ./pod-logs). Ends with the exit code of the first process that failed. PYTHON=… chooses the interpreter.
+# Other arguments go to `spectron train`. Process 0 writes to the terminal, process i to DIR/process-i.log (default:
+# ./pod-logs). The exit code is that of the first process that failed. PYTHON=… selects the interpreter.
 set -euo pipefail
 DRY_RUN=""
 
@@ -17,10 +17,10 @@ TRAIN=()
 while (($#)); do
   case "$1" in
     --dry-run) DRY_RUN=1 ;;
-    --processes) PROCESSES="${2:?--processes wants a number}" && shift ;;
-    --devices) DEVICES="${2:?--devices wants a number}" && shift ;;
-    --port) PORT="${2:?--port wants a number}" && shift ;;
-    --logs) LOGS="$(realpath -m "${2:?--logs wants a folder}")" && shift ;;
+    --processes) PROCESSES="${2:?--processes needs a number}" && shift ;;
+    --devices) DEVICES="${2:?--devices needs a number}" && shift ;;
+    --port) PORT="${2:?--port needs a number}" && shift ;;
+    --logs) LOGS="$(realpath -m "${2:?--logs needs a folder}")" && shift ;;
     -h | --help)
       sed -n '2,7s/^# \{0,1\}//p' "$0"
       exit 0
@@ -41,7 +41,7 @@ cd "$HERE"
 run mkdir -p "$LOGS"
 
 export JAX_PLATFORMS=cpu JAX_COORDINATOR_ADDRESS="localhost:$PORT" JAX_NUM_PROCESSES="$PROCESSES"
-# NPROC: threads of XLA. Collectives wait in them, and several devices can need more than there are cores.
+# NPROC: threads of XLA. A collective blocks one thread per device, so more are needed than there are cores.
 export XLA_FLAGS="--xla_force_host_platform_device_count=$DEVICES" NPROC="$((4 * DEVICES))"
 CHILDREN=()
 trap 'kill "${CHILDREN[@]}" 2>/dev/null || true' EXIT

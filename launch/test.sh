@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The tests, on every core.
+# Run the tests on all cores.
 #
 #     bash launch/test.sh [--dry-run] [--all] [--extras a,b] [arguments of pytest]
 #
-# --all runs those marked slow too (pods of processes, a TPU's compiler: minutes each), as continuous integration does.
-# --extras adds parts of the project to the environment (parity: PyTorch, beam, hf, serve, …): tests that want one of them
-# skip without it. PYTHON=… chooses the interpreter.
+# --all includes the tests marked slow (several processes, the TPU compiler: minutes each), as continuous integration
+# does. --extras installs optional dependencies (parity: PyTorch, beam, hf, serve, …); tests that need a missing one are
+# skipped. PYTHON=… selects the interpreter.
 set -euo pipefail
 DRY_RUN=""
 
@@ -17,7 +17,7 @@ while (($#)); do
     --dry-run) DRY_RUN=1 ;;
     --all) CHOICE=() ;;
     --extras)
-      IFS=, read -r -a more <<<"${2:?--extras wants a list such as parity,beam}"
+      IFS=, read -r -a more <<<"${2:?--extras needs a list such as parity,beam}"
       EXTRAS+=("${more[@]}")
       shift
       ;;
@@ -33,6 +33,6 @@ done
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ensure_environment "${EXTRAS[@]}"
-# As many processes as this one may use cores: xdist's own count sees the machine's.
+# Not xdist's "auto", which counts all cores of the machine, also those that this process may not use.
 CORES="$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)"
 run "$BIN/python" -m pytest -n "$CORES" --dist worksteal ${CHOICE[@]+"${CHOICE[@]}"} ${PYTEST[@]+"${PYTEST[@]}"}

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of Google Cloud, or several: asks for it (queued resources), installs on every host, starts.
+# Train on one or several TPU slices of Google Cloud: request them (queued resources), install on every host, start.
 #
 #     bash launch/tpu_vm.sh [--dry-run] --name NAME --zone ZONE --type TYPE [--slices N] [--runtime V] [--spot] STEP CONFIG.py --workdir DIR …
 #
-# STEP: create (asks for the slice), train (copies this checkout, installs, starts; again after a preemption: it goes on
-# from the newest checkpoint), or delete. TYPE and V as `gcloud compute tpus` calls them (v5litepod-16; v2-alpha-tpuv5-lite).
-# DIR must be one all hosts see (NFS, a mounted bucket). Project and account are gcloud's own settings.
+# STEP: create (request the slice), train (copy this checkout, install and start; run it again after a preemption to
+# resume from the newest checkpoint), or delete. TYPE and V: names of `gcloud compute tpus` (v5litepod-16;
+# v2-alpha-tpuv5-lite). All hosts must see DIR (NFS, a mounted bucket). Project and account: the settings of gcloud.
 set -euo pipefail
 DRY_RUN=""
 
@@ -20,11 +20,11 @@ TRAIN=()
 while (($#)); do
   case "$1" in
     --dry-run) DRY_RUN=1 ;;
-    --name) NAME="${2:?--name wants a name}" && shift ;;
-    --zone) ZONE="${2:?--zone wants a zone}" && shift ;;
-    --type) TYPE="${2:?--type wants an accelerator type}" && shift ;;
-    --slices) SLICES="${2:?--slices wants a number}" && shift ;;
-    --runtime) RUNTIME="${2:?--runtime wants a version}" && shift ;;
+    --name) NAME="${2:?--name needs a name}" && shift ;;
+    --zone) ZONE="${2:?--zone needs a zone}" && shift ;;
+    --type) TYPE="${2:?--type needs an accelerator type}" && shift ;;
+    --slices) SLICES="${2:?--slices needs a number}" && shift ;;
+    --runtime) RUNTIME="${2:?--runtime needs a version}" && shift ;;
     --spot) SPOT=(--spot) ;;
     -h | --help)
       sed -n '2,8s/^# \{0,1\}//p' "$0"
@@ -71,7 +71,7 @@ case "$STEP" in
       run gcloud compute tpus tpu-vm scp "$ARCHIVE" "$node:spectron.tar.gz" --zone "$ZONE" --worker=all
       on_every_host "$node" "mkdir -p spectron && tar -xzf spectron.tar.gz -C spectron && cd spectron && python3 -m venv .venv && .venv/bin/pip install --quiet -c launch/constraints.txt '.[tpu,data]'"
     done
-    # All slices at once: each waits for the others.
+    # In parallel: training starts when all slices are connected.
     for node in "${NODES[@]}"; do
       if ((SLICES > 1)) && [[ -z "$DRY_RUN" ]]; then
         on_every_host "$node" "cd spectron && $COMMAND" &

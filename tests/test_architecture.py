@@ -39,7 +39,7 @@ LADDER = (
 )
 RUNG = {name: i for i, name in enumerate(LADDER)}
 # The same inside spectron/evaluation; what lies there beside the folders imports none of them.
-EVALUATION = ("judges", "scores", "pages", "scoring", "suites")
+EVALUATION = ("judges", "scores", "report", "scoring", "suites")
 STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of each other
 CORPUS_LIBRARIES = ("seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "apache_beam")
 ABSENT = (

@@ -1,4 +1,4 @@
-"""Speech synthesised by espeak NG: paired text and sound in many voices, with nothing to download."""
+"""Speech synthesis with espeak NG: pairs of text and speech in many voices, without downloads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import numpy as np
 from spectron.audio.signal import to_int16
 from spectron.types import UserError
 
-NATIVE_RATE = 22_050  # what espeak NG's voices are made at
+NATIVE_RATE = 22_050  # Hz, output of espeak NG
 _WORKER = Path(__file__).with_name("espeak_worker.py")
 
 
 class Reading(NamedTuple):
-    """Texts that one voice says one after the other, at one rate (words a minute) and pitch."""
+    """Texts that one voice speaks one after the other."""
 
     texts: tuple[str, ...]
     voice: str
-    rate: int = 160
-    pitch: int = 50
+    rate: int = 160  # words per minute
+    pitch: int = 50  # 0 to 99
 
 
 def synthesise(
@@ -38,15 +38,15 @@ def synthesise(
     pitch: int = 50,
     sample_rate: int = 16_000,
 ) -> np.ndarray:
-    """int16 [S]: text spoken by espeak NG, always the same for the same call. UserError for an unknown voice."""
+    """Synthesise a text as int16 [S]; deterministic. Raises UserError for an unknown voice."""
     return synthesise_all([Reading((text,), voice, rate, pitch)], sample_rate)[0][0]
 
 
 def synthesise_all(readings: Sequence[Reading], sample_rate: int = 16_000) -> list[list[np.ndarray]]:
-    """int16 [S] per reading and text, made on all cores.
+    """Synthesise every text of every reading as int16 [S], on all cores.
 
-    What a text sounds like may depend on those before it in its reading. Raises UserError when espeak is not installed
-    or a voice is unknown.
+    The sound of a text may depend on the texts before it in its reading. Raises UserError if espeak is not installed or
+    a voice is unknown.
     """
     from spectron.audio import wav
 
@@ -69,24 +69,24 @@ def _check_voices(voices: set[str]) -> None:
     variants = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     for voice in voices:
         _, plus, variant = voice.partition("+")
-        # espeak itself takes an unknown variant silently for none
+        # espeak ignores an unknown variant without an error.
         if plus and not (variants / variant).is_file():
             raise UserError(f"espeak NG has no voice variant {variant!r} (in {voice!r}); try f1 to f5 or m1 to m8.")
 
 
 def _run_worker(readings: Sequence[Reading]) -> list[list[np.ndarray]]:
-    """One helper process: it forks per reading, which a process with JAX or TensorFlow threads must not."""
+    """Run a worker process that forks per reading: a process with JAX or TensorFlow threads must not fork."""
     jobs = "".join(json.dumps(reading._asdict()) + "\n" for reading in readings).encode()
     done = subprocess.run([sys.executable, str(_WORKER)], input=jobs, capture_output=True, check=False)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"espeak NG failed: {said[-1] if said else f'exit code {done.returncode}'}; check the voice.")
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"espeak NG failed: {lines[-1] if lines else f'exit code {done.returncode}'}; check the voice.")
     results: list[list[np.ndarray]] = []
-    at = 0
+    offset = 0
     for reading in readings:
         results.append([])
         for _ in reading.texts:
-            (size,) = struct.unpack_from("<q", done.stdout, at)
-            results[-1].append(np.frombuffer(done.stdout, np.int16, size // 2, at + 8))
-            at += 8 + size
+            (size,) = struct.unpack_from("<q", done.stdout, offset)
+            results[-1].append(np.frombuffer(done.stdout, np.int16, size // 2, offset + 8))
+            offset += 8 + size
     return results

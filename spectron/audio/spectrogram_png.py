@@ -1,4 +1,4 @@
-"""Spectrograms as PNG."""
+"""Pictures of spectrograms as PNG."""
 
 from __future__ import annotations
 
@@ -13,53 +13,36 @@ from spectron.types import UserError
 
 
 def check() -> None:
-    """Raise UserError when pictures cannot be drawn, before any long work."""
+    """Raise UserError when matplotlib is missing; called before long work."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UserError("Spectrogram pictures need matplotlib: pip install 'spectron-jax[eval]'.") from error
 
 
-def histogram(
-    values: Float[np.ndarray, " N"], label: str, marks: Sequence[float] = (), bins: int = 48, dpi: int = 110
-) -> bytes:
-    """How many values lie where, a line at each mark → PNG bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.4, 1.7), dpi=dpi, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.hist(values, bins, color="#0b6e7f")
-    for mark in marks:
-        axis.axvline(mark, color="#b3261e", linewidth=0.8)
-    axis.set_xlabel(label, fontsize=7)
-    axis.tick_params(labelsize=7)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    return png.getvalue()
-
-
 def spectrograms(
-    rows: Sequence[tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]],
+    rows: Sequence[tuple[str, Float[np.ndarray, "_ F"], Float[np.ndarray, "_ F"]]],
     features: FeatureConfig,
     dpi: int = 110,
 ) -> bytes:
-    """Rows of (label, prompt, continuation) log-mels on one time axis, a line at each border → PNG bytes."""
+    """Rows of (label, log-mel of the prompt, log-mel of what follows) → PNG bytes.
+
+    The rows share one time axis; a vertical line separates the prompt from what follows.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Figure without pyplot: no global state, nothing to close, safe beside other threads.
+    # Figure without pyplot: no global state, nothing to close, thread-safe.
     figure = Figure(figsize=(5.4, 0.3 + 1.0 * len(rows)), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-    seconds = max(len(prompt) + len(rest) for _, prompt, rest in rows) * features.hop_seconds
+    seconds = max(len(prompt) + len(continuation) for _, prompt, continuation in rows) * features.hop_seconds
     loudest = max(float(part.max()) for row in rows for part in row[1:] if len(part))
-    for axis, (label, prompt, rest) in zip(axes, rows, strict=True):
-        both = np.concatenate([prompt, rest])
-        end = len(both) * features.hop_seconds
+    for axis, (label, prompt, continuation) in zip(axes, rows, strict=True):
+        log_mel = np.concatenate([prompt, continuation])
+        end = len(log_mel) * features.hop_seconds
         axis.imshow(
-            both.T,
+            log_mel.T,
             origin="lower",
             aspect="auto",
             interpolation="nearest",

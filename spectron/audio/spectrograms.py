@@ -17,13 +17,13 @@ _ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that length
 _analyse = jax.jit(lambda samples, lengths, features: log_mel(samples, lengths, features).values, static_argnums=2)
 
 
-def by_length(recordings: Seq[Int[np.ndarray, " S"]], rows: int = _ROWS) -> list[list[int]]:
+def by_length(recordings: Seq[Int[np.ndarray, " _"]], rows: int = _ROWS) -> list[list[int]]:
     """The recordings' numbers in groups of at most `rows`, like lengths together: little padding is computed."""
     order = sorted(range(len(recordings)), key=lambda i: len(recordings[i]))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
 
 
-def log_mels(recordings: Seq[Int[np.ndarray, " S"]], features: FeatureConfig) -> list[Float[np.ndarray, "T F"]]:
+def log_mels(recordings: Seq[Int[np.ndarray, " _"]], features: FeatureConfig) -> list[Float[np.ndarray, "_ F"]]:
     """int16 [S] each → log-mel [S // hop, F] each."""
     made: list[Float[np.ndarray, "T F"]] = [np.zeros((0, features.num_mels), np.float32)] * len(recordings)
     grid = max(1, round(_SECONDS / features.hop_seconds)) * features.hop

@@ -11,53 +11,55 @@ from typing import Any
 from spectron.cli.flags import add_recogniser, add_set, load_config, positive
 
 _BEAM = (
-    "Flags that are not known here go to Beam: --runner DirectRunner (default; with --direct_num_workers=N "
-    "--direct_running_mode=multi_processing, N processes), DataflowRunner, SparkRunner, FlinkRunner with their own, or "
-    "--runner inline: this process alone, without Beam. Every worker must see the folders under the same paths. "
-    "Killed and started again, the command goes on with the shards that are missing."
+    "Other flags go to Beam: --runner DirectRunner (default; N processes with --direct_num_workers=N "
+    "--direct_running_mode=multi_processing), DataflowRunner, SparkRunner or FlinkRunner with their flags. --runner "
+    "inline runs in this process, without Beam. Every worker must see the folders under the same paths. A restarted "
+    "command makes only the missing shards."
 )
 
 
 def add_corpus(kinds: Any) -> None:
-    """Flags of the commands that make corpora."""
+    """Add the commands that make corpora."""
     cut = _pipeline(kinds, "cut", "cut Libri-Light's chapters into shards of utterances", _cut)
-    cut.add_argument("root", metavar="ROOT", help="the folder that holds small/, medium/, large/ or duplicate/")
+    cut.add_argument("root", metavar="ROOT", help="the folder that contains small/, medium/, large/ or duplicate/")
     cut.add_argument("--out", required=True, metavar="DIR")
-    cut.add_argument("--split", default="all", help="all (default), train, dev or test: no speaker or book in two")
-    cut.add_argument("--libriheavy", metavar="CUTS.jsonl.gz", help="cut where this manifest says, with its texts")
-    cut.add_argument("--texts", default="book", help="of Libriheavy: book (cased, punctuated; default) or asr")
+    cut.add_argument("--split", default="all", help="all (default), train, dev or test (no shared speakers or books)")
+    cut.add_argument("--libriheavy", metavar="CUTS.jsonl.gz", help="take the cuts and texts of this manifest")
+    cut.add_argument("--texts", default="book", help="Libriheavy's texts: book (cased, punctuated; default) or asr")
     add_set(cut)
     convert = _pipeline(kinds, "convert", "write a task of a config as shards", _convert)
     convert.add_argument("task", metavar="TASK")
     convert.add_argument("--config", required=True, metavar="CONFIG.py")
     convert.add_argument("--out", required=True, metavar="DIR")
-    convert.add_argument("--drop-text", action="store_true", help="as if nobody had written the texts down")
-    convert.add_argument("--speakers", metavar="FILE", help="only these speakers, one name a line")
+    convert.add_argument("--drop-text", action="store_true", help="write no texts")
+    convert.add_argument("--speakers", metavar="FILE", help="take only these speakers, one name per line")
     convert.add_argument("--per-shard", type=positive, default=1000, metavar="N", help="recordings (default 1000)")
     add_set(convert)
-    label = _pipeline(kinds, "label", "write down what is said in the utterances of shards", _label)
-    label.add_argument("shards", metavar="SHARDS", help="a folder written by cut or convert")
+    label = _pipeline(kinds, "label", "transcribe the utterances of shards with a recogniser", _label)
+    label.add_argument("shards", metavar="SHARDS", help="output of cut or convert")
     add_recogniser(label)
     label.add_argument("--out", required=True, metavar="DIR")
-    label.add_argument("--batch-size", type=positive, default=16, metavar="N", help="utterances together (default 16)")
-    write = _pipeline(kinds, "write", "join shards and labels, leave out the bad ones: what training reads", _write)
+    label.add_argument("--batch-size", type=positive, default=16, metavar="N", help="utterances per batch (default 16)")
+    write = _pipeline(kinds, "write", "join shards and labels, filter them, and write shards for training", _write)
     write.add_argument("shards", metavar="SHARDS")
-    write.add_argument("--labels", metavar="DIR", help="written by label; without it, the shards' own texts")
-    write.add_argument("--selection", metavar="FILE.json", help="which labels are good enough; default: all with text")
+    write.add_argument("--labels", metavar="DIR", help="output of label; default: the shards' own texts")
+    write.add_argument("--selection", metavar="FILE.json", help="output of fit-filter; default: keep every text")
     write.add_argument("--out", required=True, metavar="DIR")
-    fit = kinds.add_parser("fit-filter", help="fit the filter of labels on held-out ones, for write --selection")
-    fit.add_argument("labels", metavar="LABELS", help="a folder that label wrote, of held-out speech")
+    fit = kinds.add_parser("fit-filter", help="fit the label filter of write --selection on held-out speech")
+    fit.add_argument("labels", metavar="LABELS", help="labels of held-out speech, output of label")
     fit.add_argument("--out", required=True, metavar="FILE.json")
-    fit.add_argument("--keep", type=float, default=0.7, metavar="X", help="share of them that would pass (default 0.7)")
+    fit.add_argument(
+        "--keep", type=float, default=0.7, metavar="X", help="share of these labels that passes (default 0.7)"
+    )
     fit.set_defaults(run=_fit_filter)
-    report = kinds.add_parser("report", help="hours, speakers, lengths, scores and what was left out, of shards")
+    report = kinds.add_parser("report", help="report hours, speakers, lengths, scores and what was left out of shards")
     report.add_argument("shards", metavar="SHARDS")
-    report.add_argument("--out", metavar="DIR", help="default: beside the shards")
+    report.add_argument("--out", metavar="DIR", help="default: the folder of the shards")
     report.set_defaults(run=_report)
 
 
 def _pipeline(kinds: Any, name: str, purpose: str, run: Any) -> argparse.ArgumentParser:
-    # allow_abbrev would take --run… or --out… of Beam's for ours.
+    # With allow_abbrev, argparse would take Beam's --run… and --out… for abbreviations of our flags.
     command = kinds.add_parser(name, help=purpose, description=f"{purpose}.", epilog=_BEAM, allow_abbrev=False)
     command.set_defaults(run=run, pipeline_options=[])
     return command
@@ -75,7 +77,7 @@ def _cut(arguments: argparse.Namespace) -> int:
         )
     else:
         report = pipelines.cut(arguments.root, arguments.out, config, arguments.split, options)
-    return _tell(report, arguments.out)
+    return _print_report(report, arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
@@ -86,13 +88,15 @@ def _convert(arguments: argparse.Namespace) -> int:
     task = next((t for t in experiment.data.tasks if t.name == arguments.task), None)
     if task is None:
         known = ", ".join(t.name for t in experiment.data.tasks)
-        raise UserError(f"There is no task {arguments.task!r} in data.tasks; known: {known}.")
+        raise UserError(f"data.tasks has no task {arguments.task!r}; use one of: {known}.")
     speakers = None
     if arguments.speakers:
         try:
             speakers = set(Path(arguments.speakers).read_text(encoding="utf-8").split())
         except OSError as error:
-            raise UserError(f"--speakers {arguments.speakers!r} cannot be read ({error.strerror}).") from error
+            raise UserError(
+                f"--speakers {arguments.speakers!r} cannot be read ({error.strerror}); give a text file."
+            ) from error
     report = pipelines.from_task(
         task,
         experiment.data,
@@ -103,7 +107,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         per_shard=arguments.per_shard,
         options=arguments.pipeline_options,
     )
-    return _tell(report, arguments.out)
+    return _print_report(report, arguments.out)
 
 
 def _label(arguments: argparse.Namespace) -> int:
@@ -125,19 +129,19 @@ def _write(arguments: argparse.Namespace) -> int:
     report = pipelines.write(
         arguments.shards, arguments.out, arguments.labels, selection, options=arguments.pipeline_options
     )
-    return _tell(report, arguments.out)
+    return _print_report(report, arguments.out)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from spectron.corpora.report import write_report
 
-    return _tell(write_report(arguments.shards, out=arguments.out), arguments.out or arguments.shards)
+    return _print_report(write_report(arguments.shards, out=arguments.out), arguments.out or arguments.shards)
 
 
-def _tell(report: dict[str, Any], out: str) -> int:
+def _print_report(report: dict[str, Any], out: str) -> int:
     print(f"{out}: {report['utterances']} utterances, {report['hours']:.2f} hours, {report['speakers']} speakers")
-    for reason, found in report["rejected"].items():
-        print(f"left out: {found['count']} {reason}, the first: {json.dumps(found['first'][0], ensure_ascii=False)}")
+    for reason, group in report["rejected"].items():
+        print(f"left out: {group['count']} {reason}, the first: {json.dumps(group['first'][0], ensure_ascii=False)}")
     print(f"Report: {Path(out) / 'report.html'}")
     return 0
 
@@ -151,10 +155,11 @@ def _fit_filter(arguments: argparse.Namespace) -> int:
 
     paths = sorted(Path(arguments.labels).glob("shard-*.jsonl"))
     if not paths:
-        raise UserError(f"{arguments.labels!r} holds no labels; give a folder that `spectron data label` wrote.")
+        raise UserError(f"{arguments.labels!r} contains no labels; give the output of `spectron data label`.")
     if not 0 < arguments.keep <= 1:
-        raise UserError(f"--keep {arguments.keep} is no share; give one above 0 and at most 1.")
-    fitted = selection.fit([x for path in paths for x in read_labels(path)], SelectionConfig(keep=arguments.keep))
+        raise UserError(f"--keep {arguments.keep} is out of range; give a share above 0 and at most 1.")
+    labels = [label for path in paths for label in read_labels(path)]
+    fitted = selection.fit(labels, SelectionConfig(keep=arguments.keep))
     write_bytes(Path(arguments.out), fitted.to_json().encode())
     print(
         f"{arguments.out}: mu {fitted.mu:.4g}, beta {fitted.beta:.4g}, sigma {fitted.sigma:.4g}, "

@@ -1,4 +1,4 @@
-"""`spectron data`."""
+"""`spectron data pack | list | inspect`, and the commands of corpus.py."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from spectron.cli.flags import add_set, load_config, positive
 
 
 def add_data(commands: Any) -> None:
-    """Flags of `spectron data`."""
-    data = commands.add_parser("data", help="prepare and look at data")
+    """Add `spectron data` and its commands."""
+    data = commands.add_parser("data", help="prepare and inspect data")
     kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND")
-    pack = kinds.add_parser("pack", help="write tasks to files that `train` reads with numpy alone")
+    pack = kinds.add_parser("pack", help="write tasks to files that `train` reads without TensorFlow")
     pack.add_argument("tasks", nargs="+", metavar="TASK")
-    pack.add_argument("--out", required=True, metavar="DIR", help="what data.packed will name")
+    pack.add_argument("--out", required=True, metavar="DIR", help="the folder to set as data.packed")
     pack.set_defaults(run=_pack)
-    listing = kinds.add_parser("list", help="tasks and mixtures of a config, with their sizes")
+    listing = kinds.add_parser("list", help="list the tasks and mixtures of a config with their sizes")
     listing.set_defaults(run=_list)
-    inspect = kinds.add_parser("inspect", help="some examples of a task, as text, WAV files and a page")
+    inspect = kinds.add_parser("inspect", help="show examples of a task as text, WAV files and an HTML page")
     inspect.add_argument("task", metavar="TASK")
     inspect.add_argument("--count", type=positive, default=5, metavar="N")
-    inspect.add_argument("--out", metavar="DIR", help="write them there as WAV files, and inspect.html about the task")
+    inspect.add_argument("--out", metavar="DIR", help="write the examples as WAV files, and inspect.html")
     inspect.set_defaults(run=_inspect)
     add_corpus(kinds)
-    for kind in (pack, listing, inspect):
-        kind.add_argument("--config", required=True, metavar="CONFIG.py")
-        add_set(kind)
+    for command in (pack, listing, inspect):
+        command.add_argument("--config", required=True, metavar="CONFIG.py")
+        add_set(command)
 
 
 def _pack(arguments: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def _list(arguments: argparse.Namespace) -> int:
         try:
             size = f"{len(source_of(experiment, task.name))} examples"
         except UserError as error:
-            size = f"not readable: {error}"
+            size = f"cannot be read: {error}"
         print(f"task     {task.name}: {task.source}, {task.split}, {size}")
     for mixture in experiment.data.mixtures:
         print(f"mixture  {mixture.name}: " + ", ".join(f"{name} × {rate:g}" for name, rate in mixture.rates))
@@ -76,12 +76,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
             print(f"{i}: unusable: {error}")
             continue
         shown[i] = example
-        seconds, prompt = len(example.samples) / rate, example.prompt_samples / rate
+        seconds = len(example.samples) / rate
+        prompt = example.prompt_samples / rate
         print(f"{i}: {example.id} | {example.speaker} | {seconds:.2f} s, prompt {prompt:.2f} s | {example.text}")
         if arguments.out and len(example.samples):
             wav.write(Path(arguments.out) / f"{arguments.task}-{i}.wav", example.samples, rate)
     if arguments.out:
-        from spectron.evaluation.pages import task_page
+        from spectron.evaluation.report import task_page
 
         page = Path(arguments.out) / "inspect.html"
         task_page.write(page, experiment, arguments.task, source, shown)

@@ -10,12 +10,12 @@ from spectron.cli.flags import add_set
 
 
 def add_noisy_student(commands: Any) -> None:
-    """Flags of `spectron noisy-student`."""
+    """Add `spectron noisy-student`."""
     student = commands.add_parser(
-        "noisy-student", help="train a recogniser, label a pool with it, train on both, again; goes on where it was"
+        "noisy-student", help="train recognisers in generations on pseudo-labels of the one before; resumes by itself"
     )
-    student.add_argument("config", metavar="CONFIG.py", help="with a function loop(): configs/noisy_student.py")
-    student.add_argument("--workdir", required=True, metavar="DIR", help="one folder per generation, and the table")
+    student.add_argument("config", metavar="CONFIG.py", help="defines loop(); such as configs/noisy_student.py")
+    student.add_argument("--workdir", required=True, metavar="DIR", help="folder for the generations and the results")
     add_set(student)
     student.set_defaults(run=_noisy_student)
 

@@ -41,7 +41,7 @@ class BeamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SelectionConfig:
-    """Which labels are kept: a length-normalised score, then balancing by length (arXiv 2005.09629)."""
+    """The filter of pseudo-labels: a length-normalised score, then balancing of lengths (arXiv 2005.09629)."""
 
     keep: float = 0.7  # share of the held-out hypotheses that would pass
     balanced: float = 0.9  # at least this share of what passes stays when lengths are balanced

@@ -1,4 +1,4 @@
-"""Where to cut a long recording: voiced spans are joined up to a target length."""
+"""Cutting of long recordings into utterances: voiced spans are joined up to a target length."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from spectron.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class CuttingConfig:
-    """How a chapter is cut. The lengths are ours: they fit data.prompt_seconds and data.max_seconds."""
+    """How a chapter is cut. All lengths are ours: they fit data.prompt_seconds and data.max_seconds."""
 
-    target_seconds: float = 15.0  # voiced spans are joined while the whole is no longer than this
-    max_seconds: float = 16.0  # a longer voiced span is cut at its quietest place near this
-    min_seconds: float = 4.75  # shorter is left out and counted: the prompt and a second of continuation
-    drop_silence: bool = False  # True: the voiced spans side by side, as Libri-Light's own cutter does (PAPER §5)
+    target_seconds: float = 15.0  # voiced spans are joined up to this length
+    max_seconds: float = 16.0  # a longer voiced span is cut at its quietest place before this length
+    min_seconds: float = 4.75  # shorter utterances are left out and counted; the prompt and a second of continuation
+    # True: remove the silence between voiced spans, as Libri-Light's own script does (arXiv 1912.07875, unverified).
+    drop_silence: bool = False
     max_pause_seconds: float = 3.0  # a longer pause ends an utterance
-    padding_seconds: float = (
-        0.24  # of the silence around an utterance kept at its ends, at most half of it; 0 with drop_silence
-    )
-    search_seconds: float = 4.0  # how far before max_seconds the quietest place is looked for
+    # Silence kept at each end of an utterance, at most half of the silence there; 0 with drop_silence.
+    padding_seconds: float = 0.24
+    search_seconds: float = 4.0  # the quietest place is searched in this stretch before max_seconds
 
     def check(self) -> None:
-        """Raise UserError for settings that cannot be met."""
+        """Raise UserError for settings that contradict each other."""
         if not 0 < self.min_seconds <= self.target_seconds <= self.max_seconds:
             raise UserError(
-                f"Cutting wants 0 < min_seconds ({self.min_seconds:g}) ≤ target_seconds ({self.target_seconds:g}) ≤ "
+                f"Cutting needs 0 < min_seconds ({self.min_seconds:g}) ≤ target_seconds ({self.target_seconds:g}) ≤ "
                 f"max_seconds ({self.max_seconds:g}); change one of them."
             )
         if self.padding_seconds < 0 or 2 * self.padding_seconds >= self.min_seconds:
@@ -42,49 +42,50 @@ class CuttingConfig:
 
 
 class Span(NamedTuple):
-    """The samples of one utterance: pieces [start, end) of a recording, in order."""
+    """The samples of one utterance: pieces [start, end) of a recording, in ascending order."""
 
     pieces: tuple[tuple[int, int], ...]
 
     @property
     def start(self) -> int:
-        """Its first sample."""
+        """Index of the first sample."""
         return self.pieces[0][0]
 
     @property
     def samples(self) -> int:
-        """How many samples it has."""
+        """Number of samples."""
         return sum(end - start for start, end in self.pieces)
 
 
-Loudness = Callable[[int, int], Float[np.ndarray, " T"]]  # samples [start, end) → dBFS of equal steps of it
+Loudness = Callable[[int, int], Float[np.ndarray, " T"]]  # samples [start, end) → dBFS of T equal steps
 
 
 def tidy(activity: Sequence[tuple[float, float]], sample_rate: int, total: int) -> list[tuple[int, int]]:
-    """Seconds in any order, overlapping or beyond the end → samples in order, apart, inside [0, total)."""
+    """Spans in seconds → spans in samples: clipped to [0, total), sorted, overlapping ones merged."""
     end = total / sample_rate
 
     def sample(seconds: float) -> int:
         return min(total, round(max(0.0, min(seconds, end)) * sample_rate))
 
     clipped = sorted((sample(on), sample(off)) for on, off in activity)
-    apart: list[tuple[int, int]] = []
+    merged: list[tuple[int, int]] = []
     for first, last in clipped:
         if first >= last:
             continue
-        if apart and first <= apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(apart[-1][1], last))
+        if merged and first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
         else:
-            apart.append((first, last))
-    return apart
+            merged.append((first, last))
+    return merged
 
 
 def cut(
     voiced: Sequence[tuple[int, int]], total: int, sample_rate: int, config: CuttingConfig, loudness: Loudness
 ) -> list[Span]:
-    """Voiced stretches in samples, in order and apart → utterances, none longer than max_seconds.
+    """Cut a recording of `total` samples into utterances of at most max_seconds.
 
-    `loudness` is asked only about stretches that are too long. What is shorter than min_seconds is among the result.
+    voiced: sorted, disjoint spans in samples, as `tidy` returns them. loudness: called only for spans that are too
+    long. Utterances shorter than min_seconds are returned too.
     """
     longest = round(config.max_seconds * sample_rate)
     padding = 0 if config.drop_silence else round(config.padding_seconds * sample_rate)
@@ -115,28 +116,33 @@ def _span(group: list[tuple[int, int]], drop_silence: bool) -> Span:
 
 
 def _padded(pieces: list[tuple[int, int]], total: int, padding: int) -> list[tuple[int, int]]:
-    """Every piece with some of the silence around it, at most half of what it shares with its neighbour."""
-    starts = [start for start, _ in pieces] + [total + (total - pieces[-1][1])] if pieces else []
+    """Extend every piece into the silence on both sides, by at most half of the gap to its neighbour."""
+    if not pieces:
+        return []
+    # The first and the last piece may take all of the silence at their outer side: mirrored neighbours double it.
+    starts = [start for start, _ in pieces] + [total + (total - pieces[-1][1])]
+    previous_end = -pieces[0][0]
     padded = []
-    before = -pieces[0][0] if pieces else 0  # so that half of the silence at the start is all of it
     for number, (start, end) in enumerate(pieces):
-        left = min(padding, (start - before) // 2)
+        left = min(padding, (start - previous_end) // 2)
         right = min(padding, (starts[number + 1] - end) // 2)
         padded.append((start - left, end + right))
-        before = end
+        previous_end = end
     return padded
 
 
 def _split(
     voiced: Sequence[tuple[int, int]], longest: int, rate: int, config: CuttingConfig, loudness: Loudness
 ) -> list[tuple[int, int]]:
-    """Stretches of at most `longest` samples, the long ones cut at their quietest places."""
-    shortest, search = round(config.min_seconds * rate), round(config.search_seconds * rate)
+    """Cut every span that is longer than `longest` samples at its quietest places."""
+    shortest = round(config.min_seconds * rate)
+    search = round(config.search_seconds * rate)
     pieces = []
     for start, end in voiced:
         while end - start > longest:
-            # Near the limit; but where little would be left behind it, near the middle, so that both halves are long.
-            latest, width = start + longest, search
+            # Search before the limit; if little would remain after it, search in the middle: both halves are then long.
+            latest = start + longest
+            width = search
             if end - latest < shortest:
                 width = max(0, min(search, end - start - 2 * shortest))
                 latest = min(latest, (start + end + width) // 2)
@@ -149,7 +155,7 @@ def _split(
 
 
 def _quietest(levels: Float[np.ndarray, " T"], start: int, end: int) -> int:
-    """The middle of the quietest step; of several, of the last."""
+    """The sample in the middle of the quietest step, of the last one if several are equally quiet."""
     if not len(levels):
         return end
     quietest = len(levels) - 1 - int(np.argmin(levels[::-1]))

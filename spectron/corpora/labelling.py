@@ -1,4 +1,4 @@
-"""Shards → labels, by any recogniser. A batch that was labelled is never labelled again, whenever the process dies."""
+"""Labelling: a recogniser transcribes shards. A restarted run resumes after the last complete batch."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from spectron.types import Hypothesis, Recogniser, UserError
 
 log = logging.getLogger(__name__)
 
-WINDOW = 16  # ours, batches: utterances of so many are sorted by length, so that batches are even
-SAMPLE_RATE = 16_000  # what recognisers take
-ENOUGH = 8  # ours: failures in a row that are the recogniser's, not the recordings'
+WINDOW = 16  # ours: number of batches whose utterances are sorted by length together, to reduce padding
+SAMPLE_RATE = 16_000  # Hz, the input of recognisers
+MAX_FAILURES = 8  # ours: after so many failures in a row the recogniser is at fault, not the recordings
 
 Factory = Callable[[], Recogniser]
-_labellers: dict[bytes, Labeller] = {}  # one per process, however many threads
+_labellers: dict[bytes, Labeller] = {}  # pickled factory → its recogniser, shared by all threads of the process
 _lock = threading.Lock()
-_opened = functools.lru_cache(4)(Shards)
+_open_shards = functools.lru_cache(4)(Shards)
 
 
 def shards_fingerprint(shards: Shards) -> str:
-    """A name for the utterances of a folder."""
+    """A hash of the names and sizes of a folder's shards."""
     return fingerprint((path.name, index_path(path).stat().st_size, path.stat().st_size) for path in shards.paths)
 
 
 def label(
     shards: str | Path, out: str | Path, factory: Factory, name: str, batch_size: int = 16, options: Sequence[str] = ()
 ) -> None:
-    """Label every utterance of a folder of shards: OUT/shard-00000.jsonl beside each.
+    """Transcribe every utterance of a folder of shards: OUT/shard-00000.jsonl for each shard.
 
-    factory: picklable, makes the recogniser, once per process. name: what stands for it in the folder's settings.
-    Started again it goes on where it was. Raises UserError.
+    factory: picklable, creates the recogniser, called once per process. name: identifies the recogniser in OUT's
+    settings. A restarted run continues. Raises UserError.
     """
     source = Shards(shards)
     settings = {"recogniser": name, "batch_size": batch_size, "input": shards_fingerprint(source)}
@@ -56,12 +56,12 @@ def label(
         try:
             run_shards(work, range(len(source.paths)), work.finished, options, "shards labelled")
         finally:
-            _labellers.clear()  # the accelerator's memory is for others now
+            _labellers.clear()  # frees the accelerator's memory
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelShard:
-    """The work of one shard, for whichever process does it."""
+    """Labels one shard; sent to the workers."""
 
     shards: str
     out: str
@@ -69,11 +69,11 @@ class LabelShard:
     batch_size: int
 
     def finished(self, number: int) -> bool:
-        """Whether shard `number` has its labels."""
+        """Whether the shard's label file exists."""
         return labels_path(self.out, number).is_file()
 
     def journal(self, number: int) -> Path:
-        """Batches labelled so far of a shard that is not finished: a line each."""
+        """File with the labels of an unfinished shard, one batch per line."""
         return Path(self.out) / f".shard-{number:05d}.journal"
 
     def __call__(self, number: int) -> None:
@@ -82,33 +82,33 @@ class LabelShard:
 
         labeller = _labeller(self.factory)
         with self.journal(number).open("a+b") as journal:
-            # A worker whose pipeline was killed may still be at it.
+            # A worker of a pipeline that was killed may still be writing.
             fcntl.flock(journal, fcntl.LOCK_EX)
             if not self.finished(number):
                 self._label(number, labeller, journal)
             self.journal(number).unlink(missing_ok=True)
 
     def _label(self, number: int, labeller: Labeller, journal: IO[bytes]) -> None:
-        shards = _opened(self.shards)
+        shards = _open_shards(self.shards)
         start = int(shards.starts[number])
         index = Index(shards.paths[number])
         ids = index.strings("id")
         index.close()
         batches = make_batches(shards.lengths[start : int(shards.starts[number + 1])], self.batch_size)
         labels: dict[int, Label] = {}
-        known = _labelled(journal, len(batches))
-        for batch, done in zip(batches, known, strict=False):
-            labels.update(zip(batch, done, strict=True))
-        for batch in batches[len(known) :]:
-            made = labeller.label([shards[start + i] for i in batch])
-            journal.write(json.dumps(made).encode() + b"\n")
+        earlier = _read_journal(journal, len(batches))
+        for batch, batch_labels in zip(batches, earlier, strict=False):
+            labels.update(zip(batch, batch_labels, strict=True))
+        for batch in batches[len(earlier) :]:
+            batch_labels = labeller.label([shards[start + i] for i in batch])
+            journal.write(json.dumps(batch_labels).encode() + b"\n")
             journal.flush()
-            labels.update(zip(batch, made, strict=True))
+            labels.update(zip(batch, batch_labels, strict=True))
         write_labels(labels_path(self.out, number), [labels[i] for i in range(len(ids))])
 
 
 def _labeller(factory: Factory) -> Labeller:
-    key = pickle.dumps(factory)  # every shard of a pipeline unpickles a factory of its own
+    key = pickle.dumps(factory)  # not its identity: every shard of a pipeline unpickles its own copy
     with _lock:
         if key not in _labellers:
             _labellers[key] = Labeller(factory())
@@ -116,7 +116,7 @@ def _labeller(factory: Factory) -> Labeller:
 
 
 def make_batches(lengths: np.ndarray, batch_size: int) -> list[list[int]]:
-    """Records of one shard in batches of about one length; a function of the lengths alone."""
+    """Indices of a shard's records in batches of similar length; depends on the lengths alone."""
     batches = []
     for first in range(0, len(lengths), WINDOW * batch_size):
         window = first + np.argsort(lengths[first : first + WINDOW * batch_size], kind="stable")
@@ -124,65 +124,71 @@ def make_batches(lengths: np.ndarray, batch_size: int) -> list[list[int]]:
     return batches
 
 
-def _labelled(journal: IO[bytes], most: int) -> list[list[Label]]:
-    """The whole lines of a journal; what a killed writer left of another is cut off."""
+def _read_journal(journal: IO[bytes], max_batches: int) -> list[list[Label]]:
+    """The complete lines of a journal; an incomplete last line of a killed writer is removed from the file."""
     journal.seek(0)
     batches: list[list[Label]] = []
-    good = 0
+    valid_bytes = 0
     for line in journal:
         try:
             rows = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             rows = None
-        if rows is None or len(batches) == most:
+        if rows is None or len(batches) == max_batches:
             break
         batches.append([Label(*row) for row in rows])
-        good += len(line)
-    journal.truncate(good)
-    journal.seek(good)
+        valid_bytes += len(line)
+    journal.truncate(valid_bytes)
+    journal.seek(valid_bytes)
     return batches
 
 
 class Labeller:
-    """A recogniser that one bad recording does not stop."""
+    """Transcribes utterances; a recording that fails gets an empty text instead of stopping the run."""
 
     def __init__(self, recogniser: Recogniser):
-        self._recogniser, self._failures = recogniser, 0  # in a row
+        self._recogniser = recogniser
+        self._failures = 0  # in a row
 
     def label(self, utterances: Sequence[Utterance]) -> list[Label]:
-        """Labels in order. An utterance that cannot be read or recognised gets an empty text and NaN as its score.
+        """One label per utterance. An utterance that cannot be read or transcribed gets text "" and score NaN.
 
-        Raises UserError where the recogniser fails on ENOUGH utterances in a row.
+        Raises UserError after MAX_FAILURES failures of the recogniser in a row.
         """
         readable = dict(_readable(utterances))
-        heard: dict[int, Hypothesis] = {}
+        hypotheses: dict[int, Hypothesis] = {}
         if readable:
             try:
-                heard = dict(zip(readable, self._recogniser.transcribe(list(readable.values())), strict=True))
+                hypotheses = dict(zip(readable, self._recogniser.transcribe(list(readable.values())), strict=True))
                 self._failures = 0
             except Exception as error:
-                log.warning("Recogniser %r failed on a batch (%s); one by one now.", self._recogniser.name, error)
-                heard = {i: self._alone(utterances[i].id, samples) for i, samples in readable.items()}
-        nothing = Hypothesis("", math.nan, 0)
-        return [_labelled_as(u, heard.get(i, nothing), self._recogniser.name) for i, u in enumerate(utterances)]
+                log.warning(
+                    "Recogniser %r failed on a batch (%s); trying its utterances one by one.",
+                    self._recogniser.name,
+                    error,
+                )
+                hypotheses = {i: self._transcribe_one(utterances[i].id, samples) for i, samples in readable.items()}
+        empty = Hypothesis("", math.nan, 0)
+        return [_to_label(u, hypotheses.get(i, empty), self._recogniser.name) for i, u in enumerate(utterances)]
 
-    def _alone(self, name: str, samples: np.ndarray) -> Hypothesis:
+    def _transcribe_one(self, name: str, samples: np.ndarray) -> Hypothesis:
         try:
-            heard = self._recogniser.transcribe([samples])[0]
+            hypothesis = self._recogniser.transcribe([samples])[0]
         except Exception as error:
             self._failures += 1
             log.warning("Recogniser %r failed on %r: %s", self._recogniser.name, name, error)
-            if self._failures >= ENOUGH:
+            if self._failures >= MAX_FAILURES:
                 raise UserError(
-                    f"Recogniser {self._recogniser.name!r} failed on {ENOUGH} utterances in a row, the last "
+                    f"Recogniser {self._recogniser.name!r} failed on {MAX_FAILURES} utterances in a row, the last "
                     f"{name!r}: {error}"
                 ) from error
             return Hypothesis("", math.nan, 0)
         self._failures = 0
-        return heard
+        return hypothesis
 
 
 def _readable(utterances: Sequence[Utterance]) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, int16 [S]) of every utterance whose audio can be decoded."""
     for i, utterance in enumerate(utterances):
         try:
             samples = utterance.samples()
@@ -193,12 +199,12 @@ def _readable(utterances: Sequence[Utterance]) -> Iterator[tuple[int, np.ndarray
             log.warning("Not labelled: %s", error)
 
 
-def _labelled_as(utterance: Utterance, heard: Hypothesis, name: str) -> Label:
+def _to_label(utterance: Utterance, hypothesis: Hypothesis, recogniser: str) -> Label:
     return Label(
-        utterance.id,
-        clean_text(heard.text),
-        float(heard.score),
-        int(heard.tokens),
-        round(utterance.seconds, 4),
-        name,
+        id=utterance.id,
+        text=clean_text(hypothesis.text),
+        score=float(hypothesis.score),
+        tokens=int(hypothesis.tokens),
+        seconds=round(utterance.seconds, 4),
+        labelled_by=recogniser,
     )

@@ -1,4 +1,4 @@
-"""Labels on disk: what a recogniser wrote down, one JSON object a line, a file beside each shard."""
+"""Label files: the transcripts of a shard's utterances, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ from spectron.utils.files import write_bytes
 
 
 class Label(NamedTuple):
-    """The text of one utterance.
-
-    score: log-probability of the whole; tokens: how many labels it has; seconds: the utterance's length;
-    labelled_by: the recogniser's name, "" when a human wrote it.
-    """
+    """The transcript of one utterance."""
 
     id: str
     text: str
-    score: float
-    tokens: int
-    seconds: float
-    labelled_by: str = ""
+    score: float  # log-probability of the whole transcript
+    tokens: int  # number of output labels
+    seconds: float  # length of the utterance
+    labelled_by: str = ""  # the recogniser's name; "" for a human transcript
 
 
 def labels_path(folder: str | Path, shard: int) -> Path:
-    """Where the labels of a shard are."""
+    """The label file of a shard."""
     return Path(folder) / f"shard-{shard:05d}.jsonl"
 
 
 def write_labels(path: str | Path, labels: Iterable[Label]) -> None:
-    """Write a file of labels, whole or not at all; the same labels give the same bytes. Raises UserError."""
+    """Write a label file atomically; the same labels give the same bytes. Raises UserError."""
     lines = (json.dumps(label._asdict(), ensure_ascii=True) + "\n" for label in labels)
     write_bytes(Path(path), "".join(lines).encode())
 
 
 def read_labels(path: str | Path) -> list[Label]:
-    """The labels of a file, in order. Raises UserError for a file that is missing or broken."""
+    """Read a label file. Raises UserError if it is missing or malformed."""
     labels = []
     try:
         with Path(path).open(encoding="utf-8") as lines:
@@ -48,10 +44,10 @@ def read_labels(path: str | Path) -> list[Label]:
                     labels.append(_label(json.loads(line)))
                 except (KeyError, TypeError, ValueError) as error:
                     raise UserError(
-                        f"{str(path)!r}, line {number}, is no label ({error}); label that shard again."
+                        f"{str(path)!r}, line {number}, is not a label ({error}); label that shard again."
                     ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Labels {str(path)!r} cannot be read ({error}); label that shard again.") from error
+        raise UserError(f"Cannot read labels {str(path)!r} ({error}); label that shard again.") from error
     return labels
 
 
@@ -67,6 +63,6 @@ def _label(row: dict) -> Label:
 
 
 def clean_text(text: str) -> str:
-    """Words separated by single spaces, composed (NFC), without control, unassigned or surrogate characters."""
+    """Text in NFC with single spaces, without control, unassigned and surrogate characters."""
     kept = (" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c) not in ("Cc", "Cn", "Cs"))
     return " ".join(unicodedata.normalize("NFC", "".join(kept)).split())

@@ -1,8 +1,8 @@
-"""Libriheavy (arXiv 2309.08105): where Libri-Light was matched with the books that were read, as lhotse cuts.
+"""Libriheavy (arXiv 2309.08105): Libri-Light aligned with the texts of its books, as a manifest of lhotse cuts.
 
 A line of libriheavy_cuts_{small,medium,large,dev,test_…}.jsonl.gz is one cut: `recording.id` is Libri-Light's path
-without suffix, `start` and `duration` are seconds in it, `supervisions[0]` has `speaker` and `custom.texts`: the book's
-own words, then what a recogniser heard. The extracted manifests have `supervisions[0].text` instead.
+without suffix, `start` and `duration` are in seconds, `supervisions[0]` has `speaker` and `custom.texts`: the text of
+the book, then a recogniser's transcript. The extracted manifests have `supervisions[0].text` instead.
 """
 
 from __future__ import annotations
@@ -25,47 +25,50 @@ from spectron.types import UserError
 from spectron.utils.files import remove_parts, write_bytes
 
 TEXTS = ("book", "asr")  # the order of custom.texts
-PER_SHARD = 4096  # ours: cuts
+PER_SHARD = 4096  # ours: cuts in a shard
 
 
 class HeavyCut(NamedTuple):
-    """One line of a manifest. recording: below Libri-Light's root, without suffix. start, duration: seconds."""
+    """One line of a manifest."""
 
     id: str
-    recording: str
-    start: float
-    duration: float
+    recording: str  # path below Libri-Light's root, without suffix
+    start: float  # seconds
+    duration: float  # seconds
     speaker: str
     text: str
 
 
 def parse(line: str, texts: str = "book") -> HeavyCut:
-    """A line of a manifest. Raises ValueError for one that is broken."""
+    """Parse a line of a manifest. Raises ValueError if it is malformed."""
     try:
         row = json.loads(line)
-        said = row["supervisions"][0]
-        found = (said.get("custom") or {}).get("texts")
-        text = found[TEXTS.index(texts)] if found else said["text"]
+        supervision = row["supervisions"][0]
+        versions = (supervision.get("custom") or {}).get("texts")
+        text = versions[TEXTS.index(texts)] if versions else supervision["text"]
         recording = row["recording"]["id"]
         if recording.split("/")[0] not in SUBSETS or ".." in recording.split("/"):
-            raise ValueError(f"recording {recording!r} is no path of Libri-Light's")
+            raise ValueError(f"recording {recording!r} is not a path of Libri-Light")
         parsed = HeavyCut(
-            str(row["id"]),
-            recording,
-            float(row["start"]),
-            float(row["duration"]),
-            str(said.get("speaker") or recording.split("/")[1]),
-            clean_text(text),
+            id=str(row["id"]),
+            recording=recording,
+            start=float(row["start"]),
+            duration=float(row["duration"]),
+            speaker=str(supervision.get("speaker") or recording.split("/")[1]),
+            text=clean_text(text),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no cut of Libriheavy's: {error!r}") from error
+        raise ValueError(f"not a cut of Libriheavy: {error!r}") from error
     if not (parsed.start >= 0 and 0 < parsed.duration < float("inf")):
-        raise ValueError("its times make no sense")
+        raise ValueError("start or duration is out of range")
     return parsed
 
 
 def read_cuts(path: str | Path, texts: str, rejected: Rejected) -> Iterator[HeavyCut]:
-    """The cuts of a manifest (.jsonl or .jsonl.gz); broken lines and repeated ids are noted. Raises UserError."""
+    """The cuts of a manifest (.jsonl or .jsonl.gz); malformed lines and repeated ids go to `rejected`.
+
+    Raises UserError.
+    """
     path = Path(path)
     seen: set[int] = set()
     number = 0
@@ -85,7 +88,7 @@ def read_cuts(path: str | Path, texts: str, rejected: Rejected) -> Iterator[Heav
                 yield cut
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(
-            f"Manifest {str(path)!r} cannot be read after line {number} ({error}); fetch it again."
+            f"Manifest {str(path)!r} cannot be read after line {number} ({error}); download it again."
         ) from error
 
 
@@ -98,16 +101,16 @@ def cut_libriheavy(
     per_shard: int = PER_SHARD,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The cuts of a manifest, read from Libri-Light below root → shards with texts, and a report, which is returned.
+    """Write the cuts of a manifest as shards with texts; returns the report that is also written to OUT.
 
-    Of `config`, min_seconds and max_seconds count. Raises UserError.
+    root: of Libri-Light. config: only min_seconds and max_seconds are used. Raises UserError.
     """
     if texts not in TEXTS:
         raise UserError(f"--texts {texts!r} is unknown; use one of: {', '.join(TEXTS)}.")
     if not Path(manifest).is_file():
         raise UserError(f"Manifest {str(manifest)!r} does not exist; give a libriheavy_cuts_….jsonl.gz.")
     if not any((Path(root) / name).is_dir() for name in SUBSETS):
-        raise UserError(f"{str(root)!r} holds none of {', '.join(SUBSETS)}; give Libri-Light's root.")
+        raise UserError(f"{str(root)!r} contains none of {', '.join(SUBSETS)}; give the root of Libri-Light.")
     settings = {
         "manifest": fingerprint([Path(manifest).name, os.path.getsize(manifest)]),
         "texts": texts,
@@ -115,25 +118,25 @@ def cut_libriheavy(
         "limits": {"min_seconds": settings_of(config.min_seconds), "max_seconds": settings_of(config.max_seconds)},
     }
     plans = Path(out) / "cuts"
-    begun = (Path(out) / PLAN).exists()  # its settings are compared before anything is written
-    count, left_out = _planned(out, plans) if begun else _plan(manifest, plans, texts, per_shard)
+    begun = (Path(out) / PLAN).exists()  # then nothing is written before under_construction compares the settings
+    count, left_out = _read_plans(out, plans) if begun else _write_plans(manifest, plans, texts, per_shard)
     with under_construction(out, "libriheavy", settings, count) as folder:
         work = HeavyShard(str(folder), str(root), config)
         run_shards(work, range(count), work.finished, options, "shards cut")
         return write_report(folder, left_out)
 
 
-def _planned(out: str | Path, plans: Path) -> tuple[int, Rejected]:
+def _read_plans(out: str | Path, plans: Path) -> tuple[int, Rejected]:
     try:
         return int(read_plan(out)["shards"]), json.loads((plans / "plan.json").read_text())["left_out"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{str(out)!r} was not begun from a Libriheavy manifest ({error}); give another folder."
+            f"{str(out)!r} was not started from a Libriheavy manifest ({error}); give another folder."
         ) from error
 
 
-def _plan(manifest: str | Path, plans: Path, texts: str, per_shard: int) -> tuple[int, Rejected]:
-    """The manifest as a file of cuts per shard, so that every worker reads its own alone; how many there are."""
+def _write_plans(manifest: str | Path, plans: Path, texts: str, per_shard: int) -> tuple[int, Rejected]:
+    """Split the manifest into one file per shard, so that a worker reads only its own; returns their number."""
     done = plans / "plan.json"
     key = fingerprint([os.path.getsize(manifest), texts, per_shard])
     if done.is_file():
@@ -148,7 +151,8 @@ def _plan(manifest: str | Path, plans: Path, texts: str, per_shard: int) -> tupl
         lines.append(json.dumps(cut) + "\n")
         if len(lines) == per_shard:
             write_bytes(plans / f"shard-{count:05d}.jsonl", "".join(lines).encode())
-            lines, count = [], count + 1
+            lines = []
+            count += 1
     if lines:
         write_bytes(plans / f"shard-{count:05d}.jsonl", "".join(lines).encode())
         count += 1
@@ -160,24 +164,25 @@ def _plan(manifest: str | Path, plans: Path, texts: str, per_shard: int) -> tupl
 
 @dataclasses.dataclass(frozen=True)
 class HeavyShard:
-    """The cuts of one shard, for whichever process does them."""
+    """Writes the cuts of one shard; sent to the workers."""
 
     out: str
     root: str
     config: CuttingConfig
 
     def finished(self, number: int) -> bool:
-        """Whether the shard is there."""
+        """Whether the shard is complete."""
         return is_finished(shard_path(self.out, number))
 
     def __call__(self, number: int) -> None:
-        """Cut shard `number`."""
+        """Write shard `number`."""
         rejected: Rejected = {}
         write_shard(shard_path(self.out, number), self._utterances(number, rejected), rejected)
 
     def _utterances(self, number: int, rejected: Rejected) -> Iterator[Utterance]:
         plan = Path(self.out) / "cuts" / f"shard-{number:05d}.jsonl"
-        name, recording = "", None
+        name = ""
+        recording: Recording | None = None
         try:
             for line in plan.read_text(encoding="utf-8").splitlines():
                 cut = HeavyCut(*json.loads(line))
@@ -188,7 +193,8 @@ class HeavyShard:
                             if recording is not None:
                                 recording.close()
                                 recording = None
-                            name, recording = cut.recording, Recording(f"{self.root}/{cut.recording}.flac")
+                            name = cut.recording
+                            recording = Recording(f"{self.root}/{cut.recording}.flac")
                         yield _read(cut, recording)
                 except BadChapter as error:
                     reason = f"utterances {error}"
@@ -199,6 +205,7 @@ class HeavyShard:
                 recording.close()
 
     def _reason(self, cut: HeavyCut) -> str:
+        """Why the cut is left out; "" keeps it."""
         if cut.duration < self.config.min_seconds:
             return "utterances shorter than min_seconds"
         if cut.duration > self.config.max_seconds:

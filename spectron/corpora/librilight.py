@@ -1,6 +1,6 @@
-"""Libri-Light as it lies on disk: {small|medium|large|duplicate}/SPEAKER/BOOK/FILE.flac with FILE.json beside it.
+"""Libri-Light (arXiv 1912.07875) on disk: {small|medium|large|duplicate}/SPEAKER/BOOK/FILE.flac and FILE.json.
 
-PAPER §5 has the layout. Chapters last hours: nothing here holds more of one than a block.
+A chapter can last hours, so audio is read in blocks and never as a whole.
 """
 
 from __future__ import annotations
@@ -22,47 +22,49 @@ from spectron.corpora.cutting import CuttingConfig, Span, cut, tidy
 from spectron.data.shards import Utterance, encode_flac
 from spectron.types import UserError
 
-SUBSETS = ("small", "medium", "large", "duplicate")  # PAPER §5
-SAMPLE_RATE = 16_000  # PAPER §5
-LENGTH_TOLERANCE = 1.0  # ours, seconds: the stated length is a multiple of 0.08 and not exact
-BLOCK_SECONDS = 60  # ours: read at once
-SKIP_SECONDS = 20  # ours: what lies so near ahead is reached by reading; to seek in FLAC costs about as much
-Rejected = dict[str, list[str]]  # reason → names
+SUBSETS = ("small", "medium", "large", "duplicate")  # arXiv 1912.07875
+SAMPLE_RATE = 16_000  # Hz, arXiv 1912.07875
+LENGTH_TOLERANCE = 1.0  # ours, seconds: the JSON's length is a multiple of 0.08 and not exact
+BLOCK_SECONDS = 60  # ours: length of a block that is read at once
+SKIP_SECONDS = 20  # ours: shorter gaps are read and discarded, which costs no more than a seek in FLAC
+Rejected = dict[str, list[str]]  # reason → names of what was left out for it
 
 
 class Chapter(NamedTuple):
-    """One recording. name: its path without suffix, "small/100/sea_fairies_…/01_baum_…", unique."""
+    """One recording."""
 
-    name: str
+    name: str  # unique: the path below the root without suffix, "small/100/sea_fairies_…/01_baum_…"
     path: str
     speaker: str
     book: str
-    size: int  # bytes of the FLAC
+    size: int  # bytes of the FLAC file
 
 
 class Meta(NamedTuple):
-    """What the JSON says. snr NaN and activity None: not known. seconds 0: not stated."""
+    """The fields of a chapter's JSON file that are used here."""
 
-    seconds: float = 0.0
-    snr: float = math.nan
-    activity: tuple[tuple[float, float], ...] | None = None
+    seconds: float = 0.0  # 0: not stated
+    snr: float = math.nan  # NaN: not stated
+    activity: tuple[tuple[float, float], ...] | None = None  # voiced spans in seconds; None: not stated
     title: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitConfig:
-    """Shares of the speakers and of the books by a hash of their names; ours."""
+class SpeakerSplitConfig:
+    """Train, dev and test split of the speakers by a hash of their names; all values are ours."""
 
-    dev_share: float = 0.005
+    dev_share: float = 0.005  # of the speakers
     test_share: float = 0.005
     salt: str = "librilight"
 
 
 def list_chapters(root: str | Path) -> list[Chapter]:
-    """All chapters below a root that holds the subsets' folders (or is one), sorted by name. Raises UserError."""
+    """All chapters, sorted by name. root: the folder of the subsets, or one subset. Raises UserError."""
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"Libri-Light root {str(root)!r} is not a folder; give the one that holds small/, medium/, ….")
+        raise UserError(
+            f"Libri-Light root {str(root)!r} is not a folder; give the folder that contains small/, medium/, …"
+        )
     subsets = [root / name for name in SUBSETS if (root / name).is_dir()] or [root] * (root.name in SUBSETS)
     chapters = []
     for subset in subsets:
@@ -82,7 +84,8 @@ def list_chapters(root: str | Path) -> list[Chapter]:
                     ]
     if not chapters:
         raise UserError(
-            f"{str(root)!r} holds no chapters; Libri-Light is {{{'|'.join(SUBSETS)}}}/SPEAKER/BOOK/FILE.flac below it."
+            f"{str(root)!r} contains no chapters; the layout below it must be "
+            f"{{{'|'.join(SUBSETS)}}}/SPEAKER/BOOK/FILE.flac."
         )
     return sorted(chapters)
 
@@ -93,72 +96,74 @@ def _folders(path: str | Path) -> list[os.DirEntry]:
 
 
 def readable(name: str) -> str:
-    """A file's name as text that can be written anywhere."""
+    """A file name as valid Unicode: undecodable bytes become U+FFFD."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def share_of(name: str, config: SplitConfig) -> str:
-    """ "train", "dev" or "test", by a hash of a name."""
+def share_of(name: str, config: SpeakerSplitConfig) -> str:
+    """ "train", "dev" or "test", chosen by a hash of the name."""
     digest = hashlib.sha256(f"{config.salt}/{name}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    if place < config.test_share:
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    if fraction < config.test_share:
         return "test"
-    return "dev" if place < config.test_share + config.dev_share else "train"
+    return "dev" if fraction < config.test_share + config.dev_share else "train"
 
 
 def split(
-    chapters: Sequence[Chapter], config: SplitConfig = SplitConfig()
+    chapters: Sequence[Chapter], config: SpeakerSplitConfig = SpeakerSplitConfig()
 ) -> tuple[dict[str, list[Chapter]], dict[str, str]]:
-    """Chapters by split, no speaker and no book in two of them; and name → why, for those left out.
+    """Split chapters so that no speaker and no book is in two splits.
 
-    Speakers are shared out by the hash of their names. A book that several of them read together goes to the smallest
-    of its speakers' splits (test before dev before train); its chapters by other speakers are left out.
+    Returns split → chapters, and chapter name → reason for those left out. A hash of the name assigns each speaker to a
+    split. A book with several readers belongs to test if one of them does, else to dev, else to train; its chapters by
+    speakers of other splits are left out.
     """
-    of_speaker = {speaker: share_of(speaker, config) for speaker in {c.speaker for c in chapters}}
+    speaker_splits = {speaker: share_of(speaker, config) for speaker in {c.speaker for c in chapters}}
     order = ("train", "dev", "test")
-    of_book: dict[str, str] = {}
+    book_splits: dict[str, str] = {}
     for c in chapters:
-        of_book[c.book] = max(of_speaker[c.speaker], of_book.get(c.book, "train"), key=order.index)
+        book_splits[c.book] = max(speaker_splits[c.speaker], book_splits.get(c.book, "train"), key=order.index)
     splits: dict[str, list[Chapter]] = {name: [] for name in order}
     left_out = {}
     for c in chapters:
-        if of_book[c.book] == of_speaker[c.speaker]:
-            splits[of_speaker[c.speaker]].append(c)
+        if book_splits[c.book] == speaker_splits[c.speaker]:
+            splits[speaker_splits[c.speaker]].append(c)
         else:
-            left_out[c.name] = f"a {of_speaker[c.speaker]} speaker in a book of {of_book[c.book]}"
+            left_out[c.name] = f"a {speaker_splits[c.speaker]} speaker in a book of {book_splits[c.book]}"
     return splits, left_out
 
 
 def read_meta(chapter: Chapter) -> tuple[Meta, str]:
-    """What FILE.json says, and what is wrong with it ("" for nothing). Never raises: the recording alone will do."""
+    """Read FILE.json: its fields, and a description of what is wrong with it ("" if nothing is).
+
+    Never raises: the audio can be cut without the JSON.
+    """
     path = Path(chapter.path).with_suffix(".json")
     try:
-        stated = json.loads(path.read_text(encoding="utf-8", errors="replace"))  # takes a bare NaN
-        if not isinstance(stated, dict):
+        fields = json.loads(path.read_text(encoding="utf-8", errors="replace"))  # accepts a bare NaN
+        if not isinstance(fields, dict):
             raise ValueError("not an object")
     except FileNotFoundError:
         return Meta(), "without JSON: own voice activity"
     except (OSError, ValueError, RecursionError):
         return Meta(), "with broken JSON: own voice activity"
-    book = stated.get("book_meta")
+    book = fields.get("book_meta")
     title = book.get("title") if isinstance(book, dict) else ""
-    activity = _activity(stated.get("voice_activity"))
-    return (
-        Meta(
-            _number(stated.get("file_length_sec"), 0.0),
-            _number(stated.get("snr"), math.nan),
-            activity,
-            str(title or ""),
-        ),
-        "" if activity is not None else "without voice_activity: own",
+    activity = _activity(fields.get("voice_activity"))
+    meta = Meta(
+        seconds=_number(fields.get("file_length_sec"), default=0.0),
+        snr=_number(fields.get("snr"), default=math.nan),
+        activity=activity,
+        title=str(title or ""),
     )
+    return meta, "" if activity is not None else "without voice_activity: own"
 
 
-def _number(value: Any, otherwise: float) -> float:
+def _number(value: Any, default: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        return otherwise
+        return default
 
 
 def _activity(value: Any) -> tuple[tuple[float, float], ...] | None:
@@ -172,44 +177,46 @@ def _activity(value: Any) -> tuple[tuple[float, float], ...] | None:
 
 
 class BadChapter(Exception):
-    """A chapter that cannot be used; the message is the reason."""
+    """A chapter or utterance that cannot be used; the message continues "chapters …" or "utterances …"."""
 
 
 class Recording:
-    """A chapter's FLAC, open: spans of it are read without the rest. Close it after use."""
+    """An open FLAC file from which spans are read. Close it after use."""
 
     def __init__(self, path: str, sample_rate: int = SAMPLE_RATE):
-        """Raises BadChapter for what is no mono FLAC at that rate."""
+        """Raises BadChapter unless the file is mono audio at `sample_rate` Hz."""
         import soundfile
 
         try:
             self._file = soundfile.SoundFile(path)
         except (soundfile.SoundFileError, RuntimeError, OSError) as error:
             raise BadChapter("whose audio cannot be read") from error
-        self.total, self.rate, self._at = self._file.frames, self._file.samplerate, 0
+        self.total = self._file.frames
+        self.rate = self._file.samplerate
+        self._position = 0
         reason = ""
         if self._file.channels != 1:
             reason = "not mono"
         elif self.rate != sample_rate:
             reason = f"not at {sample_rate} Hz"
-        elif not 0 < self.total < 2**40:  # libsndfile says 2^63 − 1 where the header is silent
+        elif not 0 < self.total < 2**40:  # libsndfile reports 2^63 − 1 if the header has no length
             reason = "without samples"
         if reason:
             self._file.close()
             raise BadChapter(reason)
 
     def read(self, start: int, end: int) -> Int[np.ndarray, " S"]:
-        """int16 [end − start]. Raises BadChapter where the file is damaged."""
+        """Samples start to end as int16 [end − start]. Raises BadChapter if the file is damaged."""
         import soundfile
 
         try:
-            if not 0 <= start - self._at < SKIP_SECONDS * self.rate:
+            if not 0 <= start - self._position < SKIP_SECONDS * self.rate:
                 self._file.seek(start)
-            elif start > self._at:
-                self._file.read(start - self._at, dtype="int16")
-            self._at = -1  # unknown, should the read fail
+            elif start > self._position:
+                self._file.read(start - self._position, dtype="int16")
+            self._position = -1  # unknown if the read fails
             samples = self._file.read(end - start, dtype="int16")
-            self._at = start + len(samples)
+            self._position = start + len(samples)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise BadChapter("whose audio is damaged") from error
         if len(samples) != end - start:
@@ -217,7 +224,7 @@ class Recording:
         return samples
 
     def blocks(self) -> Iterator[Int[np.ndarray, " _"]]:
-        """All of it, a minute at a time. Raises BadChapter where the file is damaged."""
+        """The whole recording in blocks of BLOCK_SECONDS. Raises BadChapter if the file is damaged."""
         for start in range(0, self.total, BLOCK_SECONDS * self.rate):
             yield self.read(start, min(self.total, start + BLOCK_SECONDS * self.rate))
 
@@ -227,7 +234,10 @@ class Recording:
 
 
 def utterances_of(chapter: Chapter, config: CuttingConfig, vad: VadConfig, rejected: Rejected) -> Iterator[Utterance]:
-    """A chapter cut up. What is left out of it, or odd about it, is noted in `rejected`; nothing is fatal."""
+    """Cut a chapter into utterances.
+
+    What is left out or unusual is added to `rejected`; a bad chapter raises nothing.
+    """
     try:
         recording = Recording(chapter.path)
     except BadChapter as error:
@@ -268,10 +278,10 @@ def _spans(
     seconds = recording.total / recording.rate
     if seconds < config.min_seconds:
         raise BadChapter("shorter than min_seconds")
-    meta, odd = read_meta(chapter)
-    if odd:
-        rejected.setdefault(f"note: chapters {odd}", []).append(chapter.name)
-    if meta.seconds and not abs(meta.seconds - seconds) <= LENGTH_TOLERANCE:  # NaN is wrong, too
+    meta, defect = read_meta(chapter)
+    if defect:
+        rejected.setdefault(f"note: chapters {defect}", []).append(chapter.name)
+    if meta.seconds and not abs(meta.seconds - seconds) <= LENGTH_TOLERANCE:  # `not <=` rejects NaN too
         raise BadChapter("whose JSON states another length")
     activity = meta.activity
     if activity is None:

@@ -1,7 +1,7 @@
 """Corpora in three steps, each restartable by shard: cut (or convert), label, write.
 
-A folder of shards is made by one command with one set of settings (corpus.json). A finished shard is never redone;
-killed at any moment and started again, the folder ends up byte for byte as if nothing had happened.
+A folder of shards is made by one command with one set of settings (corpus.json). A restarted command makes only the
+missing shards; the files are the same, byte for byte, as those of a run without interruption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.corpora.cutting import CuttingConfig
 from spectron.corpora.labelling import label, shards_fingerprint
 from spectron.corpora.labels import Label, clean_text, labels_path, read_labels
-from spectron.corpora.librilight import Chapter, Rejected, SplitConfig, list_chapters, utterances_of
+from spectron.corpora.librilight import Chapter, Rejected, SpeakerSplitConfig, list_chapters, utterances_of
 from spectron.corpora.librilight import split as split_chapters
 from spectron.corpora.report import name_hashes, write_report
 from spectron.corpora.shard_jobs import fingerprint, run_shards, settings_of, under_construction
@@ -28,9 +28,9 @@ from spectron.data.shards import Shards, Utterance, encode_flac, is_finished, re
 from spectron.data.sources import make_source, unlimited
 from spectron.types import UserError
 
-__all__ = ["Selection", "cut", "from_task", "label", "write"]
+__all__ = ["LabelFilter", "cut", "from_task", "label", "write"]
 
-MAX_CHARACTERS = 2000  # ours: no 30 s hold more; a longer text belongs to something else
+MAX_CHARACTERS = 2000  # ours: more than anyone says in 30 s; a longer text belongs to another recording
 SPLITS = ("all", "train", "dev", "test")
 
 
@@ -39,19 +39,19 @@ class CorpusConfig:
     """How Libri-Light becomes shards."""
 
     cutting: CuttingConfig = dataclasses.field(default_factory=CuttingConfig)
-    vad: VadConfig = dataclasses.field(default_factory=VadConfig)  # where the JSON has no voice activity
-    splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)
-    shard_megabytes: float = 256.0  # ours: of the chapters' FLAC in one shard
+    vad: VadConfig = dataclasses.field(default_factory=VadConfig)  # for chapters whose JSON has no voice activity
+    splits: SpeakerSplitConfig = dataclasses.field(default_factory=SpeakerSplitConfig)
+    shard_megabytes: float = 256.0  # ours: size of the chapters in one shard
 
 
 DEFAULT = CorpusConfig()
 
 
-class Selection(Protocol):
-    """Which labels are good enough."""
+class LabelFilter(Protocol):
+    """Decides which labels are kept."""
 
     def reason(self, label: Label) -> str:
-        """Why an utterance with this label is left out; "" keeps it. A function of the label alone."""
+        """Why an utterance with this label is left out; "" keeps it. Depends on the label alone."""
         ...
 
 
@@ -62,41 +62,40 @@ def cut(
     split: str = "all",
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Libri-Light on disk → shards of utterances without text, and a report, which is returned.
+    """Cut Libri-Light into shards of utterances without text; returns the report that is also written to OUT.
 
-    split: "all", or one of "train", "dev" and "test" with no speaker or book in two. Raises UserError.
+    split: "all", or "train", "dev" or "test", which share no speaker and no book. Raises UserError.
     """
     config.cutting.check()
     if split not in SPLITS:
         raise UserError(f"--split {split!r} is unknown; use one of: {', '.join(SPLITS)}.")
     chapters = list_chapters(root)
     left_out: dict[str, str] = {}
-    seen = fingerprint((c.name, c.size) for c in chapters)
+    input_hash = fingerprint((c.name, c.size) for c in chapters)
     if split != "all":
         parts, left_out = split_chapters(chapters, config.splits)
         chapters = parts[split]
         if not chapters:
-            raise UserError(f"{str(root)!r} has no speaker for the split {split!r}; raise its share or cut all.")
+            raise UserError(
+                f"{str(root)!r} has no speaker for the split {split!r}; raise its share or use --split all."
+            )
     groups = list(_groups(chapters, config.shard_megabytes * 1e6))
-    settings = {
-        **settings_of(config),
-        "split": split,
-        "input": seen,
-    }
+    settings = {**settings_of(config), "split": split, "input": input_hash}
     with under_construction(out, "cut", settings, len(groups)) as folder:
         work = CutShard(str(folder), config.cutting, config.vad)
         run_shards(work, list(enumerate(groups)), work.finished, options, "shards cut")
-        left = {"chapters of a book in another split": sorted(left_out)} if left_out else {}
-        return write_report(folder, left)
+        return write_report(folder, {"chapters of a book in another split": sorted(left_out)} if left_out else {})
 
 
-def _groups(chapters: Sequence[Chapter], most_bytes: float) -> Iterator[list[Chapter]]:
+def _groups(chapters: Sequence[Chapter], max_bytes: float) -> Iterator[list[Chapter]]:
+    """Consecutive chapters of at most max_bytes together, at least one."""
     group: list[Chapter] = []
     size = 0
     for chapter in chapters:
-        if group and size + chapter.size > most_bytes:
+        if group and size + chapter.size > max_bytes:
             yield group
-            group, size = [], 0
+            group = []
+            size = 0
         group.append(chapter)
         size += chapter.size
     if group:
@@ -105,18 +104,18 @@ def _groups(chapters: Sequence[Chapter], most_bytes: float) -> Iterator[list[Cha
 
 @dataclasses.dataclass(frozen=True)
 class CutShard:
-    """The chapters of one shard, for whichever process does them."""
+    """Cuts the chapters of one shard; sent to the workers."""
 
     out: str
     config: CuttingConfig
     vad: VadConfig
 
     def finished(self, item: tuple[int, list[Chapter]]) -> bool:
-        """Whether the shard is there."""
+        """Whether the shard is complete."""
         return is_finished(shard_path(self.out, item[0]))
 
     def __call__(self, item: tuple[int, list[Chapter]]) -> None:
-        """Cut them."""
+        """Cut the chapters and write the shard."""
         number, chapters = item
         rejected: Rejected = {}
         spans = (u for chapter in chapters for u in utterances_of(chapter, self.config, self.vad, rejected))
@@ -133,15 +132,21 @@ def from_task(
     per_shard: int = 1000,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The recordings of a task (kind manifest, librispeech or shards) → shards, and a report, which is returned.
+    """Write a task's recordings as shards; returns the report that is also written to OUT.
 
-    All lengths are taken. keep_text: with the task's own texts; else as if nobody had written them down. speakers: only
-    theirs; None takes all. Raises UserError.
+    task: of kind manifest, librispeech or shards; recordings of every length are taken. keep_text: False leaves the
+    texts empty. speakers: names whose recordings are taken; None takes all. Raises UserError.
     """
-    wide = unlimited(data)
-    source = make_source(task, wide, features)
+    unlimited_data = unlimited(data)
+    source = make_source(task, unlimited_data, features)
     work = TaskShard(
-        str(out), task, wide, features, keep_text, None if speakers is None else tuple(sorted(speakers)), per_shard
+        out=str(out),
+        task=task,
+        data=unlimited_data,
+        features=features,
+        keep_text=keep_text,
+        speakers=None if speakers is None else tuple(sorted(speakers)),
+        per_shard=per_shard,
     )
     numbers = range(-(-len(source) // per_shard))
     settings = {
@@ -158,12 +163,12 @@ def from_task(
         return write_report(folder, source.rejected)
 
 
-_sources: dict[Any, Source] = {}  # one per process
+_sources: dict[Any, Source] = {}  # opened once per process
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskShard:
-    """Some recordings of a task."""
+    """Writes per_shard recordings of a task; sent to the workers."""
 
     out: str
     task: TaskConfig
@@ -174,7 +179,7 @@ class TaskShard:
     per_shard: int
 
     def finished(self, number: int) -> bool:
-        """Whether the shard is there."""
+        """Whether the shard is complete."""
         return is_finished(shard_path(self.out, number))
 
     def __call__(self, number: int) -> None:
@@ -185,7 +190,7 @@ class TaskShard:
         write_shard(shard_path(self.out, number), self._utterances(_sources[self], number, rejected), rejected)
 
     def _utterances(self, source: Source, number: int, rejected: Rejected) -> Iterator[Utterance]:
-        wanted = None if self.speakers is None else set(self.speakers)
+        speakers = None if self.speakers is None else set(self.speakers)
         ids: set[str] = set()
         for i in range(number * self.per_shard, min(len(source), (number + 1) * self.per_shard)):
             try:
@@ -193,7 +198,7 @@ class TaskShard:
             except BadExample as error:
                 rejected.setdefault("recordings that cannot be used", []).append(str(error))
                 continue
-            if wanted is not None and example.speaker not in wanted:
+            if speakers is not None and example.speaker not in speakers:
                 continue
             if example.id in ids:
                 rejected.setdefault("duplicate ids", []).append(example.id)
@@ -212,7 +217,7 @@ class TaskShard:
 
 
 def _book(librispeech_id: str) -> str:
-    """LibriSpeech's names are SPEAKER-CHAPTER-NUMBER."""
+    """The chapter in an id of the form SPEAKER-CHAPTER-NUMBER; "" for other ids."""
     return librispeech_id.split("-")[1] if librispeech_id.count("-") == 2 else ""
 
 
@@ -220,23 +225,21 @@ def write(
     shards: str | Path,
     out: str | Path,
     labels: str | Path | None = None,
-    selection: Selection | None = None,
+    selection: LabelFilter | None = None,
     max_characters: int = MAX_CHARACTERS,
     options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Shards and their labels → shards that training reads, and a report, which is returned.
+    """Join shards with their labels and filter them; returns the report that is also written to OUT.
 
-    labels: a folder that `label` wrote; None keeps the shards' own texts. selection: which labels to keep; None keeps
-    all that have a text of at most max_characters. Raises UserError.
+    labels: a folder that `label` wrote; None keeps the shards' own texts. selection: decides which labels are kept;
+    None keeps every text of at most max_characters. Raises UserError.
     """
     source = Shards(shards)
     count = len(source.paths)
     files = [] if labels is None else [labels_path(labels, i) for i in range(count)]
     missing = sum(not path.is_file() for path in files)
     if missing:
-        raise UserError(
-            f"{str(labels)!r} lacks the labels of {missing} of {count} shards; run spectron data label again."
-        )
+        raise UserError(f"{str(labels)!r} has no labels of {missing} of {count} shards; run spectron data label again.")
     settings = {
         "input": shards_fingerprint(source),
         "labels": fingerprint(hashlib.sha256(path.read_bytes()).hexdigest() for path in files) if labels else None,
@@ -244,25 +247,31 @@ def write(
         "max_characters": max_characters,
     }
     with under_construction(out, "write", settings, count) as folder:
-        paths, texts = tuple(map(str, source.paths)), tuple(map(str, files))
-        work = WriteShard(str(folder), paths, texts, selection, max_characters, duplicates(source))
+        work = WriteShard(
+            out=str(folder),
+            shards=tuple(map(str, source.paths)),
+            labels=tuple(map(str, files)),
+            selection=selection,
+            max_characters=max_characters,
+            duplicates=duplicates(source),
+        )
         run_shards(work, range(count), work.finished, options, "shards written")
         return write_report(folder, {})
 
 
 @dataclasses.dataclass(frozen=True)
 class WriteShard:
-    """One shard joined with its labels and filtered."""
+    """Joins one shard with its labels and filters it; sent to the workers."""
 
     out: str
     shards: tuple[str, ...]
-    labels: tuple[str, ...]
-    selection: Selection | None
+    labels: tuple[str, ...]  # label files; (): the shards' own texts
+    selection: LabelFilter | None
     max_characters: int
-    duplicates: dict[int, list[int]]
+    duplicates: dict[int, list[int]]  # shard → records with a repeated id
 
     def finished(self, number: int) -> bool:
-        """Whether the shard is there."""
+        """Whether the shard is complete."""
         return is_finished(shard_path(self.out, number))
 
     def __call__(self, number: int) -> None:
@@ -271,51 +280,56 @@ class WriteShard:
         write_shard(shard_path(self.out, number), self._utterances(number, rejected), rejected)
 
     def _utterances(self, number: int, rejected: Rejected) -> Iterator[Utterance]:
-        labels = {x.id: x for x in read_labels(self.labels[number])} if self.labels else None
+        labels = {label.id: label for label in read_labels(self.labels[number])} if self.labels else None
         repeated = set(self.duplicates.get(number, ()))
         for record, utterance in enumerate(read_shard(self.shards[number])):
             if record in repeated:
                 rejected.setdefault("duplicate ids", []).append(utterance.id)
                 continue
-            if labels is None:
-                found: Label | None = own_label(utterance)
-            else:
-                found = labels.get(utterance.id)
-            reason = "without a label" if found is None else self._reason(found)
-            if found is None or reason:
+            utterance_label = own_label(utterance) if labels is None else labels.get(utterance.id)
+            reason = "without a label" if utterance_label is None else self._reason(utterance_label)
+            if utterance_label is None or reason:
                 rejected.setdefault(reason, []).append(utterance.id)
                 continue
             yield utterance._replace(
-                text=clean_text(found.text), labelled_by=found.labelled_by, score=found.score, tokens=found.tokens
+                text=clean_text(utterance_label.text),
+                labelled_by=utterance_label.labelled_by,
+                score=utterance_label.score,
+                tokens=utterance_label.tokens,
             )
 
-    def _reason(self, found: Label) -> str:
-        if not clean_text(found.text):
+    def _reason(self, utterance_label: Label) -> str:
+        if not clean_text(utterance_label.text):
             return "without text"
-        if len(found.text) > self.max_characters:
+        if len(utterance_label.text) > self.max_characters:
             return "text longer than max_characters"
-        return self.selection.reason(found) if self.selection else ""
+        return self.selection.reason(utterance_label) if self.selection else ""
 
 
 def own_label(utterance: Utterance) -> Label:
-    """What an utterance itself says of its text."""
+    """The text that an utterance carries, as a label."""
     return Label(
-        utterance.id, utterance.text, utterance.score, utterance.tokens, utterance.seconds, utterance.labelled_by
+        id=utterance.id,
+        text=utterance.text,
+        score=utterance.score,
+        tokens=utterance.tokens,
+        seconds=utterance.seconds,
+        labelled_by=utterance.labelled_by,
     )
 
 
 def duplicates(shards: Shards) -> dict[int, list[int]]:
-    """Shard → its records whose id an earlier utterance has."""
+    """Shard → its records whose id an earlier utterance has already."""
     hashes = []
     for number in range(len(shards.paths)):
         index = shards.index(number)
         hashes.append(name_hashes(index.strings("id")))
         index.close()
-    everyone = np.concatenate(hashes)
-    repeated = np.ones(len(everyone), bool)
-    repeated[np.unique(everyone, return_index=True)[1]] = False
-    found: dict[int, list[int]] = {}
+    all_hashes = np.concatenate(hashes)
+    repeated = np.ones(len(all_hashes), bool)
+    repeated[np.unique(all_hashes, return_index=True)[1]] = False
+    records: dict[int, list[int]] = {}
     for i in np.flatnonzero(repeated).tolist():
         shard, record = shards.place(i)
-        found.setdefault(shard, []).append(record)
-    return found
+        records.setdefault(shard, []).append(record)
+    return records

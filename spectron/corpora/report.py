@@ -1,4 +1,4 @@
-"""What is in a folder of shards, from the indexes alone: report.json, report.md and report.html beside them."""
+"""Statistics of a folder of shards, read from the indexes: report.json, report.md and report.html."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spectron.data.shards import Index, finished_shards
 from spectron.types import UserError
 from spectron.utils.files import write_bytes
 
-NAMED = 20  # ours: how many of the left-out are named for each reason; all stand in the shards' indexes
-BINS = 40  # ours
-NOTE = "note: "  # begins what is odd but not left out
+NAMED = 20  # ours: number of names listed per reason; the shards' indexes have all of them
+BINS = 40  # ours: bars of a histogram
+NOTE = "note: "  # prefix of a reason for which nothing was left out
 
 
 class _Tally:
-    """What is counted while the indexes go by."""
+    """Sums over the indexes."""
 
     def __init__(self) -> None:
         self.seconds: list[np.ndarray] = []
@@ -38,9 +38,10 @@ class _Tally:
         self.texts = self.words = self.tokens = 0
 
     def add(self, index: Index) -> None:
-        """One shard."""
+        """Add one shard."""
         seconds = index.numbers("num_samples") / np.maximum(index.numbers("sample_rate"), 1)
-        tokens, texts = index.numbers("tokens"), index.strings("text")
+        tokens = index.numbers("tokens")
+        texts = index.strings("text")
         self.seconds.append(seconds)
         scored = np.isfinite(index.numbers("score")) & (tokens > 0)
         self.scores.append(index.numbers("score")[scored] / tokens[scored])
@@ -59,27 +60,32 @@ class _Tally:
             self.reject(reason, names)
 
     def reject(self, reason: str, names: list[str]) -> None:
-        """Something left out, or odd."""
-        count, known = self.rejected.get(reason, (0, []))
-        self.rejected[reason] = (count + len(names), (known + names)[:NAMED])
+        """Add what was left out, or is unusual, for one reason."""
+        count, first = self.rejected.get(reason, (0, []))
+        self.rejected[reason] = (count + len(names), (first + names)[:NAMED])
 
 
 def name_hashes(names: list[str]) -> np.ndarray:
-    """uint64 [N]: a number for each name, to find equal ones without keeping them."""
+    """uint64 [N]: a hash of each name, to find duplicates in little memory."""
     return np.asarray([int.from_bytes(hashlib.blake2b(n.encode(), digest_size=8).digest()) for n in names], np.uint64)
 
 
 def summarise(folder: str | Path, left_out: Mapping[str, list[str]] | None = None) -> dict[str, Any]:
-    """The report of a folder of shards. left_out: reason → names that no shard knows of. Raises UserError."""
+    """The report of a folder of shards. Raises UserError.
+
+    left_out: reason → names of what was left out before any shard was written.
+    """
     folder = Path(folder)
-    paths, tally = finished_shards(folder), _Tally()
+    paths = finished_shards(folder)
+    tally = _Tally()
     for path in paths:
         index = Index(path)
         tally.add(index)
         index.close()
     for reason, names in (left_out or {}).items():
         tally.reject(reason, list(names))
-    seconds, ids = np.concatenate(tally.seconds), np.concatenate(tally.ids)
+    seconds = np.concatenate(tally.seconds)
+    ids = np.concatenate(tally.ids)
     reasons = {reason: {"count": n, "first": names} for reason, (n, names) in sorted(tally.rejected.items())}
     try:
         made_by = read_plan(folder)
@@ -100,8 +106,8 @@ def summarise(folder: str | Path, left_out: Mapping[str, list[str]] | None = Non
         "seconds": distribution(seconds),
         "score_per_token": distribution(np.concatenate(tally.scores)),
         "minutes_per_speaker": distribution(np.asarray(list(tally.speakers.values())) / 60),
-        "rejected": {reason: found for reason, found in reasons.items() if not reason.startswith(NOTE)},
-        "notes": {reason.removeprefix(NOTE): found for reason, found in reasons.items() if reason.startswith(NOTE)},
+        "rejected": {reason: group for reason, group in reasons.items() if not reason.startswith(NOTE)},
+        "notes": {reason.removeprefix(NOTE): group for reason, group in reasons.items() if reason.startswith(NOTE)},
         "made_by": made_by,
     }
 
@@ -110,8 +116,9 @@ def distribution(values: np.ndarray) -> dict[str, Any]:
     """n, mean, percentiles and a histogram."""
     if not len(values):
         return {"n": 0}
-    low, high = float(values.min()), float(values.max())
-    if round(high, 4) == round(low, 4):  # all but equal, and as such too narrow to divide
+    low = float(values.min())
+    high = float(values.max())
+    if round(high, 4) == round(low, 4):  # (almost) equal values: too narrow a range for bins
         high = low + 1.0
     counts, edges = np.histogram(values, BINS, (low, high))
     marks = np.percentile(values, (0, 5, 25, 50, 75, 95, 100)).tolist()
@@ -127,13 +134,13 @@ def distribution(values: np.ndarray) -> dict[str, Any]:
 def write_report(
     folder: str | Path, left_out: Mapping[str, list[str]] | None = None, out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Summarise a folder; write report.json, report.md and report.html into `out` (the folder itself).
+    """Summarise a folder; write report.json, report.md and report.html into `out` (default: the folder).
 
-    Without left_out, what no shard knows of is taken from the report that is there. Raises UserError.
+    left_out: as in `summarise`; None takes it from the folder's existing report. Raises UserError.
     """
     out = Path(out or folder)
     if left_out is None:
-        left_out = _kept_aside(Path(folder))
+        left_out = _earlier_left_out(Path(folder))
     report = summarise(folder, left_out)
     report["left_out_before"] = dict(left_out)
     write_bytes(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
@@ -142,7 +149,7 @@ def write_report(
     return report
 
 
-def _kept_aside(folder: Path) -> dict[str, list[str]]:
+def _earlier_left_out(folder: Path) -> dict[str, list[str]]:
     try:
         return json.loads((folder / "report.json").read_text())["left_out_before"]
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Which labels are good enough: a length-normalised score fitted on held-out speech, then lengths balanced (PAPER §5).
+"""Filter of pseudo-labels by a length-normalised score, with balancing of lengths (arXiv 2005.09629, unverified).
 
-s = (S − μℓ − β) / (σ√ℓ), S the log-probability and ℓ the number of labels: what is left when the expected score of a
-text of that length is taken away, in its standard deviations. Every decision is a function of one label.
+s = (S − μℓ − β) / (σ√ℓ), with S the log-probability of a transcript and ℓ its number of output labels: the distance of
+S from the score expected at that length, in standard deviations. μ, β and σ are fitted on held-out speech.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from spectron.corpora.labels import Label
 from spectron.types import UserError
 
 DEFAULT = SelectionConfig()
-FEWEST = 3  # hypotheses: two make a line without spread
+MIN_HYPOTHESES = 3  # a line through two points has no residuals
 
 
 @dataclasses.dataclass(frozen=True)
-class Selection:
-    """A fitted filter. rates: per bucket of `bucket_tokens` labels the share that stays; () keeps all lengths."""
+class ScoreFilter:
+    """A fitted filter: keeps labels with s ≥ threshold, then a share of each bucket of lengths."""
 
     mu: float
     beta: float
     sigma: float
     threshold: float
-    bucket_tokens: int = 50
-    rates: tuple[float, ...] = ()
+    bucket_tokens: int = 50  # width of a bucket, in output labels
+    rates: tuple[float, ...] = ()  # share that is kept of each bucket; (): all
     seed: int = 0
 
     def score(self, label: Label) -> float:
-        """s; −∞ for a text of no labels, or of no score."""
+        """The normalised score s; −∞ for an empty text or a score that is not finite."""
         if label.tokens <= 0 or not math.isfinite(label.score):
             return -math.inf
         return (label.score - self.mu * label.tokens - self.beta) / (self.sigma * math.sqrt(label.tokens))
@@ -53,42 +53,43 @@ class Selection:
         return ""
 
     def bucket(self, tokens: int) -> int:
-        """The bucket of a length; the last has no end."""
+        """The bucket of a length; the last bucket has no upper limit."""
         return min(tokens // self.bucket_tokens, max(len(self.rates) - 1, 0))
 
     def to_json(self) -> str:
-        """The filter as JSON text; every number exactly."""
+        """The filter as JSON; numbers survive the round trip exactly."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
 
-def from_json(text: str) -> Selection:
-    """The inverse of to_json. Raises UserError on an unknown key or a wrong type."""
-    return build(Selection, json.loads(text), "selection")
+def from_json(text: str) -> ScoreFilter:
+    """The inverse of to_json. Raises UserError for an unknown key or a wrong type."""
+    return build(ScoreFilter, json.loads(text), "selection")
 
 
-def load(path: str | Path) -> Selection:
-    """A filter from a file. Raises UserError when it cannot be read."""
+def load(path: str | Path) -> ScoreFilter:
+    """Read a filter from a file. Raises UserError if it cannot be read."""
     try:
         return from_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"Selection {str(path)!r} cannot be read ({error}); fit it again.") from error
+        raise UserError(f"Label filter {str(path)!r} cannot be read ({error}); fit it again.") from error
 
 
 def _draw(name: str, seed: int) -> float:
-    """A number in [0, 1) that an id always draws."""
+    """A pseudo-random number in [0, 1) that depends on the id and the seed."""
     return zlib.crc32(f"{seed}/{name}".encode("utf-8", "surrogatepass")) / 2**32
 
 
-def fit(labels: Sequence[Label], config: SelectionConfig = DEFAULT) -> Selection:
-    """μ, β and σ by regression on held-out hypotheses; the threshold lets the share config.keep of them pass.
+def fit(labels: Sequence[Label], config: SelectionConfig = DEFAULT) -> ScoreFilter:
+    """Fit a filter on held-out hypotheses: μ, β and σ by regression, a threshold that config.keep of them pass.
 
-    Scores of ℓ labels spread like √ℓ, so each is weighed by 1/ℓ. Raises UserError for too few usable hypotheses.
+    The standard deviation of S grows like √ℓ, so squared residuals are weighted by 1/ℓ. Raises UserError if too few
+    hypotheses are usable.
     """
     usable = [label for label in labels if label.tokens > 0 and math.isfinite(label.score)]
-    if len(usable) < FEWEST or len({label.tokens for label in usable}) < 2:
+    if len(usable) < MIN_HYPOTHESES or len({label.tokens for label in usable}) < 2:
         raise UserError(
-            f"The score needs {FEWEST} held-out hypotheses of different lengths, not {len(usable)}; "
-            f"train the recogniser longer or hold more speech out."
+            f"Fitting the filter needs {MIN_HYPOTHESES} held-out hypotheses of different lengths, not {len(usable)}; "
+            f"train the recogniser longer or hold out more speech."
         )
     lengths = np.asarray([label.tokens for label in usable], np.float64)
     scores = np.asarray([label.score for label in usable], np.float64)
@@ -99,32 +100,47 @@ def fit(labels: Sequence[Label], config: SelectionConfig = DEFAULT) -> Selection
     sigma = max(float(np.sqrt(np.mean(residuals**2))), 1e-9)
     threshold = float(np.quantile(residuals / sigma, 1 - config.keep)) if config.keep < 1 else -math.inf
     threshold = threshold if math.isfinite(threshold) else -1e9  # JSON has no infinity
-    return Selection(float(mu), float(beta), sigma, threshold, config.bucket_tokens, (), config.seed)
+    return ScoreFilter(
+        mu=float(mu),
+        beta=float(beta),
+        sigma=sigma,
+        threshold=threshold,
+        bucket_tokens=config.bucket_tokens,
+        seed=config.seed,
+    )
 
 
 def balance(
-    selection: Selection, labels: Sequence[Label], wanted: Sequence[int], config: SelectionConfig = DEFAULT
-) -> Selection:
-    """The filter with rates per bucket that move the kept labels' lengths towards those of `wanted` (numbers of labels
-    of the labelled texts), as far as the share config.balanced of them stays."""
+    selection: ScoreFilter, labels: Sequence[Label], target_lengths: Sequence[int], config: SelectionConfig = DEFAULT
+) -> ScoreFilter:
+    """Add rates that move the distribution of kept lengths towards that of target_lengths.
+
+    At least the share config.balanced of the kept labels stays. Lengths are numbers of output labels.
+    """
     kept = [label.tokens for label in labels if not dataclasses.replace(selection, rates=()).reason(label)]
-    if not kept or not wanted or config.balanced >= 1:
+    if not kept or not target_lengths or config.balanced >= 1:
         return dataclasses.replace(selection, rates=())
-    count = max(*kept, *wanted) // selection.bucket_tokens + 1
-    have = np.bincount([n // selection.bucket_tokens for n in kept], minlength=count) / len(kept)
-    want = np.bincount([n // selection.bucket_tokens for n in wanted], minlength=count) / len(wanted)
-    ratios = np.where(have > 0, want / np.maximum(have, 1e-12), 1.0)
+    count = max(*kept, *target_lengths) // selection.bucket_tokens + 1
+    shares = np.bincount([n // selection.bucket_tokens for n in kept], minlength=count) / len(kept)
+    targets = np.bincount([n // selection.bucket_tokens for n in target_lengths], minlength=count) / len(target_lengths)
+    ratios = np.where(shares > 0, targets / np.maximum(shares, 1e-12), 1.0)
 
     def rates(slack: float) -> np.ndarray:
         return np.minimum(1.0, ratios * slack)
 
-    # The kept share grows with the slack: double it until enough stays, then halve the interval.
-    low, high = 0.0, 1.0
-    reachable = float((have * (ratios > 0)).sum())
-    target = min(config.balanced, reachable)
-    while float((have * rates(high)).sum()) < target - 1e-9:
+    def kept_share(slack: float) -> float:
+        return float((shares * rates(slack)).sum())
+
+    # The kept share grows with the slack: double the slack until enough is kept, then bisect.
+    low = 0.0
+    high = 1.0
+    target = min(config.balanced, float((shares * (ratios > 0)).sum()))
+    while kept_share(high) < target - 1e-9:
         high *= 2
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (low, middle) if float((have * rates(middle)).sum()) >= target else (middle, high)
+        if kept_share(middle) >= target:
+            high = middle
+        else:
+            low = middle
     return dataclasses.replace(selection, rates=tuple(round(float(r), 6) for r in rates(high)))

@@ -1,4 +1,4 @@
-"""Folders of shards under construction: what made them stands beside them, and what is finished is never redone."""
+"""Jobs that fill a folder of shards: the folder records its settings, and finished shards are not made again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from spectron.utils.files import remove_parts, write_bytes
 
 log = logging.getLogger(__name__)
 
-INLINE = "inline"  # the runner that is none: one shard after the other in this process, without Beam
-POLL_SECONDS = 1.0  # ours: how often the progress of a pipeline is looked at
+INLINE = "inline"  # the runner without Beam: one shard after the other in this process
+POLL_SECONDS = 1.0  # ours: interval at which the progress bar looks for finished shards
 
 
 def fingerprint(parts: Iterable[object]) -> str:
-    """A short name for a list of things: the same list, the same name."""
+    """A hash of the parts' text, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part}\n".encode("utf-8", "surrogatepass"))
@@ -33,7 +33,7 @@ def fingerprint(parts: Iterable[object]) -> str:
 
 
 def settings_of(value: Any) -> Any:
-    """Settings as JSON can hold them: frozen dataclasses as their fields, anything else by its name."""
+    """Settings as JSON values: the fields of a dataclass, the class name of any other object."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return json.loads(json.dumps(dataclasses.asdict(value)))
     if value is None or isinstance(value, bool | int | float | str):
@@ -43,9 +43,9 @@ def settings_of(value: Any) -> Any:
 
 @contextlib.contextmanager
 def under_construction(folder: str | Path, kind: str, settings: dict[str, Any], shards: int) -> Iterator[Path]:
-    """A folder for `shards` shards made by `kind` with these settings, for this process alone.
+    """Lock a folder for `shards` shards made by the command `kind` with these settings.
 
-    Raises UserError when it holds shards made otherwise, or another process is writing them.
+    Raises UserError if the folder has shards of other settings, or another process holds the lock.
     """
     import fcntl
 
@@ -60,37 +60,38 @@ def under_construction(folder: str | Path, kind: str, settings: dict[str, Any], 
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"{str(folder)!r} is being written by another process; wait for it or end it.") from error
+            raise UserError(f"{str(folder)!r} is being written by another process; wait for it or stop it.") from error
         remove_parts(folder)
         if (folder / PLAN).exists():
-            _same(folder, plan)
+            _check_same(folder, plan)
         elif any(folder.glob("shard-*")):
-            raise UserError(f"{str(folder)!r} holds shards but no {PLAN} that says what they are; give another folder.")
+            raise UserError(f"{str(folder)!r} contains shards but no {PLAN} with their settings; give another folder.")
         else:
             write_bytes(folder / PLAN, (json.dumps(plan, indent=1) + "\n").encode())
         yield folder
 
 
-def _same(folder: Path, plan: dict[str, Any]) -> None:
+def _check_same(folder: Path, plan: dict[str, Any]) -> None:
     try:
-        there = read_plan(folder)
+        existing = read_plan(folder)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{str(folder / PLAN)!r} is broken ({error}); give another folder or delete this one."
         ) from error
-    for name, (old, new) in _differences(there, plan):
+    for name, (old, new) in _differences(existing, plan):
         raise UserError(
-            f"{str(folder)!r} was begun with {name} {old!r}, this run has {new!r}; "
+            f"{str(folder)!r} was started with {name} {old!r}, this run has {new!r}; "
             "give another folder or the same settings."
         )
 
 
 def read_plan(folder: str | Path) -> dict[str, Any]:
-    """What made a folder: kind, shards, settings. Raises OSError or ValueError."""
+    """The command, number of shards and settings that a folder records. Raises OSError or ValueError."""
     return json.loads((Path(folder) / PLAN).read_text())
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """(dotted key, (old, new)) of every value that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}".removeprefix(".settings").lstrip("."))
@@ -105,26 +106,26 @@ def run_shards(
     options: Sequence[str] = (),
     name: str = "shards",
 ) -> None:
-    """Call work(item) for every item that is not finished: by Beam, or here with the options `--runner inline`.
+    """Call work(item) for every unfinished item: on Beam, or in this process with the options `--runner inline`.
 
-    `work` and the items must be picklable; work must leave finished(item) True. Options are Beam's; its DirectRunner
-    is the default (with --direct_num_workers=N --direct_running_mode=multi_processing: N processes). Other machines
-    must see the same folders under the same paths. Raises UserError.
+    `work` and the items must be picklable; after work(item), finished(item) must be True. The options are Beam's; the
+    default is its DirectRunner (N processes with --direct_num_workers=N --direct_running_mode=multi_processing). Other
+    machines must see the folders under the same paths. Raises UserError.
     """
     from tqdm import tqdm
 
     todo = [item for item in items if not finished(item)]
     runner, rest = split_runner(options)
     if runner == INLINE and rest:
-        raise UserError(f"{rest[0]!r} is no flag of this command, and --runner inline takes no others; leave it out.")
+        raise UserError(f"{rest[0]!r} is not a flag of this command, and --runner inline has none; remove it.")
     with tqdm(total=len(items), initial=len(items) - len(todo), desc=name, unit="shard", disable=None) as bar:
         if runner == INLINE:
             for item in todo:
                 work(item)
                 bar.update()
         elif todo:
-            with _watching(bar, todo, finished):
-                _beam(work, todo, runner, rest)
+            with _progress(bar, todo, finished):
+                _run_on_beam(work, todo, runner, rest)
     missing = [item for item in todo if not finished(item)]
     if missing:
         raise UserError(f"{len(missing)} of {len(items)} {name} are not written; run the command again.")
@@ -132,7 +133,8 @@ def run_shards(
 
 def split_runner(options: Sequence[str]) -> tuple[str, list[str]]:
     """Pipeline options → (the runner's name, the other options)."""
-    rest, runner = [], "DirectRunner"
+    runner = "DirectRunner"
+    rest = []
     words = iter(options)
     for word in words:
         if word == "--runner":
@@ -145,8 +147,8 @@ def split_runner(options: Sequence[str]) -> tuple[str, list[str]]:
 
 
 @contextlib.contextmanager
-def _watching(bar: Any, items: Sequence[Any], finished: Callable[[Any], bool]) -> Iterator[None]:
-    """Moves a progress bar with the shards that turn up, whoever writes them."""
+def _progress(bar: Any, items: Sequence[Any], finished: Callable[[Any], bool]) -> Iterator[None]:
+    """Update a progress bar from a thread that looks for finished shards; any process may write them."""
     over = threading.Event()
 
     def watch() -> None:
@@ -166,17 +168,17 @@ def _watching(bar: Any, items: Sequence[Any], finished: Callable[[Any], bool]) -
 
 
 def _check_flags(options: Sequence[str], known_options: Any) -> None:
-    """Raise UserError for a flag that Beam itself does not know; it would pass over it."""
+    """Raise UserError for a flag that Beam does not know: Beam itself ignores it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for kind in {cls.__name__: cls for cls in known_options.__subclasses__()}.values():
-        with contextlib.suppress(argparse.ArgumentError):  # a flag that two kinds of options share
+        with contextlib.suppress(argparse.ArgumentError):  # two option classes define the same flag
             kind._add_argparse_args(parser)
     _, unknown = parser.parse_known_args(list(options))
     if unknown:
-        raise UserError(f"{unknown[0]!r} is a flag neither of this command nor of Beam's; look at --help.")
+        raise UserError(f"{unknown[0]!r} is a flag of neither this command nor Beam; see --help.")
 
 
-def _beam(work: Callable[[Any], None], items: Sequence[Any], runner: str, options: Sequence[str]) -> None:
+def _run_on_beam(work: Callable[[Any], None], items: Sequence[Any], runner: str, options: Sequence[str]) -> None:
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
@@ -187,7 +189,7 @@ def _beam(work: Callable[[Any], None], items: Sequence[Any], runner: str, option
         ) from error
     if runner == "DirectRunner":
         _check_flags(options, PipelineOptions)
-    # By name, Beam's DirectRunner may fetch a program of its own from the network.
+    # An object, because by the name "DirectRunner" Beam may download a program.
     chosen = FnApiRunner() if runner == "DirectRunner" else runner
     try:
         with beam.Pipeline(runner=chosen, options=PipelineOptions(list(options))) as pipeline:
@@ -195,7 +197,7 @@ def _beam(work: Callable[[Any], None], items: Sequence[Any], runner: str, option
     except UserError:
         raise
     except Exception as error:
-        found = re.search(r"UserError: (.+?)(?:\\n| \[while running|\n|$)", str(error))
-        if found is None:
+        message = re.search(r"UserError: (.+?)(?:\\n| \[while running|\n|$)", str(error))
+        if message is None:
             raise
-        raise UserError(found.group(1)) from error
+        raise UserError(message.group(1)) from error

@@ -1,4 +1,4 @@
-"""Recorded corpora: manifests (JSONL or TSV), the layouts of LibriSpeech and LJSpeech, and plain text."""
+"""Examples from recorded corpora: manifests (JSONL or TSV), LibriSpeech, LJSpeech, and plain text files."""
 
 from __future__ import annotations
 
@@ -20,36 +20,34 @@ from spectron.types import Example, UserError
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".opus", ".ogg", ".wav", ".mp3")
-NAMED = 5  # ours: how many of the left-out are named in the log; all stand in `rejected`
+NAMED = 5  # ours: number of rejected records named in the log; `rejected` has all of them
 
 
 class Record(NamedTuple):
-    """One utterance before reading. seconds 0: not known yet. prompt_seconds 0: data.prompt_seconds.
-
-    word_ends: when each word of the text is over, in seconds; () where nobody knows.
-    """
+    """One utterance before its audio is read."""
 
     id: str
-    audio: str
+    audio: str  # path
     text: str
     speaker: str = ""
-    seconds: float = 0.0
-    prompt_seconds: float = 0.0
-    word_ends: tuple[float, ...] = ()  # seconds
+    seconds: float = 0.0  # 0: not known yet
+    prompt_seconds: float = 0.0  # 0: data.prompt_seconds
+    word_ends: tuple[float, ...] = ()  # end of each word of the text in seconds; (): unknown
 
 
-SPARE_TOKENS = 2  # eos, and the space that SentencePiece puts first: no text has more tokens than bytes and these
+SPARE_TOKENS = 2  # eos and SentencePiece's leading space: a text has at most as many tokens as bytes, plus these
 
 
 class Fitting:
-    """What a batch and the task can hold: decides which utterances are left out, and why."""
+    """Checks utterances against the limits of the data config."""
 
     def __init__(self, data: DataConfig, features: FeatureConfig):
-        self._data, self._rate = data, features.sample_rate
+        self._data = data
+        self._rate = features.sample_rate
         self._vocabulary = make_vocabulary(data.vocabulary)
 
     def misfit(self, seconds: float, prompt: float, text: str) -> str:
-        """Why an utterance cannot be used; "" when it can."""
+        """Why an utterance cannot be used; "" if it can. seconds, prompt: its length and its prompt's, in seconds."""
         data = self._data
         if seconds < prompt + data.min_continuation_seconds:
             return "shorter than the prompt plus min_continuation_seconds"
@@ -62,7 +60,7 @@ class Fitting:
         return self.text_misfit(text)
 
     def text_misfit(self, text: str) -> str:
-        """Why a text cannot be used; "" when it can."""
+        """Why a text cannot be used; "" if it can."""
         if not text:
             return "without text"
         if len(text.encode()) + SPARE_TOKENS <= self._data.max_tokens:
@@ -70,34 +68,38 @@ class Fitting:
         return "more tokens than max_tokens" if self.tokens([text])[0] > self._data.max_tokens else ""
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int64 [N]: tokens of each text, eos included."""
+        """int64 [N]: tokens of each text, including eos."""
         return np.asarray([len(encode_target(self._vocabulary, text)[0]) for text in texts], np.int64)
 
 
 class RecordingSource(Source):
-    """Recordings listed with their texts; what cannot fit is left out when the source is made, and counted."""
+    """Recordings with texts that fit the limits of the data config; `rejected` names the others, by reason."""
 
     reads_files = True
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         self.rejected: dict[str, list[str]] = {}
-        self._name, self._data, self._rate = task.name, data, features.sample_rate
+        self._name = task.name
+        self._data = data
+        self._rate = features.sample_rate
         self._fitting = Fitting(data, features)
         layout = {"manifest": _manifest, "librispeech": _librispeech, "ljspeech": _ljspeech}[task.source]
-        listed = layout(task, task.root or data.root, self.rejected)
-        usable = [(record, seconds) for record in listed if (seconds := self._usable(record)) is not None]
+        records = layout(task, task.root or data.root, self.rejected)
+        usable = [(record, seconds) for record in records if (seconds := self._usable(record)) is not None]
         self._records = [record for record, _ in usable]
         self.lengths = np.asarray([round(seconds * self._rate) for _, seconds in usable], np.int64)
         self.prompts = np.asarray([self._prompt(record) for record in self._records], np.int64)
         report(task.name, len(self._records), self.rejected)
 
     def _usable(self, record: Record) -> float | None:
-        """Its seconds; None if it cannot be used."""
-        name, seconds = record.id, 0.0
+        """The record's length in seconds; None if it cannot be used."""
+        name = record.id
+        seconds = 0.0
         try:
             seconds = record.seconds or duration(record.audio)
         except OSError:
-            reason, name = "that cannot be read", record.audio
+            reason = "that cannot be read"
+            name = record.audio
         else:
             reason = self._fitting.misfit(seconds, record.prompt_seconds or self._data.prompt_seconds, record.text)
         if reason:
@@ -109,7 +111,7 @@ class RecordingSource(Source):
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, eos included."""
+        """int64 [N]: tokens of each text, including eos."""
         return self._fitting.tokens([record.text for record in self._records])
 
     def __len__(self) -> int:
@@ -124,24 +126,24 @@ class RecordingSource(Source):
             samples = wav.read(record.audio, self._rate)
         except UserError as error:
             raise BadExample(f"{record.id!r}: {error}") from error
-        # Manifests round their durations; the recording decides.
+        # Check again: durations in manifests are rounded.
         reason = self._fitting.misfit(len(samples) / self._rate, prompt_seconds, record.text)
         if reason:
             raise BadExample(f"{record.id!r}: Audio file {record.audio!r} is {reason}.")
         if not samples.any():
             raise BadExample(f"{record.id!r}: Audio file {record.audio!r} is silent.")
         return Example(
-            samples,
-            self._prompt(record),
-            record.text,
-            record.id,
-            record.speaker,
+            samples=samples,
+            prompt_samples=self._prompt(record),
+            text=record.text,
+            id=record.id,
+            speaker=record.speaker,
             word_ends=tuple(round(end * self._rate) for end in record.word_ends),
         )
 
 
 class TextSource(Source):
-    """One text a line."""
+    """A text file with one text per line; examples without audio."""
 
     text_only = True
 
@@ -149,20 +151,19 @@ class TextSource(Source):
         path = Path(task.root or data.root)
         if not path.is_file():
             raise UserError(
-                f"Task {task.name!r}: root {str(path)!r} is no file; give a text file with one text a line."
+                f"Task {task.name!r}: root {str(path)!r} is not a file; give a text file with one text per line."
             )
         self.rejected: dict[str, list[str]] = {}
-        fitting = Fitting(data, features)
+        self._fitting = Fitting(data, features)
         self._lines = []
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             text = " ".join(line.split())
-            reason = fitting.text_misfit(text)
+            reason = self._fitting.text_misfit(text)
             if reason:
                 self.rejected.setdefault(reason, []).append(f"{path.name}:{number}")
             else:
                 self._lines.append((f"{path.name}:{number}", text))
         self.lengths = self.prompts = np.zeros(len(self._lines), np.int64)
-        self._fitting = fitting
         report(task.name, len(self._lines), self.rejected)
 
     def __len__(self) -> int:
@@ -170,38 +171,29 @@ class TextSource(Source):
 
     def __getitem__(self, i: int) -> Example:
         name, text = self._lines[i]
-        return Example(np.zeros(0, np.int16), 0, text, name)
+        return Example(samples=np.zeros(0, np.int16), prompt_samples=0, text=text, id=name)
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, eos included."""
+        """int64 [N]: tokens of each text, including eos."""
         return self._fitting.tokens([text for _, text in self._lines])
 
 
 def report(task: str, kept: int, rejected: dict[str, list[str]]) -> None:
-    """Log what a source left out. Raises UserError when nothing is left."""
+    """Log what a source left out. Raises UserError if no example is left."""
     for reason, ids in rejected.items():
         more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-        log.warning(
-            "Task %r: left out %d %s: %s%s",
-            task,
-            len(ids),
-            reason,
-            ", ".join(ids[:NAMED]),
-            more,
-        )
+        log.warning("Task %r: left out %d %s: %s%s", task, len(ids), reason, ", ".join(ids[:NAMED]), more)
     if not kept:
-        why = (
-            "; ".join(f"{len(ids)} {reason}, the first: {ids[0]}" for reason, ids in rejected.items())
-            or "its root is empty"
-        )
+        reasons = "; ".join(f"{len(ids)} {reason}, the first: {ids[0]}" for reason, ids in rejected.items())
         raise UserError(
-            f"Task {task!r} has no usable example ({why}); correct the data or the limits in the data config."
+            f"Task {task!r} has no usable example ({reasons or 'its root is empty'}); correct the data or the limits "
+            f"in the data config."
         )
 
 
 def duration(path: str) -> float:
-    """Seconds of a recording from its header. Raises OSError when it cannot be read."""
+    """Length of a recording in seconds, from its header. Raises OSError if it cannot be read."""
     import soundfile
 
     try:
@@ -213,13 +205,11 @@ def duration(path: str) -> float:
 def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
     path = Path(root)
     if path.is_dir():
-        path = next(
-            (path / name for name in ("manifest.jsonl", "manifest.tsv") if (path / name).is_file()),
-            path,
-        )
+        path = next((path / name for name in ("manifest.jsonl", "manifest.tsv") if (path / name).is_file()), path)
     if not path.is_file():
         raise UserError(
-            f"Task {task.name!r}: root {root!r} is no manifest; give a .jsonl or .tsv file, or a folder holding one."
+            f"Task {task.name!r}: root {root!r} is not a manifest; give a .jsonl or .tsv file, or a folder with "
+            f"manifest.jsonl or manifest.tsv."
         )
     rows = _tsv_rows(path) if path.suffix == ".tsv" else _jsonl_rows(path)
     for number, row in rows:
@@ -234,13 +224,14 @@ def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> It
 
 
 def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
-    audio, text = row["audio"], row["text"]
+    audio = row["audio"]
+    text = row["text"]
     if not (isinstance(audio, str) and audio and isinstance(text, str)):
         raise ValueError("audio and text must be strings")
-    stated = row.get("word_ends") or ()
-    word_ends = tuple(float(end) for end in (stated.split() if isinstance(stated, str) else stated))
+    ends = row.get("word_ends") or ()
+    word_ends = tuple(float(end) for end in (ends.split() if isinstance(ends, str) else ends))
     if word_ends and (len(word_ends) != len(text.split()) or list(word_ends) != sorted(word_ends) or word_ends[0] <= 0):
-        raise ValueError("word_ends must be one time per word, rising from above 0")
+        raise ValueError("word_ends must be one ascending time above 0 per word")
     return Record(
         id=str(row.get("id") or f"{path.name}:{number}"),
         audio=str(path.parent / audio),
@@ -273,20 +264,15 @@ def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
             )
         for cells in reader:
             if cells:
-                yield (
-                    reader.line_num,
-                    dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None,
-                )
+                yield reader.line_num, dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
 
 
 def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
-    folder = next(
-        (f for f in (Path(root) / task.split, Path(root) / "LibriSpeech" / task.split) if f.is_dir()),
-        None,
-    )
+    folders = [Path(root) / task.split, Path(root) / "LibriSpeech" / task.split]
+    folder = next((f for f in folders if f.is_dir()), None)
     if not root or folder is None:
         raise UserError(
-            f"Task {task.name!r}: no folder {task.split!r} below {root!r}; set its root and split (dev-clean, …)."
+            f"Task {task.name!r}: {root!r} has no folder {task.split!r}; set the task's root and split (dev-clean, …)."
         )
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         present = {path.stem: path for path in transcripts.parent.iterdir() if path.suffix in AUDIO_SUFFIXES}
@@ -297,15 +283,15 @@ def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) ->
             elif name not in present:
                 rejected.setdefault("without a recording", []).append(f"{name} ({transcripts.parent})")
             else:
-                yield Record(name, str(present[name]), " ".join(text.split()), name.split("-")[0])
+                yield Record(id=name, audio=str(present[name]), text=" ".join(text.split()), speaker=name.split("-")[0])
 
 
 def _ljspeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
-    """metadata.csv (id|text|normalised text, no quoting) beside wavs/, or a folder of the same in another format."""
+    """metadata.csv (id|text|normalised text, no quoting) beside wavs/ or a folder of another audio format."""
     folders = [Path(root), Path(root) / "LJSpeech-1.1"]
     folder = next((f for f in folders if (f / "metadata.csv").is_file()), None)
     if not root or folder is None:
-        raise UserError(f"Task {task.name!r}: there is no metadata.csv in {root!r}; give the folder of LJSpeech-1.1.")
+        raise UserError(f"Task {task.name!r}: {root!r} has no metadata.csv; give the folder of LJSpeech-1.1.")
     present = {p.stem: p for p in sorted(folder.glob("*/*")) if p.suffix in AUDIO_SUFFIXES}
     path = folder / "metadata.csv"
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -316,4 +302,4 @@ def _ljspeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> It
         elif name not in present:
             rejected.setdefault("without a recording", []).append(f"{name} ({folder})")
         else:
-            yield Record(name, str(present[name]), text, "LJ")
+            yield Record(id=name, audio=str(present[name]), text=text, speaker="LJ")

@@ -1,7 +1,7 @@
-"""Shards: utterances as FLAC with what is known of them, in ArrayRecord files that any record can be read from.
+"""Shards: ArrayRecord files of utterances (FLAC audio with text and metadata) with random access.
 
-`shard-00000.array_record` holds one msgpack map per utterance, `shard-00000.index.npz` everything but the audio,
-column by column. The index is written last: a shard is finished when its index is there.
+`shard-00000.array_record` has one msgpack map per utterance; `shard-00000.index.npz` has everything but the audio, as
+columns. The index is written last: a shard is complete when its index exists.
 """
 
 from __future__ import annotations
@@ -25,42 +25,37 @@ from spectron.utils.files import part_of
 
 VERSION = 1
 SUFFIX = ".array_record"
-PLAN = "corpus.json"  # what made the folder; its "shards" says how many there will be
+PLAN = "corpus.json"  # the command and settings that made the folder, and its number of shards
 STRINGS = ("id", "speaker", "book", "recording", "text", "labelled_by")
 NUMBERS = {"num_samples": "<i8", "sample_rate": "<i4", "tokens": "<i4", "score": "<f8", "start": "<f8"}
-_WRITER = "group_size:1,uncompressed,max_parallelism:1"  # one record a chunk; FLAC does not shrink
+_WRITER = "group_size:1,uncompressed,max_parallelism:1"  # one record per chunk; FLAC is compressed already
 _READER = "readahead_buffer_size:0,max_parallelism:0"  # for random access
-OPEN_FILES = 128  # ours: shards open at once; the common limit of a process is 1,024 files
+OPEN_FILES = 128  # ours: shards open at once; processes are commonly limited to 1,024 files
 
 
 class Utterance(NamedTuple):
-    """One utterance of a shard.
-
-    audio: FLAC, `num_samples` of mono at `sample_rate` Hz. text: words, "" before labelling. labelled_by: the
-    recogniser's name, "" when nobody or a human wrote the text. score: the text's log-probability. tokens: its labels.
-    recording, start: where it was cut from, and at which second.
-    """
+    """One utterance of a shard."""
 
     id: str
     speaker: str
     book: str
-    audio: bytes
-    sample_rate: int
+    audio: bytes  # FLAC, mono
+    sample_rate: int  # Hz
     num_samples: int
-    text: str = ""
-    labelled_by: str = ""
-    score: float = math.nan
-    tokens: int = 0
-    start: float = 0.0
-    recording: str = ""
+    text: str = ""  # "" before labelling
+    labelled_by: str = ""  # the recogniser's name; "" for a human transcript or none
+    score: float = math.nan  # log-probability of the text
+    tokens: int = 0  # output labels of the text
+    start: float = 0.0  # position in the recording, seconds
+    recording: str = ""  # name of the recording that it was cut from
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Length in seconds."""
         return self.num_samples / self.sample_rate
 
     def samples(self) -> np.ndarray:
-        """int16 [num_samples]. Raises UserError when the audio is damaged or has another length."""
+        """The audio as int16 [num_samples]. Raises UserError if it is damaged or has another length."""
         import soundfile
 
         from spectron.audio import wav
@@ -78,7 +73,7 @@ class Utterance(NamedTuple):
 
 
 def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
-    """int16 [S] as FLAC; the same samples give the same bytes."""
+    """int16 [S] → FLAC bytes; the same samples give the same bytes."""
     import soundfile
 
     file = io.BytesIO()
@@ -87,35 +82,36 @@ def encode_flac(samples: np.ndarray, sample_rate: int) -> bytes:
 
 
 def shard_path(folder: str | Path, number: int) -> Path:
-    """Where shard `number` of a folder is."""
+    """The file of shard `number` in a folder."""
     return Path(folder) / f"shard-{number:05d}{SUFFIX}"
 
 
 def index_path(path: str | Path) -> Path:
-    """The index beside a shard."""
+    """The index file of a shard."""
     path = Path(path)
     return path.with_name(path.name.removesuffix(SUFFIX) + ".index.npz")
 
 
 def is_finished(path: str | Path) -> bool:
-    """Whether a shard is whole."""
+    """Whether a shard is complete."""
     return index_path(path).is_file() and Path(path).is_file()
 
 
 def write_shard(
     path: str | Path, utterances: Iterable[Utterance], rejected: Mapping[str, list[str]] | None = None
 ) -> int:
-    """Write a shard and its index, each whole or not at all, the index last; returns how many utterances it has.
+    """Write a shard, then its index, each atomically; returns the number of utterances.
 
-    rejected: reason → names of what was left out; the index keeps it, as it is after the last utterance is made. The
-    same utterances give the same bytes. Raises UserError when the place cannot be written.
+    rejected: reason → names of what was left out; stored in the index. It is read after the last utterance, so the
+    iterator may fill it. The same utterances give the same bytes. Raises UserError if the files cannot be written.
     """
     import msgpack
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path = Path(path)
     columns: dict[str, list[Any]] = {name: [] for name in (*STRINGS, *NUMBERS)}
-    part, index_part = part_of(path), part_of(index_path(path))
+    part = part_of(path)
+    index_part = part_of(index_path(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer = ArrayRecordWriter(str(part), _WRITER)
@@ -128,21 +124,22 @@ def write_shard(
         finally:
             writer.close()
         with index_part.open("wb") as file:
-            notes = np.frombuffer(json.dumps(rejected or {}).encode(), np.uint8)
-            np.savez(file, allow_pickle=False, version=VERSION, rejected=notes, **_packed(columns))
-        index_path(path).unlink(missing_ok=True)  # never an index beside records that it does not describe
+            rejected_json = np.frombuffer(json.dumps(rejected or {}).encode(), np.uint8)
+            np.savez(file, allow_pickle=False, version=VERSION, rejected=rejected_json, **_column_arrays(columns))
+        index_path(path).unlink(missing_ok=True)  # an old index must not stand beside new records
         os.replace(part, path)
         os.replace(index_part, index_path(path))
     except (OSError, RuntimeError) as error:
         raise UserError(f"Cannot write {str(path)!r} ({error}); check the folder and the free space.") from error
     finally:
-        for left in (part, index_part):
+        for temporary in (part, index_part):
             with contextlib.suppress(OSError):
-                left.unlink()
+                temporary.unlink()
     return len(columns["id"])
 
 
-def _packed(columns: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+def _column_arrays(columns: dict[str, list[Any]]) -> dict[str, np.ndarray]:
+    """Columns as arrays; strings as concatenated UTF-8 with the start of each."""
     arrays = {name: np.asarray(columns[name], kind) for name, kind in NUMBERS.items()}
     for name in STRINGS:
         encoded = [value.encode() for value in columns[name]]
@@ -152,33 +149,34 @@ def _packed(columns: dict[str, list[Any]]) -> dict[str, np.ndarray]:
 
 
 class Index:
-    """Everything in one shard but the audio."""
+    """The columns of one shard: everything but the audio."""
 
     def __init__(self, path: str | Path):
-        """Raises UserError when the index cannot be read."""
+        """Raises UserError if the index cannot be read."""
         self._path = index_path(path)
         try:
             self._file = np.load(self._path)
             if int(self._file["version"]) != VERSION:
                 raise ValueError(f"its version is {self._file['version']}, not {VERSION}")
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{str(self._path)!r} is no index of a shard ({error}); write the shard again.") from error
+            raise UserError(f"{str(self._path)!r} is not a shard's index ({error}); write the shard again.") from error
 
     def numbers(self, name: str) -> np.ndarray:
-        """[N]: num_samples, sample_rate, tokens, score or start of every utterance."""
+        """A numeric column [N]: num_samples, sample_rate, tokens, score or start."""
         return self._file[name]
 
     def strings(self, name: str) -> list[str]:
-        """[N]: id, speaker, book, recording, text or labelled_by of every utterance."""
-        content, starts = self._file[name].tobytes(), self._file[f"{name}_starts"].tolist()
+        """A text column [N]: id, speaker, book, recording, text or labelled_by."""
+        content = self._file[name].tobytes()
+        starts = self._file[f"{name}_starts"].tolist()
         return [content[a:b].decode() for a, b in itertools.pairwise(starts)]
 
     def string_sizes(self, name: str) -> np.ndarray:
-        """int64 [N]: how many bytes of UTF-8 each string has."""
+        """int64 [N]: length of each string of a text column in bytes of UTF-8."""
         return np.diff(self._file[f"{name}_starts"])
 
     def rejected(self) -> dict[str, list[str]]:
-        """Reason → names of what was left out when the shard was made."""
+        """Reason → names of what was left out when the shard was written."""
         return json.loads(self._file["rejected"].tobytes())
 
     def close(self) -> None:
@@ -187,10 +185,10 @@ class Index:
 
 
 class Shards:
-    """A folder of shards: random access to utterance i without reading the others. Safe to use from many threads."""
+    """A folder of shards with random access to its utterances. Thread-safe."""
 
     def __init__(self, folder: str | Path):
-        """Raises UserError for a folder without shards, or one whose writing did not come to its end."""
+        """Raises UserError for a folder without shards or with missing ones."""
         self.folder = Path(folder)
         self.paths = finished_shards(self.folder)
         sizes = []
@@ -200,8 +198,8 @@ class Shards:
             lengths.append(index.numbers("num_samples"))
             sizes.append(len(lengths[-1]))
             index.close()
-        self.lengths = np.concatenate(lengths).astype(np.int64)  # [N] samples of utterance i, at its own rate
-        self.starts = np.cumsum([0, *sizes])  # [shards + 1]: the number of each shard's first utterance
+        self.lengths = np.concatenate(lengths).astype(np.int64)  # [N] samples, at the utterance's own rate
+        self.starts = np.cumsum([0, *sizes])  # [shards + 1]: index of each shard's first utterance
         self._lock = threading.Lock()
         self._reader = functools.lru_cache(OPEN_FILES)(_open)
 
@@ -209,7 +207,7 @@ class Shards:
         return len(self.lengths)
 
     def __getitem__(self, i: int) -> Utterance:
-        """Utterance i. Raises UserError when its record is damaged."""
+        """Utterance i. Raises UserError if its record is damaged."""
         shard, record = self.place(i)
         with self._lock:
             reader = self._reader(self.paths[shard])
@@ -234,7 +232,7 @@ class Shards:
 
 
 def finished_shards(folder: Path) -> list[Path]:
-    """The shards of a folder in order. Raises UserError when there are none, or some are missing or unfinished."""
+    """The shards of a folder, sorted. Raises UserError if there are none, or some are missing or incomplete."""
     paths = sorted(folder.glob(f"*{SUFFIX}"))
     try:
         expected = int(json.loads((folder / PLAN).read_text())["shards"])
@@ -244,15 +242,15 @@ def finished_shards(folder: Path) -> list[Path]:
     if unfinished or len(paths) < expected:
         done = len(paths) - len(unfinished)
         raise UserError(
-            f"{str(folder)!r} is unfinished ({done} of {expected} shards); run the command that writes it again."
+            f"{str(folder)!r} is incomplete ({done} of {expected} shards); run the command that writes it again."
         )
     if not paths:
-        raise UserError(f"{str(folder)!r} holds no shards; write some with: spectron data cut, or spectron data write.")
+        raise UserError(f"{str(folder)!r} holds no shards; write some with spectron data cut or spectron data write.")
     return paths
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:
-    """The utterances of one shard in order, one in memory at a time. Raises UserError when it is damaged."""
+    """Iterate over the utterances of one shard in order. Raises UserError if it is damaged."""
     path = Path(path)
     reader = _open(path)
     for record in range(reader.num_records()):
@@ -264,9 +262,7 @@ def _open(path: Path) -> Any:
 
     reader = ArrayRecordReader(str(path), _READER)
     if not reader.ok():
-        raise UserError(
-            f"Shard {str(path)!r} cannot be read; it is damaged: delete it with its index and write it again."
-        )
+        raise UserError(f"Shard {str(path)!r} is damaged; delete it with its index and write it again.")
     return reader
 
 

@@ -1,7 +1,8 @@
-"""Noisy student training, in one process: train, label the pool with what was trained, filter, train on both, again.
+"""Noisy student training (arXiv 2005.09629) in one process.
 
-Read from the bottom: `run` is the loop. Every step writes one folder or file, whole or not at all, and is skipped when
-it is there; training resumes by checkpoint, labelling by batch. So the same command goes on wherever it was killed.
+Each generation trains a recogniser; it labels the pool, the labels are filtered, and the next generation trains on the
+labelled and the pseudo-labelled speech. `run` is the loop. Every step writes a folder or file atomically and is skipped
+if it exists; training resumes from checkpoints and labelling from batches, so a restarted command continues.
 """
 
 from __future__ import annotations
@@ -37,70 +38,73 @@ from spectron.utils.files import write_bytes
 
 log = logging.getLogger(__name__)
 
-BATCH = 8  # ours: utterances labelled together, and lost at most when the process dies
-TICK = 5.0  # ours, seconds: how often the wall time is written down
-PIECES = "pieces.model"
+BATCH = 8  # ours: utterances labelled together; a killed process loses at most one batch
+TICK = 5.0  # ours, seconds: interval at which the wall time is saved
+PIECES = "pieces.model"  # SentencePiece model
 STAGE = "ctc"  # the stage of a generation's experiment that trains the recogniser
 
 
 @contextlib.contextmanager
 def timed(folder: Path, step: str) -> Iterator[None]:
-    """Add the seconds of the block to FOLDER/seconds.json, also when it is killed (to TICK seconds)."""
-    path, done, began = folder / "seconds.json", threading.Event(), time.monotonic()
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    """Add the wall time of the block to FOLDER/seconds.json; a killed process loses at most TICK seconds of it."""
+    path = folder / "seconds.json"
+    done = threading.Event()
+    start = time.monotonic()
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
 
-    def note() -> None:
-        spent = known.get(step, 0.0) + time.monotonic() - began
-        write_bytes(path, json.dumps(known | {step: round(spent, 1)}).encode())
+    def save() -> None:
+        seconds = earlier.get(step, 0.0) + time.monotonic() - start
+        write_bytes(path, json.dumps(earlier | {step: round(seconds, 1)}).encode())
 
-    def tick() -> None:
+    def save_regularly() -> None:
         while not done.wait(TICK):
-            note()
+            save()
 
-    thread = threading.Thread(target=tick, name="spectron-seconds", daemon=True)
+    thread = threading.Thread(target=save_regularly, name="spectron-seconds", daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        note()
+        save()
 
 
 # The data.
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """A JSONL manifest's rows. Raises UserError when it cannot be read."""
+    """The rows of a JSONL manifest. Raises UserError if it cannot be read."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UserError(f"Manifest {str(path)!r} cannot be read ({error}); set root and split.") from error
+        raise UserError(f"Manifest {str(path)!r} cannot be read ({error}); correct root and split.") from error
 
 
 def speakers_of(config: LoopConfig) -> dict[str, list[str]]:
-    """The speakers of "labelled", "pool" and "dev". Raises UserError where one of them has none."""
-    root, split = Path(config.root), config.split
-    everyone = sorted({str(row.get("speaker", "")) for row in rows_of(root / split.corpus)})
-    count = max(1, round(split.labelled_share * len(everyone)))
-    drawn = sorted(np.random.default_rng(split.seed).permutation(everyone)[:count].tolist())
+    """The speakers of "labelled", "pool" and "dev". Raises UserError if one of them has none."""
+    root = Path(config.root)
+    split = config.split
+    corpus = sorted({str(row.get("speaker", "")) for row in rows_of(root / split.corpus)})
+    count = max(1, round(split.labelled_share * len(corpus)))
+    labelled = sorted(np.random.default_rng(split.seed).permutation(corpus)[:count].tolist())
     if split.pool:
         pool = sorted({str(row.get("speaker", "")) for row in rows_of(root / split.pool)})
     else:
-        pool = [speaker for speaker in everyone if speaker not in drawn]
-    taken = {*everyone, *pool}
+        pool = [speaker for speaker in corpus if speaker not in labelled]
     held_out = {str(row.get("speaker", "")) for row in rows_of(root / split.held_out)}
-    found = {"labelled": drawn, "pool": pool, "dev": sorted(held_out - taken)}
-    for name, speakers in found.items():
-        if not speakers:
+    speakers = {"labelled": labelled, "pool": pool, "dev": sorted(held_out - {*corpus, *pool})}
+    for name, names in speakers.items():
+        if not names:
             raise UserError(f"split: no speaker is left for {name!r}; change its manifests, labelled_share or seed.")
-    return found
+    return speakers
 
 
 def prepare(config: LoopConfig, workdir: Path) -> None:
     """Write the shards data/labelled, data/pool (without texts) and data/dev, speakers.json, and the language model."""
-    experiment, split = config.generations[0].experiment, config.split
-    data = dataclasses.replace(experiment.data, vocabulary=BytesConfig())  # pieces are not there yet
+    experiment = config.generations[0].experiment
+    split = config.split
+    data = dataclasses.replace(experiment.data, vocabulary=BytesConfig())  # there are no pieces yet
     speakers = speakers_of(config)
     manifests = {"labelled": split.corpus, "pool": split.pool or split.corpus, "dev": split.held_out}
     for name, manifest in manifests.items():
@@ -124,7 +128,7 @@ def prepare(config: LoopConfig, workdir: Path) -> None:
 
 
 def truths(config: LoopConfig) -> dict[str, str]:
-    """Id → what was said in the pool: only to score the labels with."""
+    """Utterance id → true transcript of the pool, used only to measure the labels."""
     path = Path(config.root) / (config.split.pool or config.split.corpus)
     return {str(row["id"]): clean_text(str(row["text"])) for row in rows_of(path)}
 
@@ -133,7 +137,7 @@ def truths(config: LoopConfig) -> dict[str, str]:
 
 
 def placed(generation: GenerationConfig, workdir: Path, previous: Path | None) -> Experiment:
-    """The generation's experiment with its tasks, and pieces, pointing into the work folder."""
+    """The generation's experiment with the paths of its tasks, start and vocabulary set to the work folder."""
     roots = {"labelled": workdir / "data" / "labelled", "pseudo": workdir / generation.name / "pseudo"}
     experiment = generation.experiment
     tasks = tuple(
@@ -156,8 +160,9 @@ def placed(generation: GenerationConfig, workdir: Path, previous: Path | None) -
 
 
 def make_labels(config: LoopConfig, generation: GenerationConfig, workdir: Path, teacher: Path) -> None:
-    """Label the pool with the teacher, fit the filter on held-out hypotheses, write the shards "pseudo"."""
-    folder, pool = workdir / generation.name, workdir / "data" / "pool"
+    """Label the pool with the teacher, fit the label filter on held-out speech, and write the shards "pseudo"."""
+    folder = workdir / generation.name
+    pool = workdir / "data" / "pool"
     with timed(folder, "label"):
         factory = functools.partial(load_recogniser, str(teacher))
         label(pool, folder / "labels", factory, str(teacher), BATCH, ("--runner", "inline"))
@@ -165,7 +170,7 @@ def make_labels(config: LoopConfig, generation: GenerationConfig, workdir: Path,
     labels = read_all(folder / "labels", pool)
     if not (folder / "selection.json").is_file():
         fitted = selection.fit(read_all(folder / "labels_dev", workdir / "data" / "dev"), generation.selection)
-        if not generation.teacher:  # whose lengths may be in other tokens
+        if not generation.teacher:  # a foreign teacher counts lengths in other tokens
             vocabulary = make_vocabulary(placed(generation, workdir, None).data.vocabulary)
             targets = [len(vocabulary.encode(u.text)) for u in iterate(workdir / "data" / "labelled")]
             fitted = selection.balance(fitted, labels, targets, generation.selection)
@@ -186,11 +191,14 @@ def iterate(folder: Path) -> Iterator[Any]:
 def read_all(folder: Path, shards: Path) -> list[Label]:
     """The labels of all shards of a folder, in order."""
     count = len(Shards(shards).paths)
-    return [found for number in range(count) for found in read_labels(labels_path(folder, number))]
+    return [label for number in range(count) for label in read_labels(labels_path(folder, number))]
 
 
 def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> None:
-    """Measure a trained generation on held-out speech, with weights of fusion tuned there: recogniser.json, dev/."""
+    """Tune the fusion weights of a trained generation and measure it on held-out speech.
+
+    Writes recogniser.json and dev/.
+    """
     folder, checkpoint = workdir / generation.name, find(workdir / generation.name / "training" / STAGE)
     if (folder / "dev" / "results.json").is_file():
         return
@@ -209,13 +217,16 @@ def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> N
 
 
 def run(config: LoopConfig, workdir: str | Path) -> dict[str, Any] | None:
-    """All generations in WORKDIR/NAME; returns what it writes to results.json and results.md, None when it was asked to
-    stop early. Raises UserError."""
+    """Run all generations in WORKDIR/NAME; returns the content of results.json. Raises UserError.
+
+    Returns None if training was interrupted by a signal.
+    """
     workdir = Path(workdir).absolute()
     check(config)
     with timed(workdir, "prepare"):
         prepare(config, workdir)
-    previous, results = None, None
+    previous: Path | None = None
+    results: dict[str, Any] | None = None
     for generation in config.generations:
         folder = workdir / generation.name
         teacher = Path(generation.teacher) if generation.teacher else previous
@@ -233,20 +244,20 @@ def run(config: LoopConfig, workdir: str | Path) -> dict[str, Any] | None:
 
 
 def check(config: LoopConfig) -> None:
-    """Raise UserError for a loop that cannot run."""
+    """Raise UserError for a loop that cannot run: repeated names, or missing stages or tasks."""
     names = [generation.name for generation in config.generations]
     if len(set(names)) != len(names) or {"data"} & set(names):
         raise UserError(f"generations: the names {', '.join(names)} must differ, and none may be 'data'.")
     for number, generation in enumerate(config.generations):
         generation.experiment.stage(STAGE)
-        known = {task.name for task in generation.experiment.data.tasks}
-        wanted = {"labelled", "pseudo"} if number or generation.teacher else {"labelled"}
-        for task in sorted(wanted - known):
-            raise UserError(f"generations.{generation.name}: data.tasks lack {task!r}; add TaskConfig({task!r}, …).")
+        tasks = {task.name for task in generation.experiment.data.tasks}
+        required = {"labelled", "pseudo"} if number or generation.teacher else {"labelled"}
+        for task in sorted(required - tasks):
+            raise UserError(f"generations.{generation.name}: data.tasks has no {task!r}; add TaskConfig({task!r}, …).")
 
 
 def summary(config: LoopConfig, workdir: Path) -> dict[str, Any]:
-    """Figures of the generations that are finished."""
+    """Results of the finished generations."""
     rows = []
     for generation in config.generations:
         folder = workdir / generation.name

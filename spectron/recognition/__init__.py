@@ -1,1 +1,1 @@
-"""CTC recognisers, with beam search and n-gram language models, and recognisers from transformers."""
+"""Speech recognisers: CTC models with beam search and n-gram language models, and models of transformers."""

@@ -1,4 +1,4 @@
-"""CTC beam search with a word n-gram model by shallow fusion; the search itself is flashlight-text's."""
+"""CTC beam search with shallow fusion of a word n-gram model, based on flashlight-text."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from jaxtyping import Float
 from spectron.data.vocabulary import PAD, SPECIALS, CharacterVocabulary, Vocabulary
 from spectron.types import Hypothesis, UserError
 
-LN10 = math.log(10)  # KenLM counts in log10
-IMPOSSIBLE = -1e4
+LN10 = math.log(10)  # KenLM's scores are log10 probabilities
+IMPOSSIBLE = -1e4  # log-probability
 
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
-    """score = ln p(labels | speech) + lm_weight · ln p(words) + word_bonus · words. lm "": greedy, without a model."""
+    """Weights of shallow fusion: score = ln p(labels | speech) + lm_weight · ln p(words) + word_bonus · words."""
 
-    lm: str = ""  # path of an ARPA file
+    lm: str = ""  # path of an ARPA file; "": greedy search without a language model
     lm_weight: float = 0.0
     word_bonus: float = 0.0
-    beam: int = 50
-    beam_tokens: int = 12
-    beam_threshold: float = 25.0
+    beam: int = 50  # hypotheses kept per frame
+    beam_tokens: int = 12  # labels tried per frame
+    beam_threshold: float = 25.0  # nats below the best hypothesis at which others are dropped
 
 
 def greedy(log_probs: Float[np.ndarray, "T V"], vocabulary: Vocabulary) -> Hypothesis:
-    """The best label of every frame, repeats and blanks taken out; score: of that one path."""
+    """Greedy CTC search: the best label of every frame, with repeats and blanks removed. The score is of this path."""
     best = log_probs.argmax(axis=-1)
     kept = best[(best != PAD) & (np.diff(best, prepend=-1) != 0)].tolist()
     return Hypothesis(" ".join(vocabulary.decode(kept).split()), float(log_probs.max(axis=-1).sum()), len(kept))
@@ -52,8 +52,9 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 def arpa_words(path: str | Path) -> list[str]:
-    """The words of an ARPA file, in order. Raises UserError when it is none."""
-    words, inside = [], False
+    """The words of an ARPA file, in order. Raises UserError if it is not an ARPA file."""
+    words = []
+    inside = False
     try:
         with Path(path).open(encoding="utf-8") as lines:
             for line in lines:
@@ -66,13 +67,13 @@ def arpa_words(path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise UserError(f"Language model {str(path)!r} cannot be read ({error}); give an ARPA file.") from error
     if not words:
-        raise UserError(f"Language model {str(path)!r} is no ARPA file: it lists no words; give another.")
+        raise UserError(f"Language model {str(path)!r} is not an ARPA file: it lists no words; give another.")
     return [word for word in words if not (word.startswith("<") and word.endswith(">"))]
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without KenLM's progress on stderr."""
+    """Suppress KenLM's progress messages on stderr."""
     before = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -88,29 +89,31 @@ class WordSearch:
 
     def __init__(self, fusion: Fusion, vocabulary: Vocabulary):
         decoder, dictionary, kenlm = _library()
-        self._decoder, self._vocabulary, self._fusion = decoder, vocabulary, fusion
+        self._decoder = decoder
+        self._vocabulary = vocabulary
+        self._fusion = fusion
         self._words = arpa_words(fusion.lm)
-        named = dictionary.Dictionary()
+        word_ids = dictionary.Dictionary()
         for word in self._words:
-            named.add_entry(word)
-        named.add_entry("<unk>")
-        named.set_default_index(named.get_index("<unk>"))
-        self._unknown = named.get_index("<unk>")
+            word_ids.add_entry(word)
+        word_ids.add_entry("<unk>")
+        word_ids.set_default_index(word_ids.get_index("<unk>"))
+        self._unknown = word_ids.get_index("<unk>")
         with _quiet():
-            self._lm = kenlm.KenLM(str(fusion.lm), named)
-        # Words are spelt with what ends them: of characters the space, which pieces carry themselves.
+            self._lm = kenlm.KenLM(str(fusion.lm), word_ids)
+        # A character spelling ends with a space. SentencePiece spellings need none: pieces mark word boundaries.
         self._space = vocabulary.encode(" ")[0] if isinstance(vocabulary, CharacterVocabulary) else PAD
-        ending = [self._space] if self._space != PAD else []
+        word_end = [self._space] if self._space != PAD else []
         self._trie = decoder.Trie(vocabulary.size, self._space)
         start = self._lm.start(False)
         for number, word in enumerate(self._words):
             spelling = vocabulary.encode(word)
             if spelling and min(spelling) >= SPECIALS:
-                self._trie.insert([*spelling, *ending], number, self._lm.score(start, number)[1])
+                self._trie.insert([*spelling, *word_end], number, self._lm.score(start, number)[1])
         self._trie.smear(decoder.SmearingMode.MAX)
 
     def with_weights(self, lm_weight: float, word_bonus: float) -> WordSearch:
-        """The same search with other weights, sharing the model."""
+        """A search with other weights that shares the language model."""
         other = object.__new__(WordSearch)
         other.__dict__ = dict(self.__dict__)
         other._fusion = dataclasses.replace(self._fusion, lm_weight=lm_weight, word_bonus=word_bonus)
@@ -134,21 +137,22 @@ class WordSearch:
         return self._decoder.LexiconDecoder(options, self._trie, self._lm, self._space, PAD, self._unknown, [], False)
 
     def __call__(self, log_probs: Float[np.ndarray, "T V"]) -> Hypothesis:
-        """The best words of one recording; score: all paths of the search and the language model."""
+        """The best word sequence of one recording; its score sums all alignments and includes the language model."""
         if not len(log_probs):
             return Hypothesis("", 0.0, 0)
         frames = log_probs
-        if self._space != PAD:  # the last word needs no space in the recording: one more frame that surely is one
+        if self._space != PAD:  # append a frame that is certainly a space, which ends the last word
             ending = np.full((1, log_probs.shape[1]), IMPOSSIBLE, np.float32)
             ending[0, self._space] = 0.0
             frames = np.concatenate([log_probs, ending])
         frames = np.ascontiguousarray(frames, np.float32)
-        found = self._search.decode(frames.ctypes.data, *frames.shape)
-        if not found:
+        num_frames, num_labels = frames.shape
+        hypotheses = self._search.decode(frames.ctypes.data, num_frames, num_labels)
+        if not hypotheses:
             return Hypothesis("", -math.inf, 0)
-        words = [self._words[i] for i in found[0].words if 0 <= i < len(self._words)]
-        text = " ".join(words)
-        return Hypothesis(text, float(found[0].score), len(self._vocabulary.encode(text)))
+        best = hypotheses[0]
+        text = " ".join(self._words[i] for i in best.words if 0 <= i < len(self._words))
+        return Hypothesis(text, float(best.score), len(self._vocabulary.encode(text)))
 
 
 def collapse(path: Sequence[int]) -> list[int]:

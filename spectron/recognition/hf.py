@@ -1,4 +1,4 @@
-"""Recognisers from elsewhere: speech recognition checkpoints of `transformers` in a local folder (needs torch)."""
+"""Recognisers from checkpoints of `transformers` in a local folder (needs torch)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 from spectron.types import Hypothesis, UserError
 
-RATE = 16_000
-SHORTEST = 0.1  # ours: seconds that every front end takes which does not say what it needs
-BEAMS = 1  # ours: generate() of sequence-to-sequence models is greedy, so that the score is of the text written
+RATE = 16_000  # Hz
+MIN_SECONDS = 0.1  # ours: shortest input of models whose config does not state their convolutions
+BEAMS = 1  # ours: sequence-to-sequence models decode greedily, so that the score is the text's own log-probability
 
 
 class TransformersRecogniser:
-    """A CTC model (Wav2Vec2, HuBERT, …) or a sequence-to-sequence one (Whisper, …), on whatever torch finds.
+    """A CTC model (Wav2Vec2, HuBERT, …) or a sequence-to-sequence model (Whisper, …), on the GPU if there is one.
 
-    Raises UserError where a package is missing or the folder holds no such model.
+    Raises UserError if a package is missing or the folder does not contain such a model.
     """
 
     def __init__(self, folder: str | Path):
@@ -31,15 +31,17 @@ class TransformersRecogniser:
             self._model = kind.from_pretrained(folder, local_files_only=True).eval()
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).split("\n", maxsplit=1)[0][:200]
-            raise UserError(f"{str(folder)!r} is no speech recogniser of transformers ({reason}).") from error
+            raise UserError(
+                f"{str(folder)!r} is not a speech recogniser of transformers ({reason}); give another folder."
+            ) from error
         self._device = "cuda" if self._torch.cuda.is_available() else "cpu"
         self._model.to(self._device)
-        self._least = least_samples(self._model.config)
+        self._min_samples = min_samples(self._model.config)
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
-        """int16 [S] each, at 16 kHz → a hypothesis each, in order; one by one: padding says nothing.
+        """int16 [S] each at 16 kHz → a hypothesis each, in order. No batches, so padding has no effect.
 
-        What is too short for the model's convolutions is padded with silence to the least that they take.
+        Recordings that are too short for the model's convolutions are padded with silence.
         """
         return [self._one(samples) for samples in recordings]
 
@@ -47,7 +49,7 @@ class TransformersRecogniser:
         if not len(samples):
             return Hypothesis("", 0.0, 0)
         audio = samples.astype(np.float32) / 32768
-        audio = np.pad(audio, (0, max(0, self._least - len(audio))))
+        audio = np.pad(audio, (0, max(0, self._min_samples - len(audio))))
         inputs = self._processor(audio, sampling_rate=RATE, return_tensors="pt").to(self._device)
         with self._torch.inference_mode():
             return self._by_ctc(inputs) if self._ctc else self._by_generation(inputs)
@@ -62,19 +64,20 @@ class TransformersRecogniser:
         return Hypothesis(" ".join(text.split()), float(best.sum()), count)
 
     def _by_generation(self, inputs: Any) -> Hypothesis:
-        made = self._model.generate(
+        generated = self._model.generate(
             **inputs, num_beams=BEAMS, do_sample=False, output_scores=True, return_dict_in_generate=True
         )
-        scores = self._model.compute_transition_scores(made.sequences, made.scores, normalize_logits=True)
-        text = self._processor.batch_decode(made.sequences, skip_special_tokens=True)[0]
+        scores = self._model.compute_transition_scores(generated.sequences, generated.scores, normalize_logits=True)
+        text = self._processor.batch_decode(generated.sequences, skip_special_tokens=True)[0]
         return Hypothesis(" ".join(text.split()), float(scores[0].sum()), int(scores.shape[1]))
 
 
-def least_samples(config: Any) -> int:
-    """How many samples make one frame: what a stack of convolutions needs, or SHORTEST."""
-    kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+def min_samples(config: Any) -> int:
+    """The shortest input in samples: the receptive field of the convolutions, or MIN_SECONDS if they are not stated."""
+    kernels = getattr(config, "conv_kernel", None)
+    strides = getattr(config, "conv_stride", None)
     if not kernels or not strides:
-        return round(SHORTEST * RATE)
+        return round(MIN_SECONDS * RATE)
     size = 1
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         size = (size - 1) * stride + kernel

@@ -1,4 +1,4 @@
-"""Word n-gram language models: interpolated modified Kneser-Ney (Chen & Goodman 1998), estimated here, kept as ARPA."""
+"""Word n-gram language models: interpolated modified Kneser-Ney smoothing (Chen & Goodman 1998), ARPA files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from spectron.config.noisy_student import LanguageModelConfig
 from spectron.types import UserError
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
-NEVER = -99.0  # what ARPA writes for the log10 probability of <s>
-FALLBACK = (0.5, 1.0, 1.5)  # ours: discounts where a text is too small to estimate them
+NEVER = -99.0  # log10 probability of <s> in ARPA files
+FALLBACK = (0.5, 1.0, 1.5)  # ours: discounts if the text is too small to estimate them
 
 Gram = tuple[str, ...]
 
 
 def read_texts(config: LanguageModelConfig, root: str | Path = "") -> Iterator[str]:
-    """The texts a model is estimated from, without the utterances left out. Raises UserError for a missing file."""
+    """The texts of a model, without the utterances of config.leave_out. Raises UserError for an unreadable file."""
     left_out: set[str] = set()
     try:
         for name in config.leave_out:
@@ -35,8 +35,8 @@ def read_texts(config: LanguageModelConfig, root: str | Path = "") -> Iterator[s
                 for line in file:
                     text = line.strip()
                     if ".trans.txt" in path.name:
-                        known, _, text = text.partition(" ")
-                        if known in left_out:
+                        utterance_id, _, text = text.partition(" ")
+                        if utterance_id in left_out:
                             continue
                     if text:
                         yield text
@@ -48,33 +48,33 @@ def read_texts(config: LanguageModelConfig, root: str | Path = "") -> Iterator[s
 
 @dataclasses.dataclass(frozen=True)
 class NGram:
-    """log_probs: n-gram → ln p(last | rest), interpolated; backoffs: context → ln of the mass left to shorter ones."""
+    """An n-gram model with interpolated probabilities."""
 
     order: int
-    log_probs: dict[Gram, float]
-    backoffs: dict[Gram, float]
+    log_probs: dict[Gram, float]  # n-gram → ln p(last word | the words before it)
+    backoffs: dict[Gram, float]  # context → ln of the probability mass of the lower order
 
     @property
     def words(self) -> list[str]:
-        """Everything that can follow: the words, <unk> and </s>."""
+        """The vocabulary with <unk> and </s>, sorted."""
         return sorted(gram[0] for gram in self.log_probs if len(gram) == 1 and gram[0] != BEGIN)
 
     def log_prob(self, word: str, context: Gram = ()) -> float:
-        """ln p(word | context); a word that was never seen is <unk>."""
+        """ln p(word | context); unknown words are <unk>."""
         word = word if (word,) in self.log_probs else UNKNOWN
         context = context[len(context) - self.order + 1 :] if self.order > 1 and len(context) >= self.order else context
-        found = self.log_probs.get((*context, word))
-        if found is not None:
-            return found
+        log_prob = self.log_probs.get((*context, word))
+        if log_prob is not None:
+            return log_prob
         return self.backoffs.get(context, 0.0) + self.log_prob(word, context[1:])
 
     def score(self, text: str) -> float:
-        """ln p of a whole text, its end included."""
+        """ln p of a text, including its end </s>."""
         words = [BEGIN, *text.split(), END]
         return sum(self.log_prob(words[i], tuple(words[max(0, i - self.order + 1) : i])) for i in range(1, len(words)))
 
     def arpa(self) -> bytes:
-        """The model as an ARPA file, n-grams in sorted order."""
+        """The model as an ARPA file with sorted n-grams."""
         orders: list[list[Gram]] = [[] for _ in range(self.order)]
         for gram in self.log_probs:
             orders[len(gram) - 1].append(gram)
@@ -90,21 +90,21 @@ class NGram:
 
 
 def estimate(texts: Iterable[str], order: int = 3, min_count: int = 1) -> NGram:
-    """The n-gram model of some texts. Words seen less than min_count times are <unk>. Raises UserError for no text."""
+    """Estimate a model. Words that occur less than min_count times become <unk>. Raises UserError without any word."""
     sentences = [text.split() for text in texts]
-    seen = Counter(word for sentence in sentences for word in sentence)
-    if not seen or order < 1:
-        raise UserError("language_model: give texts that hold words, and an order of 1 or more.")
-    known = {word for word, count in seen.items() if count >= min_count}
-    counts = _counts(sentences, known, order)
-    size = len(known) + 2  # </s> and <unk>
+    word_counts = Counter(word for sentence in sentences for word in sentence)
+    if not word_counts or order < 1:
+        raise UserError("language_model: give texts that contain words, and an order of 1 or more.")
+    vocabulary = {word for word, count in word_counts.items() if count >= min_count}
+    counts = _counts(sentences, vocabulary, order)
+    size = len(vocabulary) + 2  # </s> and <unk>
     log_probs: dict[Gram, float] = {(BEGIN,): NEVER * math.log(10)}
     backoffs: dict[Gram, float] = {}
     lower: dict[Gram, float] = {}
     for n in range(1, order + 1):
         probs, left = _interpolate(counts[n - 1], lower, 1.0 / size)
         if n == 1:
-            for word in (*known, END, UNKNOWN):  # never seen: what the uniform distribution gives
+            for word in (*vocabulary, END, UNKNOWN):  # without a count: the uniform distribution's share
                 probs.setdefault((word,), left[()] / size)
         log_probs |= {gram: math.log(p) for gram, p in probs.items()}
         backoffs |= {context: math.log(mass) for context, mass in left.items() if context}
@@ -112,11 +112,14 @@ def estimate(texts: Iterable[str], order: int = 3, min_count: int = 1) -> NGram:
     return NGram(order, log_probs, backoffs)
 
 
-def _counts(sentences: list[list[str]], known: set[str], order: int) -> list[Counter[Gram]]:
-    """Per order: counts, those of all but the highest in how many words came before (but where nothing can)."""
+def _counts(sentences: list[list[str]], vocabulary: set[str], order: int) -> list[Counter[Gram]]:
+    """Counts of each order: raw for the highest, else the number of distinct preceding words (Kneser-Ney).
+
+    N-grams that begin with <s> have no preceding word and keep their raw counts.
+    """
     raw: list[Counter[Gram]] = [Counter() for _ in range(order)]
     for sentence in sentences:
-        words = [BEGIN, *(word if word in known else UNKNOWN for word in sentence), END]
+        words = [BEGIN, *(word if word in vocabulary else UNKNOWN for word in sentence), END]
         for n in range(1, order + 1):
             raw[n - 1].update(zip(*(words[i:] for i in range(n)), strict=False))
     del raw[0][(BEGIN,)]
@@ -130,29 +133,37 @@ def _counts(sentences: list[list[str]], known: set[str], order: int) -> list[Cou
 
 
 def _discounts(counts: Counter[Gram]) -> tuple[float, float, float]:
-    """What is taken from counts of 1, 2 and 3 or more."""
-    of = Counter(counts.values())
-    if not all(of[k] for k in (1, 2, 3, 4)):
-        return tuple(min(d, 0.9 * min(counts.values())) for d in FALLBACK)  # type: ignore[return-value]
-    y = of[1] / (of[1] + 2 * of[2])
-    found = [k - (k + 1) * y * of[k + 1] / of[k] for k in (1, 2, 3)]
-    return tuple(d if 0 < d < k else f for k, d, f in zip((1, 2, 3), found, FALLBACK, strict=True))  # type: ignore[return-value]
+    """The discounts of counts 1, 2 and 3 or more."""
+    counts_of_counts = Counter(counts.values())
+    n1, n2, n3, n4 = (counts_of_counts[k] for k in (1, 2, 3, 4))
+    if not (n1 and n2 and n3 and n4):
+        lowest, middle, highest = (min(discount, 0.9 * min(counts.values())) for discount in FALLBACK)
+        return lowest, middle, highest
+    y = n1 / (n1 + 2 * n2)
+    d1 = 1 - 2 * y * n2 / n1
+    d2 = 2 - 3 * y * n3 / n2
+    d3 = 3 - 4 * y * n4 / n3
+    return (
+        d1 if 0 < d1 < 1 else FALLBACK[0],
+        d2 if 0 < d2 < 2 else FALLBACK[1],
+        d3 if 0 < d3 < 3 else FALLBACK[2],
+    )
 
 
 def _interpolate(
     counts: Counter[Gram], lower: dict[Gram, float], uniform: float
 ) -> tuple[dict[Gram, float], dict[Gram, float]]:
-    """One order: interpolated probabilities, and per context the mass that goes to the order below."""
+    """Interpolated probabilities of one order, and the probability mass that each context gives to the lower order."""
     discounts = _discounts(counts)
     totals: dict[Gram, int] = defaultdict(int)
-    taken: dict[Gram, float] = defaultdict(float)
+    discounted: dict[Gram, float] = defaultdict(float)
     for gram, count in counts.items():
         totals[gram[:-1]] += count
-        taken[gram[:-1]] += discounts[min(count, 3) - 1]
-    left = {context: taken[context] / total for context, total in totals.items()}
+        discounted[gram[:-1]] += discounts[min(count, 3) - 1]
+    left = {context: discounted[context] / total for context, total in totals.items()}
     probs = {}
     for gram, count in counts.items():
         context = gram[:-1]
-        below = lower[gram[1:]] if len(gram) > 1 else uniform
-        probs[gram] = (count - discounts[min(count, 3) - 1]) / totals[context] + left[context] * below
+        lower_prob = lower[gram[1:]] if len(gram) > 1 else uniform
+        probs[gram] = (count - discounts[min(count, 3) - 1]) / totals[context] + left[context] * lower_prob
     return probs, left

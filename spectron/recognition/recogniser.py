@@ -1,4 +1,4 @@
-"""Recognisers: CTC models trained here, alone or with a language model, and weights from elsewhere."""
+"""Recognisers: CTC models of this project, with or without a language model, and loading of any recogniser."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from spectron.types import Hypothesis, Params, Recogniser, Statistics, UserError
 __all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "pin"]
 
 RECIPE = "recogniser.json"  # {"checkpoint": DIR, "fusion": Fusion's fields}: a recogniser with its tuned weights
-SHORTEST, GROWTH = 4.0, 1.5  # ours: seconds of the first bucket, and how much longer the next is
-ROWS = 8  # ours: recordings heard together
+SHORTEST, GROWTH = 4.0, 1.5  # ours: length of the first bucket in seconds, and ratio of successive lengths
+ROWS = 8  # ours: recordings in a batch
 
 
 @functools.partial(jax.jit, static_argnames=("experiment",))
 def _hear(params: Params, statistics: Statistics, samples: Array, num_samples: Array, *, experiment: Experiment) -> Any:
-    """int16 [B, S] → label log-probabilities, a Sequence of float32 [B, T, V]."""
+    """int16 [B, S] → log-probabilities of the labels, a Sequence of float32 [B, T, V]."""
     objective = CTC(CTCConfig(), experiment, statistics)
     logits = objective.logits(params, samples, num_samples)
     return dataclasses.replace(logits, values=jax.nn.log_softmax(logits.values.astype(np.float32)))
 
 
 def bucket(num_samples: int, sample_rate: int) -> int:
-    """The padded length of a recording: so few different ones that each is compiled once."""
+    """The padded length of a recording in samples; few different lengths need few compilations."""
     seconds = SHORTEST
     while round(seconds * sample_rate) < num_samples:
         seconds *= GROWTH
@@ -62,7 +62,7 @@ class CTCRecogniser:
 
     @functools.cached_property
     def search(self) -> WordSearch | None:
-        """The beam search, None where there is no language model."""
+        """The beam search; None without a language model."""
         return WordSearch(self.fusion, self.vocabulary) if self.fusion.lm else None
 
     def emissions(self, recordings: Sequence[np.ndarray]) -> list[Float[np.ndarray, "_ V"]]:
@@ -89,10 +89,10 @@ class CTCRecogniser:
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
         """int16 [S] each at the model's rate → a hypothesis each, in order."""
-        found = self.emissions(recordings)
+        emissions = self.emissions(recordings)
         if self.search is None:
-            return [greedy(log_probs, self.vocabulary) for log_probs in found]
-        return [self.search(log_probs) for log_probs in found]
+            return [greedy(log_probs, self.vocabulary) for log_probs in emissions]
+        return [self.search(log_probs) for log_probs in emissions]
 
 
 def pin(path: str | Path) -> str:

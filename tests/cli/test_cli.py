@@ -221,7 +221,7 @@ def corpus(tmp_path):
 def test_data_commands(corpus, tmp_path, capsys):
     assert cli.main(["data", "list", "--config", corpus]) == 0
     listed = capsys.readouterr().out
-    assert "lines: manifest, train, 2 examples" in listed and "gone: manifest, train, not readable" in listed
+    assert "lines: manifest, train, 2 examples" in listed and "gone: manifest, train, cannot be read" in listed
     assert "all: lines × 2" in listed
     assert cli.main(["data", "inspect", "lines", "--config", corpus, "--out", str(tmp_path / "heard")]) == 0
     shown = capsys.readouterr().out

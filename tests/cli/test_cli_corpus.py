@@ -89,7 +89,7 @@ def test_a_task_of_a_config(root, tmp_path, capsys):
         (("cut", "ROOT", "--out", "OUT", "--set", "cutting.min_seconds=30"), "min_seconds (30)"),
         (("cut", "ROOT", "--out", "OUT", "--split", "valid"), "--split 'valid' is unknown"),
         (("cut", "ROOT", "--out", "OUT", "--libriheavy", "none.gz"), "Manifest 'none.gz' does not exist"),
-        (("cut", "ROOT", "--out", "OUT", "--splitt", "train"), "'--splitt' is no flag of this command"),
+        (("cut", "ROOT", "--out", "OUT", "--splitt", "train"), "'--splitt' is not a flag of this command"),
         (("label", "OUT", "--recogniser", "none", "--out", "L"), "none"),
         (("write", "OUT", "--out", "L"), "holds no shards"),
         (("report", "OUT"), "holds no shards"),
@@ -113,7 +113,7 @@ def test_without_beam_the_user_is_told(root, tmp_path, capsys, monkeypatch):
 def test_a_flag_that_beam_does_not_know_either(root, tmp_path, capsys):
     pytest.importorskip("apache_beam", reason="pip install 'spectron-jax[beam]'")
     assert spectron("data", "cut", root, "--out", tmp_path / "cut", "--splitt", "train") == 2
-    assert "'--splitt' is a flag neither of this command nor of Beam's" in capsys.readouterr().err
+    assert "'--splitt' is a flag of neither this command nor Beam" in capsys.readouterr().err
     assert spectron("data", "cut", root, "--out", tmp_path / "cut", "--direct_num_workers", "1") == 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from librilight_tree import FakeFactory, contents
 
-from spectron.corpora.labelling import ENOUGH, label, make_batches
+from spectron.corpora.labelling import MAX_FAILURES, label, make_batches
 from spectron.corpora.labels import labels_path, read_labels
 from spectron.data.shards import Utterance, encode_flac, shard_path, write_shard
 from spectron.types import Hypothesis, UserError
@@ -89,7 +89,7 @@ def test_another_recogniser_or_other_shards_are_refused(shards, tmp_path):
     with pytest.raises(UserError, match=r"recogniser 'fake', this run has 'other'"):
         label(shards, tmp_path / "labels", FakeFactory(tmp_path / "log"), "other", batch_size=4, options=INLINE)
     other = write(tmp_path / "other", (23, 0, 10))
-    with pytest.raises(UserError, match="was begun with input"):
+    with pytest.raises(UserError, match="was started with input"):
         run(other, tmp_path / "labels", tmp_path / "log")
 
 
@@ -125,7 +125,7 @@ def test_one_recording_that_chokes_the_recogniser_costs_itself_alone(tmp_path):
 
 
 def test_a_recogniser_that_only_fails_is_stopped(shards, tmp_path):
-    with pytest.raises(UserError, match=rf"{ENOUGH} utterances in a row.*cannot swallow"):
+    with pytest.raises(UserError, match=rf"{MAX_FAILURES} utterances in a row.*cannot swallow"):
         label(shards, tmp_path / "labels", ChokingFactory(range(5000)), "x", batch_size=4, options=INLINE)
 
 

@@ -145,9 +145,9 @@ def test_mistakes(corpus):
         run(corpus, texts="both")
     with pytest.raises(UserError, match="does not exist"):
         cut_libriheavy(corpus / "none.jsonl.gz", corpus / "ll", corpus / "x", CuttingConfig())
-    with pytest.raises(UserError, match="holds none of small"):
+    with pytest.raises(UserError, match="contains none of small"):
         cut_libriheavy(corpus / "libriheavy_cuts_small.jsonl.gz", corpus, corpus / "x", CuttingConfig())
     whole = (corpus / "libriheavy_cuts_small.jsonl.gz").read_bytes()
     (corpus / "libriheavy_cuts_small.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cannot be read after line \d+.*fetch it again"):
+    with pytest.raises(UserError, match=r"cannot be read after line \d+.*download it again"):
         run(corpus, "x")

@@ -9,7 +9,15 @@ from librilight_tree import RATE, add_chapter, talk
 
 from spectron.audio.vad import VadConfig
 from spectron.corpora.cutting import CuttingConfig
-from spectron.corpora.librilight import Chapter, SplitConfig, list_chapters, read_meta, share_of, split, utterances_of
+from spectron.corpora.librilight import (
+    Chapter,
+    SpeakerSplitConfig,
+    list_chapters,
+    read_meta,
+    share_of,
+    split,
+    utterances_of,
+)
 from spectron.types import UserError
 
 SPANS = [[0.96, 6.0], [7.04, 12.0], [13.04, 19.04], [20.0, 29.04]]
@@ -186,7 +194,7 @@ def test_no_speaker_and_no_book_is_in_two_splits():
         Chapter(f"small/{s}/b{b}/c{i}", "", str(s), f"b{b}", 1)
         for i, (s, b) in enumerate(zip(rng.integers(0, 300, 4000), rng.integers(0, 500, 4000), strict=True))
     ]
-    config = SplitConfig(dev_share=0.03, test_share=0.03)
+    config = SpeakerSplitConfig(dev_share=0.03, test_share=0.03)
     splits, left_out = split(chapters, config)
     assert all(splits.values())
     assert sum(map(len, splits.values())) + len(left_out) == len(chapters)
@@ -201,11 +209,11 @@ def test_no_speaker_and_no_book_is_in_two_splits():
 
 
 def test_shares_are_met_and_names_do_not_move():
-    config = SplitConfig(dev_share=0.1, test_share=0.2)
+    config = SpeakerSplitConfig(dev_share=0.1, test_share=0.2)
     found = [share_of(str(i), config) for i in range(5000)]
     assert found.count("dev") / 5000 == pytest.approx(0.1, abs=0.02)
     assert found.count("test") / 5000 == pytest.approx(0.2, abs=0.02)
-    assert [share_of(str(i), SplitConfig(salt="x")) for i in range(5000)] != found
+    assert [share_of(str(i), SpeakerSplitConfig(salt="x")) for i in range(5000)] != found
     assert found[:12] == GOLDEN
 
 

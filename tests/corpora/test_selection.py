@@ -8,7 +8,7 @@ import pytest
 from spectron.config.noisy_student import SelectionConfig
 from spectron.corpora import selection
 from spectron.corpora.labels import Label, labels_path, write_labels
-from spectron.corpora.selection import Selection
+from spectron.corpora.selection import ScoreFilter
 from spectron.types import UserError
 
 
@@ -17,7 +17,7 @@ def label(tokens, score, name="a"):
 
 
 def test_the_score_by_hand():
-    chosen = Selection(mu=-0.5, beta=-2.0, sigma=2.0, threshold=-1.0)
+    chosen = ScoreFilter(mu=-0.5, beta=-2.0, sigma=2.0, threshold=-1.0)
     # (-20 + 0.5 * 16 + 2) / (2 * 4)
     assert chosen.score(label(16, -20.0)) == pytest.approx(-1.25)
     assert chosen.reason(label(16, -20.0)) == "score below the threshold"
@@ -29,12 +29,12 @@ def test_the_score_by_hand():
     "bad", [Label("a", "", 0.0, 0, 1.0), Label("a", "", -1.0, 3, 1.0), Label("a", "X", -1.0, 0, 1.0)]
 )
 def test_no_text_is_no_label(bad):
-    assert Selection(0, 0, 1, -1e9).reason(bad) == "without text"
+    assert ScoreFilter(0, 0, 1, -1e9).reason(bad) == "without text"
 
 
 @pytest.mark.parametrize("score", [math.nan, -math.inf, math.inf])
 def test_a_score_that_is_no_number_is_left_out(score):
-    assert Selection(0, 0, 1, -1.0).reason(label(4, score)) == "score below the threshold"
+    assert ScoreFilter(0, 0, 1, -1.0).reason(label(4, score)) == "score below the threshold"
 
 
 def test_regression_recovers_what_scores_were_drawn_from():
@@ -82,7 +82,7 @@ def test_balance_moves_lengths_towards_the_labelled_ones():
     """Pool: three quarters short; labelled: half. At least 80 % stay."""
     labels = [label(10 if i % 4 else 60, -1.0, str(i)) for i in range(4000)]
     config = SelectionConfig(keep=1.0, balanced=0.8)
-    fitted = selection.balance(Selection(0, 0, 1, -1e9), labels, [10, 60], config)
+    fitted = selection.balance(ScoreFilter(0, 0, 1, -1e9), labels, [10, 60], config)
     kept = [x for x in labels if not fitted.reason(x)]
     # Shares 0.75 r + 0.25 = 0.8 → r = 0.7333; long ones all stay.
     assert fitted.rates == pytest.approx((0.55 / 0.75, 1.0), abs=1e-5)
@@ -94,13 +94,13 @@ def test_balance_moves_lengths_towards_the_labelled_ones():
 
 
 def test_longer_than_every_bucket_counts_as_the_last():
-    chosen = Selection(0, 0, 1, -1e9, rates=(1.0, 0.0))
+    chosen = ScoreFilter(0, 0, 1, -1e9, rates=(1.0, 0.0))
     assert chosen.reason(label(10, 0.0)) == ""
     assert chosen.reason(label(5000, 0.0)) == "left out to balance lengths"
 
 
 def test_balance_without_anything_kept_keeps_the_filter():
-    chosen = Selection(0, 0, 1, 0.0)
+    chosen = ScoreFilter(0, 0, 1, 0.0)
     assert selection.balance(chosen, [label(3, -9.0)], [3]) == chosen
 
 

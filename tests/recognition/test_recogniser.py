@@ -18,7 +18,7 @@ from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.objectives.ctc import CTC
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
-from spectron.recognition.hf import least_samples
+from spectron.recognition.hf import min_samples
 from spectron.recognition.recogniser import CTCRecogniser, bucket, load_recogniser
 from spectron.training.step import make_plan
 from spectron.types import Batch, Statistics, UserError
@@ -235,8 +235,8 @@ def test_a_ctc_model_of_transformers_transcribes(tmp_path):
 
 def test_the_least_that_a_model_of_convolutions_hears():
     wav2vec2 = types.SimpleNamespace(conv_kernel=(10, 3, 3, 3, 3, 2, 2), conv_stride=(5, 2, 2, 2, 2, 2, 2))
-    assert least_samples(wav2vec2) == 400
-    assert least_samples(types.SimpleNamespace()) == 1600
+    assert min_samples(wav2vec2) == 400
+    assert min_samples(types.SimpleNamespace()) == 1600
 
 
 @needs_transformers
@@ -274,5 +274,5 @@ def test_a_sequence_to_sequence_model_of_transformers_transcribes(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_that_is_no_speech_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="no speech recogniser"):
+    with pytest.raises(UserError, match="not a speech recogniser"):
         load_recogniser(tmp_path)

@@ -13,7 +13,7 @@ def test_lines_that_cannot_be_read_are_named(tmp_path):
     path.write_text('{"a": "\\u00e9"}\n\n{"a": ["x", "cut \\ud83d"]}\n')
     lines = read_objects(path)
     assert next(lines)[2] == {"a": "é"}
-    with pytest.raises(UserError, match=r"a\.jsonl', line 3, holds half of a character \('\\ud83d'\)"):
+    with pytest.raises(UserError, match=r"a\.jsonl', line 3, has a lone surrogate \('\\ud83d'\)"):
         next(lines)
 
 
@@ -29,5 +29,5 @@ def test_a_damaged_zip_is_named(tmp_path):
 def test_questions_of_half_a_character_are_named(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps([{"question": "who", "answers": ["\ud83d"], "url": "x"}]))
-    with pytest.raises(UserError, match="question 1, holds half"):
+    with pytest.raises(UserError, match="question 1, has a lone surrogate"):
         read_questions(path)

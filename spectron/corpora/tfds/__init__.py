@@ -1,1 +1,1 @@
-"""TFDS builders on Beam that need no ffmpeg: import a module to register its builder."""
+"""TFDS builders on Beam that work without ffmpeg. Importing a module registers its builder."""

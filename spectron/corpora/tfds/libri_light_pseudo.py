@@ -1,4 +1,4 @@
-"""TFDS `libri_light_pseudo`: shards that `spectron data write` made, as a TFDS dataset."""
+"""TFDS dataset `libri_light_pseudo`, built from the shards of `spectron data write`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FEATURES = ("id", "speaker", "book", "recording", "start", "speech", "text", "la
 
 
 class LibriLightPseudo(tfds.core.GeneratorBasedBuilder):
-    """Utterances of Libri-Light with the labels a recogniser made.
+    """Utterances of Libri-Light with pseudo-labels.
 
-    manual_dir holds shards, or a folder of shards for each split (train, dev, test).
+    manual_dir contains shards, or one folder of shards per split (train, dev, test).
     """
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Cut, label and write Libri-Light with `spectron data`; manual_dir is the folder that `spectron data write` "
-        "made, or one that holds such folders by the names of their splits."
+        "Cut, label and write Libri-Light with `spectron data`; manual_dir is the output folder of `spectron data "
+        "write`, or a folder that contains one such folder per split."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -53,7 +53,7 @@ class LibriLightPseudo(tfds.core.GeneratorBasedBuilder):
 
 
 def examples_of(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The utterances of a shard as TFDS wants them."""
+    """(id, features) of every utterance of a shard."""
     for utterance in read_shard(path):
-        known = utterance._asdict()
-        yield utterance.id, {name: known["audio" if name == "speech" else name] for name in FEATURES}
+        fields = utterance._asdict()
+        yield utterance.id, {name: fields["audio" if name == "speech" else name] for name in FEATURES}

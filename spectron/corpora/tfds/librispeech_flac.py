@@ -1,4 +1,4 @@
-"""TFDS `librispeech_flac`: LibriSpeech from its own folders, read by soundfile."""
+"""TFDS dataset `librispeech_flac`: LibriSpeech read from its original folders by soundfile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
     """LibriSpeech (CC BY 4.0): SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac (.opus, …) and its transcripts."""
 
     VERSION = tfds.core.Version("1.0.0")
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that holds train-clean-100/, dev-clean/, …."
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "manual_dir is the folder that contains train-clean-100/, dev-clean/, …"
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
@@ -45,11 +45,13 @@ class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         root = Path(dl_manager.manual_dir)
         root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-        found = {path: sorted(path.rglob("*.trans.txt")) for path in sorted(root.iterdir()) if path.is_dir()}
-        splits = {path.name.replace("-", "_"): transcripts for path, transcripts in found.items() if transcripts}
+        transcripts = {path: sorted(path.rglob("*.trans.txt")) for path in sorted(root.iterdir()) if path.is_dir()}
+        splits = {path.name.replace("-", "_"): files for path, files in transcripts.items() if files}
         if not splits:
-            raise UserError(f"{str(root)!r} holds no LibriSpeech; give the folder that holds train-clean-100/, ….")
-        return {name: self._generate_examples(transcripts) for name, transcripts in splits.items()}
+            raise UserError(
+                f"{str(root)!r} does not contain LibriSpeech; give the folder that contains train-clean-100/, …"
+            )
+        return {name: self._generate_examples(files) for name, files in splits.items()}
 
     def _generate_examples(self, transcripts: list[Path]) -> Any:
         beam = tfds.core.lazy_imports.apache_beam
@@ -57,7 +59,7 @@ class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
 
 
 def examples_of(transcripts: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The utterances of a chapter as TFDS wants them; those that cannot be read are logged and left out."""
+    """(id, features) of every utterance of a chapter; those that cannot be read are logged and left out."""
     folder = Path(transcripts).parent
     present = {path.stem: path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES}
     for line in Path(transcripts).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -84,10 +86,10 @@ def examples_of(transcripts: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def flac_of(path: Path) -> bytes:
-    """A recording as FLAC, 16 kHz mono; one that is so already, untouched. Raises UserError when it cannot be read."""
+    """A recording as 16 kHz mono FLAC; the file's own bytes if it is that already. Raises UserError if unreadable."""
     import soundfile
 
-    samples = wav.read(path, SAMPLE_RATE)  # also of FLAC: what cannot be decoded must not get in
+    samples = wav.read(path, SAMPLE_RATE)  # FLAC is decoded too, to leave damaged files out
     content = path.read_bytes()
     if path.suffix == ".flac":
         info = soundfile.info(io.BytesIO(content))

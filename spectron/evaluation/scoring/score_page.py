@@ -9,9 +9,9 @@ from typing import Any
 
 from spectron.config import FeatureConfig
 from spectron.evaluation.judges.outside import RATE
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell
 from spectron.evaluation.scores.tables import Results
 from spectron.evaluation.scores.text_scores import SCORERS
 from spectron.evaluation.scoring.items import Item

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from spectron.config import FeatureConfig
 from spectron.evaluation.judges.outside import RATE, checkpoint_facts
-from spectron.evaluation.pages import page
+from spectron.evaluation.report import page
 from spectron.evaluation.scores.alignment import fit_text
 from spectron.evaluation.scores.tables import Results, markdown, plain
 from spectron.evaluation.suites import speaking_page

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell, Item, Page
 from spectron.evaluation.picking import spread
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell, Item, Page
 from spectron.evaluation.scores.intervals import Figure
 from spectron.evaluation.suites.answers import Said
 from spectron.types import Example
+from spectron.utils.html import Section
 
 if TYPE_CHECKING:
     from spectron.evaluation.suites.counting import Verdict
@@ -47,7 +48,7 @@ def write(
     heads = ("Speaker", "Answers", "Text exact", "Digits heard", "Right voice", "Stops")
     sections = (
         page.figures_section("Figures", list(figures.values())),
-        page.cells_section("Speakers", heads, [speaker_row(*pair) for pair in results["speakers"].items()]),
+        Section("Speakers", [speaker_row(*pair) for pair in results["speakers"].items()], heads, "sortable"),
     )
     rows = [item_row(items[i], answers[i], verdicts[i], experiment) for i in shown]
     title = f"Counting on, in the same voice · {results['experiment']}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spectron.config import FeatureConfig
-from spectron.evaluation.pages import page
+from spectron.evaluation.report import page
 from spectron.evaluation.scores.intervals import Z95, Figure, proportion
 from spectron.evaluation.scores.tables import Results, Table
 from spectron.evaluation.scores.text_scores import SCORERS

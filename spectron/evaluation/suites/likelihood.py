@@ -39,8 +39,8 @@ from spectron.data.fields import to_batch
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import encode_target
 from spectron.evaluation.judges.outside import checkpoint_facts
-from spectron.evaluation.pages import page
 from spectron.evaluation.picking import spread
+from spectron.evaluation.report import page
 from spectron.evaluation.scores.intervals import Figure, proportion
 from spectron.evaluation.scores.tables import Results, Table, markdown
 from spectron.evaluation.suites.answers import checksum

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.pages.page import Cell, Item
+from spectron.evaluation.report.page import Cell, Item
 from spectron.evaluation.scores.alignment import fit_text
 from spectron.evaluation.scores.intervals import Figure, proportion
 from spectron.evaluation.scores.tables import Results, Table, markdown

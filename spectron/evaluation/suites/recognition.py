@@ -17,14 +17,14 @@ from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.config.noisy_student import BeamConfig
 from spectron.config.overrides import override
 from spectron.corpora.labels import Label
-from spectron.corpora.selection import Selection
+from spectron.corpora.selection import ScoreFilter
 from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.data.vocabulary import Vocabulary
 from spectron.evaluation.judges.outside import facts_of
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell
 from spectron.evaluation.scores import tables
 from spectron.evaluation.scores.intervals import average
 from spectron.evaluation.scores.tables import Results, Table, plain
@@ -140,7 +140,7 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def label_quality(labels: Sequence[Label], chosen: Selection, said: dict[str, str]) -> dict[str, Any]:
+def label_quality(labels: Sequence[Label], chosen: ScoreFilter, said: dict[str, str]) -> dict[str, Any]:
     """The labels' own word error rate, all, kept and rejected, where it is known what was said."""
     known = [label for label in labels if label.id in said]
     kept = [label for label in known if not chosen.reason(label)]

@@ -10,9 +10,9 @@ from jaxtyping import Int
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell
 from spectron.evaluation.picking import spread
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell
 from spectron.evaluation.scores.tables import Results
 from spectron.evaluation.suites.measures import Measured
 from spectron.evaluation.suites.utterances import Item

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from spectron.evaluation.judges.outside import RATE, checkpoint_facts
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell
 from spectron.evaluation.scores.alignment import distance
 from spectron.evaluation.scores.intervals import average, proportion
 from spectron.evaluation.scores.tables import Results, Table

@@ -72,7 +72,7 @@ def test_no_recording_is_not_one_of_nothing(tmp_path):
         ([{"answers": "a", "transcript": "b", "id": 1}] * 2, {}, "has the id '1' of a line before it"),
         ([{"answers": "a", "transcript": "b"}], {"where": {"task": "qa"}}, "has no line with task=qa"),
         ([{"answers": "a", "transcript": "b"}], {"fields": {"prompt": "x"}}, "--field prompt=… is not read here"),
-        ([["a"]], {}, "line 1, is no JSON object"),
+        ([["a"]], {}, "line 1, is not a JSON object"),
     ],
 )
 def test_sentences_about_manifests(tmp_path, records, options, said):

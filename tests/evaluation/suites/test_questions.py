@@ -97,7 +97,7 @@ def test_webquestions_and_triviaqa_as_published(tmp_path):
         ([{"question": "a?", "answers": "b", "audio": 5}], "line 1, names the recording 5, which is no file name"),
         ([{"id": "x", "question": "a?", "answer": "b"}] * 2, "two questions with the id 'x'"),
         ([], "holds no questions"),
-        ([["a?", "b"]], "line 1, is no JSON object"),
+        ([["a?", "b"]], "line 1, is not a JSON object"),
         ([{"task": "continuation"}], "holds no questions"),
     ],
 )

@@ -11,11 +11,12 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.pages import page
-from spectron.evaluation.pages.page import Cell, Item
 from spectron.evaluation.picking import spreading
+from spectron.evaluation.report import page
+from spectron.evaluation.report.page import Cell, Item
 from spectron.evaluation.scores.intervals import Figure, average, proportion
 from spectron.evaluation.scores.tables import Results, Table
+from spectron.utils.html import render
 
 FEATURES = FeatureConfig()
 SCORES = (0.5, 0.25, 10.0, -3.0, 2.0)
@@ -90,12 +91,13 @@ def test_everything_is_in_the_file_and_named(path):
 
 def test_sounds_that_do_not_fit_are_left_out_evenly_and_verdicts_stay(tmp_path):
     many = items()
-    one = len(page._media(many[0], FEATURES))
+    page.write_page(tmp_path / "p.html", page.Page("t", (), (), many[:1], "", FEATURES))
+    one = sum(map(len, re.findall(r'"(data:[^"]*)"', (tmp_path / "p.html").read_text())))
     drawn = page.Page("t", (), (), many, "", FEATURES)
-    page.write_page(tmp_path / "p.html", drawn, largest=round(2.6 * one))
+    page.write_page(tmp_path / "p.html", drawn, max_media=round(2.6 * one))
     text = (tmp_path / "p.html").read_text()
     rows = re.findall(r"<tr data-state.*?</tr>", text, re.DOTALL)
-    assert page._LEFT_OUT in text
+    assert page.MEDIA_LEFT_OUT in text
     assert [("<audio" in row) for row in rows] == [True, False, False, False, True]
     assert all("nobody" in row for row in rows)
     assert spreading(8) == [0, 4, 2, 6, 1, 5, 3, 7] and spreading(1) == [0] and spreading(0) == []
@@ -105,7 +107,7 @@ def test_without_sounds_there_is_no_empty_column(tmp_path):
     bare = [Item("q", {"Text": Cell("")})]
     page.write_page(tmp_path / "p.html", page.Page("t", (), (), bare, "", FEATURES))
     text = (tmp_path / "p.html").read_text()
-    assert page._LEFT_OUT not in text and "One by one" in text
+    assert page.MEDIA_LEFT_OUT not in text and "One by one" in text
     assert "Spectrograms" not in text and "—" in text and 'data-filter="right"' not in text
 
 
@@ -175,5 +177,6 @@ def test_the_browser_would_notice_a_request_and_an_error(path, tmp_path):
 
 def test_a_note_is_a_paragraph_and_its_list_are_terms():
     figure = Figure("x", 1.0, 2, 0.5, 1.5, "d.", "s")
-    made = page.table_section(Table("t", {"a": {"x": figure}}, "Not asked: nobody.\n- ours: the model: all of it."))
-    assert "<p>Not asked: nobody.</p>" in made and "<dt>ours</dt><dd>the model: all of it.</dd>" in made
+    section = page.table_section(Table("t", {"a": {"x": figure}}, "Not asked: nobody.\n- ours: the model: all of it."))
+    text = render("t", (), [section])
+    assert "<p>Not asked: nobody.</p>" in text and "<dt>ours</dt><dd>the model: all of it.</dd>" in text

@@ -15,11 +15,11 @@ import soundfile
 from spectron import cli
 from spectron.config import load_experiment
 from spectron.data import batches, sources
-from spectron.evaluation.pages import task_page
+from spectron.evaluation.report import task_page
 from spectron.objectives import make_objective
 
 CONFIG = """
-from spectron.config import DataConfig, Experiment, MixtureConfig, StageConfig, StreamConfig, TaskConfig
+from spectron.config import DataConfig, Experiment, JointConfig, MixtureConfig, StageConfig, StreamConfig, TaskConfig
 def experiment():
     tasks = (TaskConfig("heard", "manifest"), TaskConfig("words", "text", root={text!r}))
     mixtures = (MixtureConfig("both", (("heard", 3.0), ("words", 1.0))),)
@@ -52,8 +52,8 @@ def test_the_page_holds_sounds_pictures_and_figures(config, tmp_path, capsys):
     page = (tmp_path / "out" / "inspect.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # nothing from elsewhere
     assert page.count("<audio") == 3
-    assert page.count("data:image/png") == 4
-    sound = base64.b64decode(re.search(r"data:audio/wav;base64,([^\"]+)", page).group(1))
+    assert page.count("data:image/png") == 3 and page.count("<svg") == 1
+    sound = base64.b64decode(re.search(r"data:audio/flac;base64,([^\"]+)", page).group(1))
     assert len(soundfile.read(io.BytesIO(sound))[0]) == 7_800
     assert "r&lt;0&gt;" in page
     assert "a &amp; 0" in page

@@ -1,1 +1,0 @@
-"""Pages of figures, pictures and sounds: what every report.html shares."""

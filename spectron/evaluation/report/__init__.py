@@ -1,0 +1,1 @@
+"""HTML pages of the suites and of `spectron data inspect`."""
