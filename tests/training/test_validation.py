@@ -1,4 +1,4 @@
-"""Training tells, every so many steps, how it does on a held-out task; the figures are those computed by hand."""
+"""Training tells, every so many steps, how it does on a validation task; the figures are those computed by hand."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from tiny_run import bucketed, experiment
 
 pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
-from spectron.checkpoints.manager import load_params
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import TaskConfig
 from spectron.data.sources import source_of
 from spectron.parallel import sharding
@@ -39,7 +39,7 @@ def config(tmp_path_factory):
 
 def told(folder):
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row for row in rows if any(name.startswith("held_out") for name in row)}
+    return {row["step"]: row for row in rows if any(name.startswith("validation") for name in row)}
 
 
 def test_word_errors_while_training(config, tmp_path):
@@ -50,19 +50,19 @@ def test_word_errors_while_training(config, tmp_path):
     assert loop.train(config, tmp_path, ["ctc"])
     found = told(tmp_path / "ctc")
     assert sorted(found) == [2, 4, 5]
-    recogniser = CTCRecogniser(load_params(tmp_path / "ctc"))
+    recogniser = CTCRecogniser.from_checkpoint(tmp_path / "ctc")
     source = source_of(config, "heard")
     examples = [source[i] for i in range(10)]
     heard = [greedy(x, recogniser.vocabulary).text for x in recogniser.emissions([e.samples for e in examples])]
     wanted = jiwer.wer([e.text for e in examples], heard)
-    assert found[5]["held_out_wer"] == pytest.approx(wanted)
+    assert found[5]["validation_wer"] == pytest.approx(wanted)
     assert wanted > 0
 
 
 def test_log_perplexity_of_texts(config, tmp_path):
     assert loop.train(config, tmp_path, ["text"])
-    found = told(tmp_path / "text")[2]["held_out_log_perplexity"]
-    loaded = load_params(tmp_path / "text")
+    found = told(tmp_path / "text")[2]["validation_log_perplexity"]
+    params = Checkpoint.open(tmp_path / "text").load()
     from spectron.objectives import make_objective
 
     objective = make_objective(config.stage("text").streams[0].objective, config, None)
@@ -73,7 +73,7 @@ def test_log_perplexity_of_texts(config, tmp_path):
     running = feed.batches()
     batch = next(running)  # one epoch: each of the three texts
     running.close()
-    loss = jax.jit(lambda p, b: objective.loss(p, b, jax.random.key(0), False).means()["text_lm"])(loaded.params, batch)
+    loss = jax.jit(lambda p, b: objective.loss(p, b, jax.random.key(0), False).means()["text_lm"])(params, batch)
     assert found == pytest.approx(float(loss), rel=1e-4)
 
 
