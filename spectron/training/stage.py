@@ -198,12 +198,15 @@ def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, fo
     Other stages, and tasks and mixtures that this stage does not read, may differ.
     """
     old, new = _relevant(saved, stage.name), _relevant(experiment, stage.name)
+    absent = object()
     for key in [*new, *old]:
-        if old.get(key) != new.get(key):
+        deeper = any(other.startswith(f"{key}.") for other in (*new, *old))  # [] here, named elements there
+        if not deeper and old.get(key, absent) != new.get(key, absent):
             shown = key.replace("stage.", f"stages.{stage.name}.", 1) if key.startswith("stage.") else key
+            before, now = (repr(each[key]) if key in each else "no value" for each in (old, new))
             raise UserError(
-                f"The checkpoint in {str(folder)!r} was trained with {shown} = {old.get(key)!r}, this config has "
-                f"{new.get(key)!r}; set it back or give another --workdir."
+                f"The checkpoint in {str(folder)!r} was trained with {shown} = {before}, this config has {now}; "
+                f"set it back or give another --workdir."
             )
 
 
