@@ -110,9 +110,7 @@ def test_another_base_is_refused(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     shutil.rmtree(run / "text")
     shutil.copytree(tmp_path / "other" / "text", run / "text")
-    with pytest.raises(
-        UserError, match=r"'lm' of .*text.* is not the one .* fingerprint differs; put the"
-    ):
+    with pytest.raises(UserError, match=r"'lm' of .*text.* is not the one .* fingerprint differs; put the"):
         Checkpoint.open(run).load()
     shutil.rmtree(run / "speech" / "checkpoints" / "4")
     with pytest.raises(UserError, match="fingerprint differs"):
