@@ -30,7 +30,7 @@ from spectron.utils.files import check_local, checksum_of
 Base = Mapping[str, str]  # where a frozen part is: {"folder", "fingerprint"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A finished checkpoint of training, or an export.
 
@@ -53,7 +53,7 @@ class Checkpoint:
         """
         if isinstance(folder, Checkpoint):
             return folder
-        path = _resolve(folder)
+        path = _resolve_checkpoint(folder)
         exported = export_format.is_export(path)
         meta = export_format.read_meta(path) if exported else _read_meta(path)
         try:
@@ -199,7 +199,7 @@ def place(values: Params, abstract: Params) -> Params:
     return jax.tree.map(lambda x, a: jax.device_put(x.astype(a.dtype), a.sharding), values, abstract)
 
 
-def _resolve(folder: str | Path) -> Path:
+def _resolve_checkpoint(folder: str | Path) -> Path:
     """The folder of the checkpoint that is meant; see Checkpoint.open. Raises UserError if there is none."""
     check_local(folder, "checkpoint")
     folder = Path(folder).absolute()

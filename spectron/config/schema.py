@@ -282,7 +282,7 @@ class OptimizerConfig(Choice):
 class FrozenConfig(OptimizerConfig, kind="frozen"):
     """Keep the parameters as they are: no gradient, no optimizer state, no average, no copy in checkpoints.
 
-    They must come from another checkpoint, named in `start_from`.
+    They must come from another checkpoint, named in `start_from`. Matrices are held in model.compute_dtype.
     """
 
 

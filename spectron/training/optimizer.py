@@ -57,6 +57,18 @@ def split_frozen(stage: StageConfig, params: Params) -> tuple[Params, Params]:
     return select(params, lambda path: path not in frozen), select(params, lambda path: path in frozen)
 
 
+def frozen_layout(frozen: Params, dtype: str) -> Params:
+    """Abstract frozen parameters as they are held on the devices: matrices in `dtype`, the model's compute_dtype.
+
+    Layers convert a matrix to compute_dtype before they use it, so nothing changes but the memory.
+    """
+
+    def one(leaf: Any, matrix: bool) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if matrix and leaf.dtype == jnp.float32 else leaf.dtype)
+
+    return jax.tree.map(one, frozen, _matrices(frozen))
+
+
 def trained_groups(stage: StageConfig, params: Params) -> dict[str, LearningRateConfig]:
     """Prefix ("" is the default) → optimizer, of those that update any of the trained parameters."""
     used = {prefix_of(stage, path) for path in paths_of(params)}

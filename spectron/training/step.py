@@ -17,7 +17,7 @@ from spectron.checkpoints.trees import merge, paths_of, select
 from spectron.config import Experiment, StageConfig
 from spectron.objectives import Objective, make_objectives
 from spectron.parallel import sharding
-from spectron.training.optimizer import learning_rates, make_optimizer, split_frozen, update_ema
+from spectron.training.optimizer import frozen_layout, learning_rates, make_optimizer, split_frozen, update_ema
 from spectron.types import Array, Batch, Losses, Params, Statistics, TrainState
 
 LossFn = Callable[[Params, tuple[Batch, ...], Array], Losses]
@@ -161,7 +161,7 @@ def make_program(
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
     fresh = jax.eval_shape(init)
-    shapes = dataclasses.replace(fresh, frozen=frozen)
+    shapes = dataclasses.replace(fresh, frozen=frozen_layout(frozen, experiment.model.compute_dtype))
     layout = sharding.shardings_like(shapes, sharding.param_shardings(boxed, mesh), mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     step = make_step(stage, experiment.seed, make_loss(stage, objectives), params, optimizer)

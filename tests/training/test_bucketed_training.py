@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny_run import Stand, bucketed, experiment
+from tiny_run import bucketed, experiment, stands
 
 from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import ObjectiveConfig
@@ -33,7 +33,7 @@ def lines(folder):
 
 
 def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "make_objective", Stand)
+    monkeypatch.setattr(step, "make_objectives", stands)
     compiled = []
     made = step.make_step
 

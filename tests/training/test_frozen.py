@@ -6,13 +6,17 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from tiny_run import NoiseFeed, experiment, stands
+from tiny_run import NoiseFeed, experiment, noise_batch, stands
 
 from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.config import ObjectiveConfig
 from spectron.export.folder import export
+from spectron.objectives import make_objective
+from spectron.parallel import sharding
 from spectron.training import loop, step
 from spectron.training.metrics import RATES
-from spectron.types import UserError
+from spectron.training.optimizer import frozen_layout
+from spectron.types import Statistics, UserError
 
 SHORT = ("stages.text.steps=2", "stages.text.save_every=1", "stages.speech.steps=4", "stages.speech.save_every=2")
 FROZEN = 'stages.speech.optimizers=[["lm", {"kind": "frozen"}]]'
@@ -127,3 +131,18 @@ def test_a_frozen_part_without_a_source_is_one_sentence(finished, tmp_path, part
     config = experiment(*SHORT, FROZEN.replace('"lm"', f'"{part}"'))
     with pytest.raises(UserError, match=rf"'{part}' is frozen and .* stages\.speech\.start_from"):
         loop.train(config, tmp_path, ["speech"])
+
+
+@pytest.mark.parametrize("kind", ["text_lm", "ctc"])
+def test_frozen_matrices_are_held_in_compute_dtype_and_the_loss_is_the_same(kind):
+    config = experiment("model.compute_dtype=bfloat16")
+    statistics = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
+    objective = make_objective(ObjectiveConfig.members[kind](), config, statistics)
+    batch = noise_batch(config, "text" if kind == "text_lm" else "speech", 2, 0, 0)
+    params = sharding.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
+    layout = frozen_layout(params, config.model.compute_dtype)
+    held = jax.tree.map(lambda x, a: x.astype(a.dtype), params, layout)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(held)} == {"bfloat16", "float32"}
+    assert sum(x.nbytes for x in jax.tree.leaves(held)) < 0.6 * sum(x.nbytes for x in jax.tree.leaves(params))
+    loss = jax.jit(lambda params: objective.loss(params, batch, jax.random.key(1), train=False).means())
+    same(loss(held), loss(params))

@@ -12,7 +12,7 @@ import tiny_exports
 import tiny_run
 
 from spectron.checkpoints.manager import Checkpointer, make_meta
-from spectron.config import StreamConfig, TextLMConfig
+from spectron.config import TextLMConfig
 from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
 from spectron.evaluation.judges.outside import checksum_of, facts_of
 from spectron.objectives.text_lm import TextLM
@@ -26,7 +26,7 @@ NOTHING = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
 
 @pytest.fixture(scope="module")
 def objective():
-    return TextLM(tiny_run.experiment(), NOTHING, StreamConfig(TextLMConfig(), "text"))
+    return TextLM(TextLMConfig(), tiny_run.experiment(), NOTHING)
 
 
 @pytest.fixture(scope="module")
