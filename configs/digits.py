@@ -18,7 +18,7 @@ from spectron.config import (
     LMConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     SpecAugmentConfig,
     StageConfig,
     StreamConfig,
@@ -59,14 +59,14 @@ def experiment() -> Experiment:
         "ctc",
         (StreamConfig(CTCConfig(), "random", 16),),
         steps=400,
-        optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=30),
+        optimizer=MuonConfig(0.02, adam_learning_rate=2e-3, warmup_steps=30),
         save_every=400,
     )
     text = StageConfig(
         "text",
         (StreamConfig(TextLMConfig(prefix_tokens=3), "counting_text", 32),),
         steps=400,
-        optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=30),
+        optimizer=MuonConfig(0.02, adam_learning_rate=2e-3, warmup_steps=30),
         save_every=400,
     )
     joint = StageConfig(
@@ -78,7 +78,8 @@ def experiment() -> Experiment:
             StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
         ),
         steps=6300,
-        optimizer=OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.998),
+        optimizer=MuonConfig(0.02, adam_learning_rate=2e-3, lr_multipliers=(("encoder", 0.1),)),
+        ema_decay=0.998,
         start_from=(("encoder", "ctc"), ("lm", "text")),
         save_every=900,
     )

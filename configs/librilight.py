@@ -17,11 +17,11 @@ import runpy
 from pathlib import Path
 
 from spectron.config import (
+    AdamConfig,
     DataConfig,
     Experiment,
     JointConfig,
     MixtureConfig,
-    OptimizerConfig,
     SentencePieceConfig,
     StageConfig,
     StreamConfig,
@@ -73,7 +73,7 @@ def data() -> DataConfig:
 
 def experiment() -> Experiment:
     """The LM reads text first, then all of it is trained on speech, the text beside it."""
-    text = StageConfig("text", (StreamConfig(TextLMConfig(), "books", 512),), 100_000, OptimizerConfig("adam", 3e-4))
+    text = StageConfig("text", (StreamConfig(TextLMConfig(), "books", 512),), 100_000, AdamConfig(3e-4))
     whole = BASE["experiment"](name="librilight")
     joint = dataclasses.replace(
         whole.stages[0],

@@ -21,7 +21,7 @@ from spectron.config import (
     FeatureConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     SpecAugmentConfig,
     StageConfig,
     StreamConfig,
@@ -57,7 +57,7 @@ def data() -> DataConfig:
 
 def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAugmentConfig) -> Experiment:
     """0.7 M parameters. 40 ms a frame: at 50 ms fast speakers say more letters than there are frames."""
-    optimizer = OptimizerConfig("muon", peak, adam_learning_rate=peak / 10, warmup_steps=30)
+    optimizer = MuonConfig(peak, adam_learning_rate=peak / 10, warmup_steps=30)
     return Experiment(
         name,
         data(),

@@ -21,7 +21,7 @@ from spectron.config import (
     LMConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     SpecAugmentConfig,
     StageConfig,
     StreamConfig,
@@ -56,7 +56,7 @@ def data() -> DataConfig:
 
 def experiment() -> Experiment:
     """A small model, eight frames (0.1 s) a decoder step."""
-    quick = OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, warmup_steps=20)
+    quick = MuonConfig(0.02, adam_learning_rate=2e-3, warmup_steps=20)
     ctc = StageConfig("ctc", (StreamConfig(CTCConfig(), "random", 8),), 300, quick, save_every=300)
     text = StageConfig(
         "text", (StreamConfig(TextLMConfig(prefix_tokens=3), "counting_text", 32),), 200, quick, save_every=200
@@ -70,7 +70,8 @@ def experiment() -> Experiment:
             StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
         ),
         1200,
-        OptimizerConfig("muon", 0.02, adam_learning_rate=2e-3, factors=(("encoder", 0.1),), ema_decay=0.995),
+        MuonConfig(0.02, adam_learning_rate=2e-3, lr_multipliers=(("encoder", 0.1),)),
+        ema_decay=0.995,
         start_from=(("encoder", "ctc"), ("lm", "text")),
         save_every=600,
     )

@@ -18,7 +18,7 @@ from spectron.config import (
     Experiment,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     SentencePieceConfig,
     SpecAugmentConfig,
     StageConfig,
@@ -57,11 +57,15 @@ def encoder(augment: SpecAugmentConfig) -> ConformerConfig:
 
 def recogniser(name: str, mixture: str, steps: int, augment: SpecAugmentConfig) -> Experiment:
     """About 200 s of speech a step, bfloat16."""
-    optimizer = OptimizerConfig("muon", 0.02, adam_learning_rate=1e-3, warmup_steps=500, ema_decay=0.999)
+    optimizer = MuonConfig(0.02, adam_learning_rate=1e-3, warmup_steps=500)
     return Experiment(
         name,
         data(),
-        (StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 16),), steps, optimizer, save_every=1000),),
+        (
+            StageConfig(
+                "ctc", (StreamConfig(CTCConfig(), mixture, 16),), steps, optimizer, ema_decay=0.999, save_every=1000
+            ),
+        ),
         model=ModelConfig(encoder=encoder(augment), compute_dtype="bfloat16"),
     )
 

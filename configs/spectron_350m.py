@@ -11,6 +11,7 @@ Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project
 """
 
 from spectron.config import (
+    AdamConfig,
     ConformerConfig,
     DataConfig,
     Experiment,
@@ -19,7 +20,6 @@ from spectron.config import (
     LMConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
     SentencePieceConfig,
     StageConfig,
     StreamConfig,
@@ -60,7 +60,7 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
         (StreamConfig(JointConfig(), "train", batch),),
         steps=100_000,  # ours
         # Ours: Adam in the field's usual setting, decay and warm-up included.
-        optimizer=OptimizerConfig("adam", 2e-4, warmup_steps=2000, weight_decay=0.01, b2=0.98, ema_decay=0.0),
+        optimizer=AdamConfig(2e-4, warmup_steps=2000, weight_decay=0.01, b2=0.98),
         save_every=1000,
         log_every=50,
     )

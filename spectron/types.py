@@ -215,12 +215,16 @@ class Statistics:
 @_register
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything a step changes. `ema` is an empty dict when no average is kept."""
+    """The state of training. `params` are those that are trained, `frozen` the others, {} if all are trained.
+
+    `ema` is the moving average of `params`, {} if none is kept. Randomness is fold_in(seed, step).
+    """
 
     step: Array  # int32 []
     params: Params
     opt_state: Any
     ema: Params
+    frozen: Params = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

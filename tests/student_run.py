@@ -18,7 +18,7 @@ from spectron.config import (
     FeatureConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     SpecAugmentConfig,
     StageConfig,
     StreamConfig,
@@ -87,7 +87,7 @@ def experiment(name: str, mixture: str, steps: int) -> Experiment:
         features=features, dim=24, num_layers=1, num_heads=2, kernel_size=3, ff_multiple=2, conv_channels=24,
         dropout=0.0, specaugment=SpecAugmentConfig(0, 0),
     )  # fmt: skip
-    optimizer = OptimizerConfig("muon", 0.03, adam_learning_rate=5e-3, warmup_steps=5)
+    optimizer = MuonConfig(0.03, adam_learning_rate=5e-3, warmup_steps=5)
     stage = StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=10)
     return Experiment(name, data, (stage,), features, ModelConfig(encoder=encoder, scan_layers=False))
 

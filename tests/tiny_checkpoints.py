@@ -21,7 +21,7 @@ from spectron.config import (
     StreamConfig,
 )
 from spectron.parallel import sharding
-from spectron.training.step import make_plan
+from spectron.training.step import make_program
 from spectron.types import Batch, Statistics
 
 LETTERS = tuple(" abcdefghijklmnopqrstuvwxyz?'")
@@ -73,7 +73,7 @@ def save(folder: Path, stage: str, seed: int = 0) -> Path:
     )
     known = None if stage == "text_lm" else statistics
     with jax.set_mesh(mesh):
-        state = make_plan(made, made.stage(stage), known, [batch], mesh).init()
+        state = make_program(made, made.stage(stage), known, [batch], mesh).init()
         params = dict(state.params)
         for head in {"lm", "ctc_head"} & set(params):
             # Larger: an untrained LM would write one letter for ever, an untrained recogniser hear nothing.

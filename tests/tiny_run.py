@@ -7,7 +7,7 @@ second, unless --real is given.
 from spectron.parallel import supervisor
 
 if __name__ == "__main__":
-    supervisor.supervise()  # before anything heavy is imported
+    supervisor.reexec_supervised()  # before anything heavy is imported
 
 import argparse
 import dataclasses
@@ -25,6 +25,7 @@ import numpy as np
 from spectron.audio import wav
 from spectron.audio.features import log_mel, normalise
 from spectron.config import (
+    AdamConfig,
     ConformerConfig,
     CTCConfig,
     DataConfig,
@@ -34,7 +35,6 @@ from spectron.config import (
     JointConfig,
     LMConfig,
     ModelConfig,
-    OptimizerConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
@@ -69,14 +69,21 @@ def experiment(*overrides: str) -> Experiment:
         max_prompt_seconds=0.2,
         max_continuation_seconds=0.3,
     )
-    optimizer = OptimizerConfig(learning_rate=0.01, warmup_steps=2, ema_decay=0.9)
+    optimizer = AdamConfig(learning_rate=0.01, warmup_steps=2)
     text = StreamConfig(TextLMConfig(prefix_tokens=2), "text", 16)
     ctc, joint = StreamConfig(CTCConfig(), "speech", 8), StreamConfig(JointConfig(), "speech", 8)
     stages = (
-        StageConfig("text", (text,), 12, optimizer, save_every=4, log_every=3),
-        StageConfig("speech", (ctc, text), 12, optimizer, (("lm", "text"),), save_every=4, log_every=1),
+        StageConfig("text", (text,), 12, optimizer, ema_decay=0.9, save_every=4, log_every=3),
+        StageConfig("speech", (ctc, text), 12, optimizer, (("lm", "text"),), ema_decay=0.9, save_every=4, log_every=1),
         StageConfig(
-            "joint", (joint,), 2, optimizer, (("encoder", "speech"), ("lm", "speech")), save_every=4, log_every=1
+            "joint",
+            (joint,),
+            2,
+            optimizer,
+            (("encoder", "speech"), ("lm", "speech")),
+            ema_decay=0.9,
+            save_every=4,
+            log_every=1,
         ),
     )
     return override(Experiment("tiny", data, stages, features, model), overrides)
@@ -97,7 +104,15 @@ def bucketed(config: Experiment, folder: Path) -> Experiment:
         config.data, root=str(folder), reader="direct", tasks=(TaskConfig("heard", "manifest"),),
         prompt_seconds=0.2, min_continuation_seconds=0.0125, buckets=(0.3, 0.4), bucket_tokens=(4, 5), row_multiple=2,
     )  # fmt: skip
-    ctc = StageConfig("ctc", (StreamConfig(CTCConfig(), "heard", 4),), 9, config.stage("speech").optimizer, log_every=1)
+    ctc = StageConfig(
+        "ctc",
+        (StreamConfig(CTCConfig(), "heard", 4),),
+        9,
+        config.stage("speech").optimizer,
+        accumulate=config.stage("speech").accumulate,
+        ema_decay=0.9,
+        log_every=1,
+    )
     joint = dataclasses.replace(
         config.stage("joint"), streams=(StreamConfig(JointConfig(), "heard", 4),), start_from=()
     )
@@ -219,7 +234,7 @@ def main() -> int:
             print("finished" if training.train(config, arguments.workdir, arguments.stages) else "stopped")
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return multihost.leave(2)
+        return multihost.hard_exit(2)
     return 0
 
 

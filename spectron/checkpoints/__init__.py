@@ -1,1 +1,1 @@
-"""Training checkpoints and exported models: written whole, checked when read."""
+"""Training checkpoints and exported models: written whole, checked when they are opened."""

@@ -112,9 +112,9 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _label(arguments: argparse.Namespace) -> int:
     from spectron.corpora.labelling import label
-    from spectron.recognition.recogniser import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser, resolve_recogniser
 
-    path = pin(arguments.recogniser)
+    path = resolve_recogniser(arguments.recogniser)
     factory = functools.partial(load_recogniser, path)
     label(arguments.shards, arguments.out, factory, path, arguments.batch_size, arguments.pipeline_options)
     print(f"{arguments.out}: labelled by {path}")

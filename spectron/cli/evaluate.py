@@ -147,7 +147,7 @@ def _panel(arguments: argparse.Namespace) -> Any:
     from spectron.evaluation.judges.language_models import load_language_model
     from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
     from spectron.evaluation.suites.panel import Panel
-    from spectron.recognition.recogniser import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser
     from spectron.types import UserError
     from spectron.utils.files import check_out
 
@@ -155,7 +155,7 @@ def _panel(arguments: argparse.Namespace) -> Any:
     if arguments.lm and not arguments.asr:
         raise UserError("--lm reads what a recogniser heard: give --asr too.")
     return Panel(
-        asr=load_recogniser(pin(arguments.asr)) if arguments.asr else None,
+        asr=load_recogniser(arguments.asr) if arguments.asr else None,
         lm=load_language_model(arguments.lm) if arguments.lm else None,
         speaker=Resemblyzer() if arguments.speaker else None,
         mos=DNSMOS() if arguments.dnsmos else None,

@@ -78,10 +78,10 @@ def add_generate(commands: Any) -> None:
 
 def _generate(arguments: argparse.Namespace) -> int:
     # The hosts of a TPU slice must start JAX together; elsewhere the processes of a job are independent.
-    joined = not arguments.part and (arguments.distributed or supervisor.wanted(os.environ) == "tpu")
+    joined = not arguments.part and (arguments.distributed or supervisor.job_kind(os.environ) == "tpu")
     if not joined:
         return _answer(arguments, *(arguments.part or _part_of(os.environ)))
-    supervisor.supervise(always=True)
+    supervisor.reexec_supervised(always=True)
     from spectron.parallel import multihost
     from spectron.types import UserError
 
@@ -91,18 +91,17 @@ def _generate(arguments: argparse.Namespace) -> int:
     try:
         with multihost.watching():
             code = _answer(arguments, jax.process_index(), jax.process_count())
-            multihost.meet("generated", patient=True)
+            multihost.barrier("generated", patient=True)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return multihost.leave(2)
+        return multihost.hard_exit(2)
     return code
 
 
 def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     """Every input of one part of a job; returns the exit code."""
     from spectron.audio import spectrogram_png
-    from spectron.checkpoints.facts import checkpoint_facts
-    from spectron.checkpoints.manager import find
+    from spectron.checkpoints.checkpoint import Checkpoint
     from spectron.inference.inputs import find_inputs
     from spectron.types import UserError
     from spectron.utils.files import check_out
@@ -115,13 +114,13 @@ def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     check_out(arguments.out)
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed} is out of range; give 0 to {2**31 - 1}.")
-    checkpoint = find(arguments.checkpoint)
+    checkpoint = Checkpoint.open(arguments.checkpoint)
     from spectron.inference.api import Spectron
     from spectron.inference.batch_job import JobSettings, generate
     from spectron.inference.sampling import make_sampler
 
     settings = JobSettings(
-        facts=checkpoint_facts(checkpoint),
+        facts=checkpoint.facts,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         prompt_seconds=arguments.prompt_seconds,
@@ -158,7 +157,7 @@ def _part_of(environment: Mapping[str, str]) -> tuple[int, int]:
     """(index, number) of this process in its job. Processes are independent: a lost one loses only its own inputs."""
     from spectron.types import UserError
 
-    names = {"explicit": supervisor.EXPLICIT[:0:-1], "slurm": supervisor.SLURM}.get(supervisor.wanted(environment))
+    names = {"explicit": supervisor.EXPLICIT[:0:-1], "slurm": supervisor.SLURM}.get(supervisor.job_kind(environment))
     if names is None:
         return 0, 1
     try:

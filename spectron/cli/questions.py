@@ -72,7 +72,7 @@ def _spoken_qa(arguments: argparse.Namespace) -> int:
     sets = _sets(arguments)
     from spectron.evaluation.judges.language_models import load_language_model
     from spectron.evaluation.suites.spoken_qa import Settings, evaluate_spoken_qa
-    from spectron.recognition.recogniser import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser
 
     settings = Settings(
         seeds=arguments.seeds,
@@ -81,7 +81,7 @@ def _spoken_qa(arguments: argparse.Namespace) -> int:
         **_prompting(arguments),
         **({"voice": arguments.voice} if arguments.voice else {}),
     )
-    asr = load_recogniser(pin(arguments.asr)) if arguments.asr else None
+    asr = load_recogniser(arguments.asr) if arguments.asr else None
     lm = load_language_model(arguments.cascade_lm) if arguments.cascade_lm else None
     return _print(evaluate_spoken_qa(arguments.checkpoint, sets, arguments.out, asr, lm, settings), arguments.out)
 

@@ -117,9 +117,9 @@ def _table(arguments: argparse.Namespace) -> int:
 def _heard_by(arguments: argparse.Namespace) -> Recogniser | None:
     if not arguments.recogniser:
         return None
-    from spectron.recognition.recogniser import load_recogniser, pin
+    from spectron.recognition.recogniser import load_recogniser
 
-    return load_recogniser(pin(arguments.recogniser))
+    return load_recogniser(arguments.recogniser)
 
 
 def _voices(arguments: argparse.Namespace) -> Metric:

@@ -44,7 +44,7 @@ def add_compile(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    supervisor.supervise(arguments.distributed)
+    supervisor.reexec_supervised(arguments.distributed)
     experiment = load_config(arguments, arguments.config)
     for name in arguments.stage or ():
         experiment.stage(name)
@@ -58,7 +58,7 @@ def _train(arguments: argparse.Namespace) -> int:
             train(experiment, arguments.workdir, arguments.stage)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
-        return multihost.leave(2)
+        return multihost.hard_exit(2)
     return 0
 
 

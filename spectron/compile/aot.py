@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spectron.checkpoints.trees import merge
 from spectron.compile.hlo_collectives import collectives
 from spectron.compile.report import Report, roofline, summary, table
 from spectron.config import Experiment, StageConfig
@@ -30,7 +31,7 @@ from spectron.objectives import make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.stage import check_stage
-from spectron.training.step import make_plan
+from spectron.training.step import make_program
 from spectron.types import Batch, UserError
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e")
@@ -95,12 +96,12 @@ def lower(experiment: Experiment, stage: StageConfig, mesh: Any) -> tuple[Any, A
     rows = templates(experiment, stage)
     statistics = unit_statistics(experiment)
     with jax.set_mesh(mesh):
-        plan = make_plan(experiment, stage, statistics, rows, mesh)
+        program = make_program(experiment, stage, statistics, rows, mesh)
         batches = tuple(
             sharding.batch_shapes(batch, stream.batch_size, mesh)
             for batch, stream in zip(rows, stage.streams, strict=True)
         )
-        return plan.step.lower(plan.abstract, batches), plan.abstract, batches
+        return program.step.lower(program.abstract, batches), program.abstract, batches
 
 
 def compile_step(lowered: Any) -> Any:
@@ -144,6 +145,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     resident = shard_bytes(state)
     sizes = {
         "parameters": shard_bytes(state.params),
+        "frozen": shard_bytes(state.frozen),
         "optimizer": shard_bytes(state.opt_state),
         "average": shard_bytes(state.ema),
         "batch": shard_bytes(batches),
@@ -163,7 +165,8 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
             batch.samples.shape[0] * batch.samples.shape[1] / experiment.features.sample_rate for batch in batches
         ),
         parameters={
-            part: int(sum(np.prod(x.shape) for x in jax.tree.leaves(tree))) for part, tree in state.params.items()
+            part: int(sum(np.prod(x.shape) for x in jax.tree.leaves(tree)))
+            for part, tree in merge(state.params, state.frozen).items()
         },
         bytes=sizes,
         flops={**dataclasses.asdict(flops), "step": flops.step},
@@ -189,7 +192,7 @@ def advice(experiment: Experiment, error: OutOfMemory, chip: Chip) -> str:
     if not model.logits_chunk:
         ideas.append("set model.logits_chunk=16")
     ideas += ["split the parameters over more chips (--mesh fsdp=N or tensor=N)", "lower the batch size (--find-batch)"]
-    ideas.append("raise optimizer.accumulate")
+    ideas.append("raise accumulate")
     needed = f" {error.needed / 2**30:.1f} GiB a chip are needed," if error.needed else ""
     return (
         f"The step does not fit:{needed} a {chip.name} has {chip.memory / 2**30:.1f} GiB; "
@@ -229,7 +232,7 @@ def command(
         raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
     if find_batch:
         stage = experiment.stage(stage_name)
-        unit = sharding.batch_shards(sharding.make_mesh(experiment.mesh, devices)) * stage.optimizer.accumulate
+        unit = sharding.batch_shards(sharding.make_mesh(experiment.mesh, devices)) * stage.accumulate
 
         def fits(size: int) -> bool:
             try:

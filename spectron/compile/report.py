@@ -57,7 +57,7 @@ def roofline(
     """
     again = flops.forward if remat == "full" else 0.0
     state = sizes["parameters"] + sizes["optimizer"] + sizes["average"]
-    moved = 2 * state + 2 * sizes["parameters"] + 2 * sizes["activations"]
+    moved = 2 * state + 2 * (sizes["parameters"] + sizes["frozen"]) + 2 * sizes["activations"]
     across = sum(each.sent for each in collectives if "replica" in each.axes)
     return {
         "compute": (flops.step + again) / chips / chip.flops,
@@ -78,6 +78,7 @@ def table(report: Report) -> str:
         *(("parameters, " + part, f"{count / 1e6:,.1f} M") for part, count in report.parameters.items()),
         ("parameters, all", f"{sum(report.parameters.values()) / 1e6:,.1f} M"),
         *((f"{name}, a chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
+        *([("frozen parameters, a chip", f"{size['frozen'] / giga:.2f} GiB")] if size["frozen"] else []),
         ("activations and scratch, a chip", f"{size['activations'] / giga:.2f} GiB"),
         ("peak, a chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
         *(

@@ -274,23 +274,42 @@ class DataConfig:
     readers: int = 0  # threads that read and decode recordings; 0: one a core, at most 16 (ours)
 
 
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam or Muon from optax; learning-rate factors by the start of a parameter's path ("encoder", "lm/layers")."""
+class OptimizerConfig(Choice):
+    """How parameters are updated. Members: AdamConfig, MuonConfig, FrozenConfig."""
 
-    name: str = "adam"  # "adam" | "muon"
+
+@dataclasses.dataclass(frozen=True)
+class FrozenConfig(OptimizerConfig, kind="frozen"):
+    """Keep the parameters as they are: no gradient, no optimizer state, no average, no copy in checkpoints.
+
+    They must come from another checkpoint, named in `start_from`. Matrices are held in model.compute_dtype.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateConfig(OptimizerConfig):
+    """What all optimizers that train have in common: the learning rate, its schedule, decay and multipliers."""
+
     learning_rate: float = 1e-3
-    adam_learning_rate: float = 0.0  # Muon only: of the parameters that are no matrices; 0 takes learning_rate
     schedule: str = "cosine"  # "constant" | "cosine" | "linear" | "rsqrt"
     warmup_steps: int = 100
-    final_fraction: float = 0.05
+    final_fraction: float = 0.05  # of the learning rate, at the last step ("cosine" and "linear")
     b1: float = 0.9
     b2: float = 0.98
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    factors: tuple[tuple[str, float], ...] = ()
-    ema_decay: float = 0.0  # 0: no average is kept
-    accumulate: int = 1  # micro-batches per step
+    weight_decay: float = 0.0  # of matrices, decoupled
+    lr_multipliers: tuple[tuple[str, float], ...] = ()  # by the start of a path: (("encoder", 0.1), ("lm/layers", 0.5))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig(LearningRateConfig, kind="adam"):
+    """AdamW (arXiv 1711.05101)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MuonConfig(LearningRateConfig, kind="muon"):
+    """Muon for matrices, AdamW for the other parameters."""
+
+    adam_learning_rate: float = 0.0  # of the parameters that AdamW updates; 0 takes learning_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,17 +329,26 @@ class StreamConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training run of an experiment. `start_from`: per part of the model, an earlier stage or a checkpoint."""
+    """One training run of an experiment.
+
+    start_from: pairs of a part of the model and where its initial values come from, the name of an earlier stage or a
+    checkpoint's folder. optimizers: pairs of the start of a path ("lm", "lm/layers") and the optimizer of the
+    parameters below it; the longest match counts, `optimizer` updates all others.
+    """
 
     name: str
     streams: tuple[StreamConfig, ...]
     steps: int = 1000
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamConfig()
     start_from: tuple[tuple[str, str], ...] = ()
-    save_every: int = 500
-    log_every: int = 50
-    keep: int = 2
-    evaluate_on: str = ""  # a task of held-out examples: word errors (ctc) or log-perplexity, through seqio's Evaluator
+    optimizers: tuple[tuple[str, OptimizerConfig], ...] = ()
+    clip_norm: float = 1.0  # of the gradient of everything that is trained; 0: no clipping
+    ema_decay: float = 0.0  # of the moving average of what is trained; 0: none
+    accumulate: int = 1  # micro-batches a step
+    save_every: int = 500  # steps
+    log_every: int = 50  # steps
+    keep: int = 2  # checkpoints
+    evaluate_on: str = ""  # a validation task: word errors (ctc) or log-perplexity, through seqio's Evaluator
     evaluate_every: int = 500  # ours: steps; and at the end
     evaluate_examples: int = 128  # ours: the task's first
 

@@ -1,4 +1,4 @@
-"""Writing an export: parameters, tokenizer and facts in a folder that appears whole or not at all."""
+"""Writing an export atomically: parameters, tokenizer and facts in a new folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 
 import spectron
 from spectron.checkpoints import export_format
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
-from spectron.checkpoints.manager import Loaded, load_params, make_meta
-from spectron.config import Experiment, FeatureConfig, SentencePieceConfig
+from spectron.checkpoints.manager import make_meta
+from spectron.config import FeatureConfig, SentencePieceConfig, VocabularyConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.export.formats import writer
 from spectron.export.quantise import quantised
@@ -29,7 +30,7 @@ NAMES = {"float32": "F32", "float64": "F64", "float16": "F16", "bfloat16": "BF16
 
 
 class Exported(NamedTuple):
-    """What was written: where, how many tensors and parameters, and bytes of weights (and in float32)."""
+    """What was written: folder, numbers of tensors and parameters, bytes of the weights as stored and in float32."""
 
     folder: Path
     tensors: int
@@ -39,31 +40,29 @@ class Exported(NamedTuple):
 
 
 def export(
-    checkpoint: str | Path, out: str | Path, kind: str = "safetensors", int8: bool = False, raw: bool = False
+    source: str | Path | Checkpoint, out: str | Path, kind: str = "safetensors", int8: bool = False, raw: bool = False
 ) -> Exported:
-    """Write a checkpoint, or an export again, to a new folder.
+    """Write a checkpoint, or an export again, to a new folder. Frozen parts are written too.
 
-    kind: one of FORMATS. int8: weights in a byte, see spectron.export.quantise. raw: the parameters themselves, where
-    the moving average would be taken. Raises UserError; then nothing is left under the folder's name.
+    kind: one of FORMATS. int8: quantise the weights, see spectron.export.quantise. raw: the parameters themselves, not
+    their moving average. Raises UserError; then the folder does not exist.
     """
     check_new(Path(out))
     target = Path(out).absolute()
-    loaded = load_params(checkpoint, prefer_ema=not raw)
-    tensors = export_format.flatten(loaded.params)
+    checkpoint = Checkpoint.open(source)
+    tensors = export_format.flatten(checkpoint.load(prefer_ema=not raw))
     size = sum(x.nbytes for x in tensors.values())
     add = writer(kind)
     if int8:
         tensors = quantised(tensors)
-    if int8 and add:
-        params = export_format.unflatten(export_format.dequantised(tensors), loaded.experiment.model.scan_layers)
-        loaded = dataclasses.replace(loaded, params=params)
     stored = as_stored(tensors)
     with new_folder(target) as folder:
-        _write_tokenizer(folder, loaded.experiment)
+        _write_tokenizer(folder, checkpoint.experiment.data.vocabulary)
         _write_weights(folder / WEIGHTS, stored)
-        (folder / WEIGHTS).chmod((folder / TOKENIZER).stat().st_mode)  # safetensors makes it the owner's alone
-        section = add(folder, loaded) if add else ""
-        facts = make_facts(folder, loaded, stored, kind, int8)
+        (folder / WEIGHTS).chmod((folder / TOKENIZER).stat().st_mode)  # safetensors makes it readable by its owner only
+        section = add(folder, checkpoint) if add else ""
+        average = not raw and checkpoint.has_average
+        facts = make_facts(folder, checkpoint, stored, kind=kind, average=average, int8=int8)
         (folder / README).write_text(readme(facts, section), encoding="utf-8")
         _write_json(folder / FACTS, facts)
         written = (folder / WEIGHTS).stat().st_size
@@ -72,7 +71,7 @@ def export(
 
 
 def as_stored(tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Int8 as the two tensors NAME and NAME.scale, in the order of names."""
+    """Tensors sorted by name; an Int8 becomes the two tensors NAME and NAME.scale."""
     stored = {}
     for name, x in tensors.items():
         stored[name] = x.values if isinstance(x, Int8) else x
@@ -86,17 +85,25 @@ def _is_scale(name: str, stored: Mapping[str, np.ndarray]) -> bool:
     return of != name and of in stored
 
 
-def make_facts(folder: Path, loaded: Loaded, stored: Mapping[str, np.ndarray], kind: str, int8: bool) -> dict[str, Any]:
-    """What spectron.json says of a folder that holds everything else; the same export gives the same bytes."""
-    experiment = loaded.experiment
+def make_facts(
+    folder: Path,
+    checkpoint: Checkpoint,
+    stored: Mapping[str, np.ndarray],
+    *,
+    kind: str,
+    average: bool,
+    int8: bool,
+) -> dict[str, Any]:
+    """The content of spectron.json for a folder whose other files are written; deterministic."""
+    experiment = checkpoint.experiment
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
         "format": export_format.VERSION,
         "written_by": {"spectron": spectron.__version__, "jax": jax.__version__},
         "kind": kind,
-        **make_meta(experiment, loaded.stage, loaded.statistics),
-        "step": loaded.step,
-        "average": loaded.average,
+        **make_meta(experiment, checkpoint.stage, checkpoint.statistics),
+        "step": checkpoint.step,
+        "average": average,
         "quantised": "int8" if int8 else None,
         "features": feature_facts(experiment.features),
         "tensors": {n: {"dtype": NAMES[x.dtype.name], "shape": list(x.shape)} for n, x in stored.items()},
@@ -107,7 +114,7 @@ def make_facts(folder: Path, loaded: Loaded, stored: Mapping[str, np.ndarray], k
 
 
 def feature_facts(features: FeatureConfig) -> dict[str, Any]:
-    """The feature settings with the sizes in samples that follow from them."""
+    """The feature settings, and the sizes in samples derived from them."""
     derived = {name: getattr(features, name) for name in ("window", "hop", "fft_size")}
     return {**dataclasses.asdict(features), **derived}
 
@@ -118,8 +125,7 @@ def _write_weights(path: Path, stored: Mapping[str, np.ndarray]) -> None:
     save_file(dict(stored), path, metadata={"spectron": spectron.__version__})
 
 
-def _write_tokenizer(folder: Path, experiment: Experiment) -> None:
-    config = experiment.data.vocabulary
+def _write_tokenizer(folder: Path, config: VocabularyConfig) -> None:
     _write_json(folder / TOKENIZER, {"kind": config.kind, **make_vocabulary(config).table()})
     if isinstance(config, SentencePieceConfig):
         shutil.copyfile(config.path, folder / PIECES)

@@ -1,4 +1,4 @@
-"""The formats an export can have. Each is the base (weights, facts, tokenizer, README) and what a writer adds to it."""
+"""The formats of an export. Each consists of weights, facts, tokenizer and README, and the files that a writer adds."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spectron.checkpoints.manager import Loaded
+    from spectron.checkpoints.checkpoint import Checkpoint
 
-# write(folder, loaded): adds files to a folder that holds the base already, but for spectron.json and README.md, which
-# come last and know the new files. `loaded` is what a reader of the folder gets: float32, int8 already applied. Returns
-# what the README says of the new files, Markdown with a heading of level 2. May raise UserError.
-Writer = Callable[[Path, "Loaded"], str]
+# write(folder, checkpoint) adds files to a folder that holds weights and tokenizer already; spectron.json and README.md
+# are written after it and list its files. Returns the README's section about the new files, Markdown with a heading of
+# level 2. May raise UserError.
+Writer = Callable[[Path, "Checkpoint"], str]
 
-# Name → the module whose `write` is its Writer, imported when asked for; "" adds nothing.
+# Name → the module whose `write` is its Writer, imported when the format is asked for; "" adds nothing.
 FORMATS = {
     "safetensors": "",
     "stablehlo": "spectron.export.stablehlo",
@@ -24,5 +24,5 @@ FORMATS = {
 
 
 def writer(name: str) -> Writer | None:
-    """The writer of a format, None for the base alone."""
+    """The writer of a format, None for one that adds no files."""
     return importlib.import_module(FORMATS[name]).write if FORMATS[name] else None

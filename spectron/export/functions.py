@@ -18,8 +18,8 @@ from jax import export
 from jaxtyping import Array, Float, Int, UInt
 
 from spectron.audio.signal import to_int16
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import dequantised, unflatten, with_scales
-from spectron.checkpoints.manager import Loaded
 from spectron.config import Experiment
 from spectron.export.folder import NAMES
 from spectron.inference import decode
@@ -157,12 +157,12 @@ class Functions:
         return jax.tree.unflatten(jax.tree.structure(like), [state[name] for name in flat(like)])
 
 
-def functions_of(weights: Path, loaded: Loaded) -> Functions:
+def functions_of(weights: Path, checkpoint: Checkpoint) -> Functions:
     """The functions of an export whose weights are already written. Raises UserError for a model without speech."""
     from safetensors import safe_open
 
-    missing = [part for part in Joint.parts if part not in loaded.params]
-    if missing or loaded.statistics is None:
+    missing = [part for part in Joint.parts if part not in checkpoint.parts]
+    if missing or checkpoint.statistics is None:
         raise UserError(
             f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage, or ask "
             f"for --format safetensors."
@@ -171,7 +171,7 @@ def functions_of(weights: Path, loaded: Loaded) -> Functions:
     with safe_open(weights, framework="np") as file:
         slices = {name: file.get_slice(name) for name in sorted(file.keys())}
         tensors = {name: _shaped(tuple(x.get_shape()), types[x.get_dtype()]) for name, x in slices.items()}
-    return Functions(loaded.experiment, loaded.statistics, tensors)
+    return Functions(checkpoint.experiment, checkpoint.statistics, tensors)
 
 
 def exported(function: Callable[..., Any], *arguments: Any) -> export.Exported:

@@ -1,4 +1,4 @@
-"""The way back: an export as a checkpoint that stages can start from."""
+"""Importing: an export as a checkpoint that stages of training can start from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from spectron.checkpoints.export_format import PIECES, is_bundle, read_facts
-from spectron.checkpoints.manager import FOLDER, Checkpointer, load_params, make_meta
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.export_format import ORIGIN, PIECES, is_export
+from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
 from spectron.config import SentencePieceConfig
 from spectron.types import TrainState, UserError
 from spectron.utils.files import check_new, new_folder
@@ -18,22 +19,23 @@ from spectron.utils.files import check_new, new_folder
 def import_export(export: str | Path, out: str | Path) -> Path:
     """Write an export's parameters as a checkpoint OUT/STAGE/checkpoints/STEP of a new work folder; returns OUT.
 
-    It holds no optimizer state. Raises UserError; then nothing is left under the folder's name.
+    The checkpoint has no optimizer state. Raises UserError; then OUT does not exist.
     """
     check_new(Path(out))
     source, target = Path(export).absolute(), Path(out).absolute()
-    if not is_bundle(source):
-        raise UserError(f"{str(source)!r} is no export; give a folder that `spectron export` wrote.")
-    loaded, facts = load_params(source), read_facts(source)
-    experiment, pieces = loaded.experiment, source / PIECES
+    if not is_export(source):
+        raise UserError(f"{str(source)!r} is not an export; give a folder that `spectron export` wrote.")
+    checkpoint = Checkpoint.open(source)
+    params, experiment, pieces = checkpoint.load(), checkpoint.experiment, source / PIECES
     if isinstance(experiment.data.vocabulary, SentencePieceConfig):
         vocabulary = dataclasses.replace(experiment.data.vocabulary, path=str(target / PIECES))
         experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, vocabulary=vocabulary))
-    origin = {key: facts[key] for key in ("written_by", "average", "quantised")}
-    meta = {**make_meta(experiment, loaded.stage, loaded.statistics), "imported": origin}
+    origin = {key: checkpoint.meta[key] for key in ORIGIN}
+    meta = {**make_meta(experiment, checkpoint.stage, checkpoint.statistics), "imported": origin}
+    state = TrainState(step=jnp.int32(checkpoint.step), params=params, opt_state={}, ema={})
     with new_folder(target) as folder:
-        with Checkpointer(folder / loaded.stage / FOLDER) as saver:
-            saver.save(loaded.step, TrainState(jnp.int32(loaded.step), loaded.params, {}, {}), meta)
+        with Checkpointer(folder / checkpoint.stage / FOLDER) as saver:
+            saver.save(checkpoint.step, state, meta)
         if pieces.is_file():
             shutil.copyfile(pieces, folder / PIECES)
     return target

@@ -1,4 +1,4 @@
-"""The README inside an export: what it is, its files, the names in it, and how to load it."""
+"""The README of an export: the model, the files, the names of parameters, and how to load them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, 
 WHAT = {
     FACTS: "versions, the whole config, stage, step, log-mel statistics, feature settings, shapes, checksums",
     WEIGHTS: "the parameters",
-    TOKENIZER: "what decodes ids without SentencePiece: a piece per id, special ids",
+    TOKENIZER: "decodes ids without SentencePiece: a piece per id, special ids",
     PIECES: "the SentencePiece model, to encode text",
 }
 NUMBER = re.compile(r"(?<=layers\.)\d+")
@@ -50,12 +50,9 @@ Log-mel values are normalised with `statistics` in `spectron.json`: (x - mean) /
 
 
 def readme(facts: Mapping[str, Any], section: str = "") -> str:
-    """Markdown. section: what a format says of its own files."""
-    experiment, values = (
-        facts["experiment"],
-        "the moving average of its parameters" if facts["average"] else "parameters",
-    )
-    by = facts["written_by"]
+    """Markdown. section: about the files that the format adds."""
+    experiment, by = facts["experiment"], facts["written_by"]
+    values = "the moving average of its parameters" if facts["average"] else "parameters"
     head = (
         f"# {experiment['name']}, stage {facts['stage']}, step {facts['step']}\n\n"
         f"A [Spectron](https://arxiv.org/abs/2305.15255) model: {values}, exported by spectron {by['spectron']} (jax "
@@ -79,14 +76,14 @@ def _files(files: Mapping[str, Any]) -> str:
 
 
 def _table(facts: Mapping[str, Any]) -> str:
-    """A row for each name, layers together."""
+    """A row for each name; the layers of a stack share one."""
     tensors = facts["tensors"]
-    found: dict[tuple[str, str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     for name, tensor in tensors.items():
         key = NUMBER.sub("N", name), " x ".join(map(str, tensor["shape"])), tensor["dtype"]
-        found[key] = found.get(key, 0) + 1
+        counts[key] = counts.get(key, 0) + 1
     scales = {name + SCALE for name, tensor in tensors.items() if tensor["dtype"] == "I8"}
     count = sum(math.prod(tensor["shape"]) for name, tensor in tensors.items() if name not in scales)
-    lines = [f"| {name} | {shape} | {dtype} | {many} |" for (name, shape, dtype), many in found.items()]
+    lines = [f"| {name} | {shape} | {dtype} | {many} |" for (name, shape, dtype), many in counts.items()]
     total = f"{count:,} parameters in {len(tensors) - len(scales):,} tensors."
     return "\n".join(["| name | shape | type | how many |", "|---|---|---|---|", *lines, "", total])

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import TOKENIZER, WEIGHTS
-from spectron.checkpoints.manager import Loaded
 from spectron.config import FeatureConfig
 from spectron.export.functions import Functions, exported, flat, functions_of
 from spectron.inference.api import MIN_PROMPT_SECONDS
@@ -56,7 +56,7 @@ Weights are variables of the model's compute type, also in an int8 export.
 """
 
 
-def write(folder: Path, loaded: Loaded) -> str:
+def write(folder: Path, checkpoint: Checkpoint) -> str:
     """Add a SavedModel to an export; returns its section of the README. Raises UserError."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -66,7 +66,7 @@ def write(folder: Path, loaded: Loaded) -> str:
     with contextlib.suppress(RuntimeError):  # another part of the program has used a device already
         tf.config.set_visible_devices([], "GPU")
     tf.get_logger().setLevel("ERROR")
-    functions = functions_of(folder / WEIGHTS, loaded)
+    functions = functions_of(folder / WEIGHTS, checkpoint)
     module, signatures = graph(tf, functions, folder)
     tf.saved_model.save(module, str(folder / FOLDER), signatures=signatures)
     config = functions.config

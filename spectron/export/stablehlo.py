@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import WEIGHTS
-from spectron.checkpoints.manager import Loaded
 from spectron.export.functions import SHORTEST, Functions, exported, flat, functions_of
 from spectron.types import UserError
 from spectron.vocoders.griffin_lim import FRAMES
@@ -64,9 +64,9 @@ Feature settings are inside. `flatbuffers/` is the package that jax reads these 
 """
 
 
-def write(folder: Path, loaded: Loaded) -> str:
+def write(folder: Path, checkpoint: Checkpoint) -> str:
     """Add the functions and the loader to an export; returns their section of its README. Raises UserError."""
-    functions, place = functions_of(folder / WEIGHTS, loaded), folder / FOLDER
+    functions, place = functions_of(folder / WEIGHTS, checkpoint), folder / FOLDER
     copy_reader(folder)
     place.mkdir()
     for name, made in exported_functions(functions):

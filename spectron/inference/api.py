@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 
 from spectron.audio import wav
 from spectron.audio.signal import to_int16
-from spectron.checkpoints.manager import load_params
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import Experiment
 from spectron.data.vocabulary import make_vocabulary
 from spectron.inference.decode import FREE, Decoded
@@ -82,13 +82,13 @@ class Spectron:
         self.decode_config = decode_config or DecodeConfig.from_experiment(experiment)
 
     @classmethod
-    def from_checkpoint(cls, directory: str | Path, vocoder: Vocoder | None = None) -> Spectron:
-        """Load a run's newest checkpoint (the moving average where one is kept), or an export.
+    def from_checkpoint(cls, folder: str | Path | Checkpoint, vocoder: Vocoder | None = None) -> Spectron:
+        """Load a checkpoint, the moving average if there is one, or an export; see Checkpoint.open for folders.
 
-        Raises UserError where there is no checkpoint, it cannot be read, or it is not a whole Spectron's.
+        Raises UserError if there is none, it cannot be read, or it is not a whole Spectron's.
         """
-        loaded = load_params(directory)
-        return cls(loaded.params, loaded.experiment, loaded.statistics, vocoder)
+        checkpoint = Checkpoint.open(folder)
+        return cls(checkpoint.load(), checkpoint.experiment, checkpoint.statistics, vocoder)
 
     @functools.cached_property
     def weights(self) -> Params:

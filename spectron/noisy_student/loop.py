@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from spectron.checkpoints.manager import find
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import BytesConfig, Experiment, SentencePieceConfig, TaskConfig
 from spectron.config.noisy_student import GenerationConfig, LoopConfig
 from spectron.corpora import pipelines, selection
@@ -199,7 +199,8 @@ def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> N
 
     Writes recogniser.json and dev/.
     """
-    folder, checkpoint = workdir / generation.name, find(workdir / generation.name / "training" / STAGE)
+    folder = workdir / generation.name
+    checkpoint = Checkpoint.open(folder / "training" / STAGE).folder
     if (folder / "dev" / "results.json").is_file():
         return
     with timed(folder, "evaluate"):

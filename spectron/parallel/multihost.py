@@ -1,4 +1,4 @@
-"""Joining the other processes of a job: which there are, from the environment of Slurm, GKE, TPU VMs or a script."""
+"""Joining a multi-process job (Slurm, GKE, TPU VMs or explicit variables), barriers, and detecting lost processes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from typing import Any
 
 import jax
 
-from spectron.parallel.supervisor import EXPLICIT, LAST_WORDS, LOST, wanted
+from spectron.parallel.supervisor import ADVICE, EXPLICIT, LOST, job_kind
 from spectron.types import UserError
 
-HEARTBEAT_SECONDS = 40  # ours: JAX's own, which aborts the process (its default is 100 s)
-PULSE_SECONDS, SILENCE_SECONDS = 2.0, 15.0  # ours: a process says that it is there, and counts as lost
-MEETING_SECONDS = 3600  # ours: nothing compiles for longer
-PATIENT_SECONDS = 7 * 24 * 3600  # ours: no queue gives a job longer
-PULSE, TOLD, DONE = "spectron/pulse/", "spectron/lost", "done"
+HEARTBEAT_SECONDS = 40  # ours: JAX aborts the process after that (its default is 100 s)
+PULSE_SECONDS = 2.0  # ours: how often a process writes a pulse
+SILENCE_SECONDS = 15.0  # ours: a process without a new pulse for so long counts as lost
+BARRIER_SECONDS = 3600  # ours: longer than any compilation
+PATIENT_SECONDS = 7 * 24 * 3600  # ours: longer than the time limit of any queue
+# Keys and a value in the coordinator's key-value store.
+PULSE_KEY, LOST_KEY, DONE = "spectron/pulse/", "spectron/lost", "done"
 
 
 def connect(always: bool = False, environment: Mapping[str, str] | None = None) -> bool:
-    """Join the job's other processes, if the environment names any; before anything else touches a device.
+    """Join the job's other processes, if the environment describes any. Call it before anything touches a device.
 
-    always: ask JAX to find them even where the environment is silent (a TPU VM asks its metadata server). Returns
-    whether there are others. Raises UserError where they should be and cannot be found.
+    always: let JAX look for them even if the environment describes none (a TPU VM asks its metadata server). Returns
+    whether there is more than one process. Raises UserError if they cannot be found.
     """
     environment = os.environ if environment is None else environment
-    kind = wanted(environment)
+    kind = job_kind(environment)
     if not kind and not always:
         return False
     given: dict[str, Any] = {}
@@ -39,7 +41,7 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
         if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
             raise UserError(
                 f"{EXPLICIT[1]}={count!r} and {EXPLICIT[2]}={index!r} do not number a process; "
-                f"give how many there are, and which this is from 0."
+                f"set them to the number of processes and to this process's index, from 0."
             )
         given = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
     try:
@@ -52,16 +54,17 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """While inside, this process is heard of by the others, and ends with LOST and a sentence when one of them is not.
+    """Inside the block, end this process with exit code LOST and one sentence when another process of the job is lost.
 
-    A collective waits for a peer that died until JAX's own heartbeat aborts the process with a stack trace. So each
-    writes a pulse to the coordinator's store, process 0 reads them and writes down who is gone, the others read that.
+    Without it, a collective waits for a dead peer until JAX's heartbeat aborts the process with a stack trace. Every
+    process writes a pulse to the coordinator's key-value store; process 0 reads them all and writes which process is
+    lost; the others read that.
     """
     if jax.process_count() == 1:
         yield
         return
-    # An exception can be lost in a callback, and JAX's own way out waits minutes for the others.
-    signal.signal(signal.SIGINT, lambda *_: leave(130))
+    # KeyboardInterrupt can be swallowed in a callback, and JAX's shutdown waits minutes for the other processes.
+    signal.signal(signal.SIGINT, lambda *_: hard_exit(130))
     stopped = threading.Event()
     thread = threading.Thread(target=_watch, args=(stopped,), daemon=True)
     thread.start()
@@ -69,39 +72,41 @@ def watching() -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(SILENCE_SECONDS + 3 * PULSE_SECONDS)  # if a peer's death is behind it, the watch ends us now
-        stopped.set()  # and the others, who would wait for this process
+            time.sleep(
+                SILENCE_SECONDS + 3 * PULSE_SECONDS
+            )  # if a lost peer caused it, the watcher ends the process now
+        stopped.set()  # no more pulses: the other processes end instead of waiting
         raise
     else:
         stopped.set()
         thread.join()
-        _store().key_value_set(f"{PULSE}{jax.process_index()}", DONE, allow_overwrite=True)
+        _store().key_value_set(f"{PULSE_KEY}{jax.process_index()}", DONE, allow_overwrite=True)
 
 
-def meet(place: str, patient: bool = False) -> None:
-    """Wait until every process of the job has come to this place, which has a name of its own in the whole run.
+def barrier(name: str, patient: bool = False) -> None:
+    """Wait until every process of the job has called barrier with this name, which must be unique in the run.
 
-    patient: however long their own work takes them.
+    patient: wait for days instead of an hour, for processes whose work takes different times.
     """
     if jax.process_count() > 1:
-        seconds = PATIENT_SECONDS if patient else MEETING_SECONDS
-        _store().wait_at_barrier(f"spectron/meet/{place}", seconds * 1000)
+        seconds = PATIENT_SECONDS if patient else BARRIER_SECONDS
+        _store().wait_at_barrier(f"spectron/barrier/{name}", seconds * 1000)
 
 
-def leave(code: int) -> int:
-    """The exit code, for a process that ends in an error: of several, it does not wait for the others."""
+def hard_exit(code: int) -> int:
+    """End a process of a multi-process job without waiting for the others; in a single process return `code`."""
     if not jax.distributed.is_initialized():
         return code
     if jax.process_index() == 0:
-        time.sleep(2 * PULSE_SECONDS)  # without the coordinator the others would end before they have said why
-    with contextlib.suppress(RuntimeError):  # as a signal's handler it may come into the middle of a print
+        time.sleep(2 * PULSE_SECONDS)  # the others end with the coordinator; give them time to print why
+    with contextlib.suppress(RuntimeError):  # in a signal handler a print may be in progress
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def _store() -> Any:
-    from jax._src import distributed  # the key-value store has no public door
+    from jax._src import distributed  # the key-value store has no public interface
 
     return distributed.global_state.client
 
@@ -113,25 +118,25 @@ def _watch(stopped: threading.Event) -> None:
     while not stopped.wait(PULSE_SECONDS):
         beat += 1
         try:
-            store.key_value_set(f"{PULSE}{me}", str(beat), allow_overwrite=True)
-            gone = _silent(store, seen) if me == 0 else _told(store)
+            store.key_value_set(f"{PULSE_KEY}{me}", str(beat), allow_overwrite=True)
+            gone = _overdue(store, seen) if me == 0 else _lost(store)
         except jax.errors.JaxRuntimeError:
             gone = "process 0"
         if gone and not stopped.is_set():
             if me == 0:
-                store.key_value_set(TOLD, gone)
+                store.key_value_set(LOST_KEY, gone)
             print(
-                f"spectron: Lost {gone} of {count}, not heard of for {SILENCE_SECONDS:.0f} s. {LAST_WORDS}",
+                f"spectron: Lost {gone} of {count}: no sign of life for {SILENCE_SECONDS:.0f} s. {ADVICE}",
                 file=sys.stderr,
                 flush=True,
             )
-            leave(LOST)
+            hard_exit(LOST)
 
 
-def _silent(store: Any, seen: dict[int, tuple[str, float]]) -> str:
-    """Who has not changed its pulse in time; `seen` holds each one's last and when it came."""
+def _overdue(store: Any, seen: dict[int, tuple[str, float]]) -> str:
+    """Names of processes whose pulse is overdue, "" if none. Updates `seen`: index → (last pulse, when it came)."""
     now = time.monotonic()
-    for key, value in store.key_value_dir_get(PULSE):
+    for key, value in store.key_value_dir_get(PULSE_KEY):
         index = int(key.rsplit("/", 1)[-1])
         if value != seen[index][0]:
             seen[index] = value, now
@@ -139,9 +144,10 @@ def _silent(store: Any, seen: dict[int, tuple[str, float]]) -> str:
     return f"process{'es' * (len(late) > 1)} {', '.join(map(str, late))}" if late else ""
 
 
-def _told(store: Any) -> str:
+def _lost(store: Any) -> str:
+    """The processes that process 0 has reported as lost, "" if none."""
     try:
-        return store.key_value_try_get(TOLD)
+        return store.key_value_try_get(LOST_KEY)
     except jax.errors.JaxRuntimeError as error:
         if "NOT_FOUND" not in str(error):
             raise

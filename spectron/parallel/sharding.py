@@ -1,4 +1,4 @@
-"""Meshes, the table of logical axes, and the way from host batches to global arrays.
+"""Device meshes, the table of logical axes, and host batches → global arrays.
 
 The only file that knows mesh axis names. Models speak logical names ("batch", "embed", …); RULES maps them.
 """
@@ -18,11 +18,11 @@ from spectron.types import Array, Params, UserError
 
 AXES = ("replica", "data", "fsdp", "tensor")  # slowest network first: slices, then chips of a slice
 
-# In order of precedence; a mesh axis is used once per array: where "batch" took "fsdp", the width stays whole.
+# In order of precedence. A mesh axis is used once per array: if "batch" uses "fsdp", the width is not split.
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("batch", ("replica", "data", "fsdp")),
-    # Vectors of tokens are fewer bytes than the vocabulary's table: where the two meet, rows are gathered over the axes
-    # that split the table, and the table is never gathered.
+    # The hidden vectors of tokens are smaller than the vocabulary's table: in their product the rows are gathered over
+    # the axes that split the table, and the table itself is never gathered.
     ("rows", ("replica", "data")),
     ("vocab", ("tensor", "fsdp")),
     ("mlp", ("tensor",)),  # hidden width of a feed-forward or a convolution module
@@ -37,7 +37,7 @@ RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of all four axes; unnamed ones have size 1, () puts every device on "data", a size of -1 takes the rest.
+    """A mesh with all four axes. Axes not named have size 1, () puts every device on "data", -1 takes what is left.
 
     Raises UserError for an unknown axis or a product that is not the number of devices.
     """
@@ -45,7 +45,7 @@ def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | No
     wanted = dict(sizes) if sizes else {"data": len(devices)}
     for name in wanted:
         if name not in AXES:
-            raise UserError(f"mesh: there is no axis {name!r}; name some of {', '.join(AXES)}.")
+            raise UserError(f"mesh: there is no axis {name!r}; use {', '.join(AXES)}.")
     fixed = int(np.prod([size for size in wanted.values() if size != -1], dtype=np.int64))
     open_axes = [name for name, size in wanted.items() if size == -1]
     if len(open_axes) == 1 and fixed > 0 and len(devices) % fixed == 0:
@@ -54,14 +54,14 @@ def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | No
     if len(open_axes) > 1 or fixed != len(devices) or any(size < 1 for size in wanted.values()):
         given = ", ".join(f"{name}={size}" for name, size in dict(sizes).items())
         raise UserError(
-            f"mesh: {given} does not use exactly the {len(devices)} devices that are here; change `mesh` in the config."
+            f"mesh: {given} does not use exactly the {len(devices)} devices present; change `mesh` in the config."
         )
     shape = tuple(wanted.get(name, 1) for name in AXES)
     return Mesh(_arranged(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
-    """Devices in the order in which neighbours of an axis are neighbours on the wire; slices lie along "replica"."""
+    """Devices arranged so that neighbours along an axis are neighbours in the network; slices lie along "replica"."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         if shape[0] % slices:
@@ -72,9 +72,9 @@ def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
 
 
 def partition_spec(names: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
-    """Logical names of an array → PartitionSpec. Mesh axes that do not divide a dimension are left out from the right.
+    """Logical names of an array's axes → PartitionSpec. Mesh axes that do not divide a dimension are dropped.
 
-    Raises ValueError for a name that RULES does not hold (flax would replicate it silently) or a wrong rank.
+    Raises ValueError for a name that is not in RULES (flax would replicate it silently) or a wrong rank.
     """
     rules = dict(RULES)
     if len(names) != len(shape):
@@ -100,7 +100,7 @@ def _entry(axes: tuple[str, ...]) -> Any:
 
 
 def constrain(x: Array, *names: str | None) -> Array:
-    """Ask for the layout of the logical names, inside a mesh set by jax.set_mesh; the same array outside of one."""
+    """Constrain an array to the layout of its logical axis names; without a mesh (jax.set_mesh) return it unchanged."""
     mesh = jax.sharding.get_abstract_mesh()
     spec = partition_spec(names, x.shape, mesh)  # first, so that a misspelt name fails on a laptop, not on the pod
     if mesh.empty or mesh.size == 1:
@@ -109,9 +109,9 @@ def constrain(x: Array, *names: str | None) -> Array:
 
 
 def split_map(function: Callable[..., Array], *names: tuple[str | None, ...]) -> Callable[..., Array]:
-    """function(*arrays) run by each device on its part of them, for kernels that XLA cannot split by itself.
+    """Run function(*arrays) on each device's shard (jax.shard_map), for kernels that XLA cannot partition.
 
-    names: the logical names of each array; the result is laid out as the first. Outside of a mesh the function itself.
+    names: the logical names of each array; the result is laid out like the first. Without a mesh, just the function.
     """
 
     def run(*arrays: Array) -> Array:
@@ -134,7 +134,7 @@ def _is_box(x: Any) -> bool:
 
 
 def param_shardings(boxed: Params, mesh: Mesh) -> Params:
-    """Abstract or real boxed params → NamedSharding, a tree like unbox(boxed). Leaves without a box are replicated."""
+    """Boxed params, abstract or real → a tree of NamedSharding like unbox(boxed). Without a box: replicated."""
 
     def one(leaf: Any) -> NamedSharding:
         if not _is_box(leaf):
@@ -145,10 +145,10 @@ def param_shardings(boxed: Params, mesh: Mesh) -> Params:
 
 
 def shardings_like(tree: Any, params: Params, mesh: Mesh) -> Any:
-    """Shardings of any tree that holds params-shaped subtrees (optimizer state, averages); the rest is replicated.
+    """Shardings of a tree with params-shaped subtrees (optimizer state, moving average); other leaves are replicated.
 
-    params: the tree of NamedSharding from param_shardings. A leaf belongs to a parameter when the dictionary keys at
-    the end of its path are that parameter's path.
+    params: the tree of NamedSharding from param_shardings. A leaf belongs to a parameter if the dictionary keys at the
+    end of its path are that parameter's path.
     """
     known = {_keys(path): sharding for path, sharding in jax.tree_util.tree_leaves_with_path(params)}
 
@@ -168,23 +168,23 @@ def _keys(path: Any) -> tuple[str, ...]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of a value that every device holds whole."""
+    """The sharding of a value that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts a batch is split: a global batch size must be a multiple of it."""
+    """How many parts a batch is split into: a global batch size must be a multiple of it."""
     return int(np.prod([mesh.shape[axis] for axis in dict(RULES)["batch"]]))
 
 
 def is_split(name: str) -> bool:
-    """Whether the mesh that is set splits a logical axis."""
+    """Whether the current mesh splits a logical axis."""
     mesh = jax.sharding.get_abstract_mesh()
     return any(mesh.shape.get(axis, 1) > 1 for axis in dict(RULES)[name])
 
 
 def batch_shapes(batch: Any, rows: int, mesh: Any) -> Any:
-    """Abstract global arrays of `rows` rows, split as put_batch splits them, from a batch of any number of rows."""
+    """Abstract global arrays with `rows` rows, sharded as by put_batch, from a batch of any number of rows."""
 
     def one(x: Any) -> jax.ShapeDtypeStruct:
         shape = (rows, *x.shape[1:])
@@ -195,7 +195,7 @@ def batch_shapes(batch: Any, rows: int, mesh: Any) -> Any:
 
 
 def put_batch(batch: Any, mesh: Mesh, process_count: int | None = None) -> Any:
-    """A tree of this process's rows [B/processes, …] → global arrays [B, …] split along the batch axes."""
+    """A tree of this process's rows [B/processes, …] → global arrays [B, …] sharded along the batch axes."""
     count = jax.process_count() if process_count is None else process_count
 
     def one(x: Any) -> jax.Array:

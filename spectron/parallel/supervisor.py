@@ -1,4 +1,4 @@
-"""What the environment says of a job's other processes, and how a process of such a job ends. Imports no JAX."""
+"""Detecting a multi-process job, and running this command in a supervised child process. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
-# A job that names its processes itself. JAX reads the first by itself; the other two are named alike by us.
+# Variables of a job that numbers its processes itself. JAX reads the first; the names of the other two are ours.
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")  # of a step: a batch script, one process, has its job's NTASKS too
-LOST = 4  # exit code
-LAST_WORDS = "What was saved is whole; run the same command on what is left."
-PARENT = "SPECTRON_PARENT"  # process id, for the child
+SLURM = (
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+)  # set in a job step only: SLURM_NTASKS is set in the batch script too, which is one process
+LOST = 4  # exit code of a process that ends because another one was lost
+ADVICE = "The saved checkpoints are complete; run the same command on the remaining machines."
+PARENT = "SPECTRON_PARENT"  # the child reads its parent's process id from this variable
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 
 
-def wanted(environment: Mapping[str, str]) -> str:
-    """What the environment says of other processes: "explicit", "slurm", "tpu", or "" for none."""
+def job_kind(environment: Mapping[str, str]) -> str:
+    """How the environment describes a multi-process job: "explicit", "slurm", "tpu", or "" if it describes none."""
     if EXPLICIT[0] in environment and EXPLICIT[1] in environment:
         return "explicit"
     if int(environment.get(SLURM[1], "1")) > 1 and SLURM[0] in environment:
@@ -29,13 +32,13 @@ def wanted(environment: Mapping[str, str]) -> str:
     return ""
 
 
-def supervise(always: bool = False) -> None:
-    """Go on in a child of this process, which waits for it, passes signals on and says how it ended.
+def reexec_supervised(always: bool = False) -> None:
+    """Run this command again in a child process; the parent waits, forwards signals and reports how the child ended.
 
-    Only in a job of several processes (always: even where the environment is silent). JAX aborts every process the
-    moment process 0 is gone and lets nothing run before that (jaxlib 0.10 cannot call a Python function with the
-    error), so that somebody else has to tell the user. Call it before anything heavy is imported: it runs this
-    process's command again, from its beginning.
+    Does nothing outside a multi-process job (always: supervise even if the environment describes none). JAX aborts
+    every process when process 0 is gone and runs no Python code before that (jaxlib 0.10 cannot pass the error to a
+    Python function), so a parent process has to print the explanation. Call it before heavy imports: the child starts
+    the command from its beginning.
     """
     if PARENT in os.environ:
         parent = int(os.environ.pop(PARENT))
@@ -44,9 +47,9 @@ def supervise(always: bool = False) -> None:
         if os.getppid() != parent:
             sys.exit(LOST)
         return
-    if not always and not wanted(os.environ):
+    if not always and not job_kind(os.environ):
         return
-    # In a group of its own a terminal's Ctrl-C reaches it once, through us.
+    # In its own process group, so that Ctrl-C in a terminal reaches the child once, forwarded by the parent.
     child = subprocess.Popen(
         [sys.executable, *sys.orig_argv[1:]], env=os.environ | {PARENT: str(os.getpid())}, process_group=0
     )
@@ -54,13 +57,13 @@ def supervise(always: bool = False) -> None:
         signal.signal(number, lambda number, _: child.send_signal(number))
     code = child.wait()
     if code == -signal.SIGABRT:
-        _say(f"Lost process 0, by the look of it: JAX aborted this process (its words are above). {LAST_WORDS}")
+        _report(f"Lost process 0, probably: JAX aborted this process (its message is above). {ADVICE}")
         code = LOST
     elif code < 0:
-        _say(f"This process was ended by {signal.Signals(-code).name}. {LAST_WORDS}")
-        code = 128 - code  # as a shell counts them
+        _report(f"This process was ended by {signal.Signals(-code).name}. {ADVICE}")
+        code = 128 - code  # the exit code that a shell reports
     os._exit(code)
 
 
-def _say(sentence: str) -> None:
+def _report(sentence: str) -> None:
     print(f"spectron: {sentence}", file=sys.stderr, flush=True)

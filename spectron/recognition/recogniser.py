@@ -13,14 +13,14 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from spectron.checkpoints.manager import Loaded, find, load_params
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import CTCConfig, Experiment
 from spectron.config.overrides import build
 from spectron.objectives.ctc import CTC
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
 from spectron.types import Hypothesis, Params, Recogniser, Statistics, UserError
 
-__all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "pin"]
+__all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "resolve_recogniser"]
 
 RECIPE = "recogniser.json"  # {"checkpoint": DIR, "fusion": Fusion's fields}: a recogniser with its tuned weights
 SHORTEST, GROWTH = 4.0, 1.5  # ours: length of the first bucket in seconds, and ratio of successive lengths
@@ -44,21 +44,35 @@ def bucket(num_samples: int, sample_rate: int) -> int:
 
 
 class CTCRecogniser:
-    """A CTC model of ours."""
+    """A recogniser trained by a ctc stage; `name` is recorded with what it transcribes."""
 
-    def __init__(self, loaded: Loaded, fusion: Fusion | None = None, name: str = "ctc"):
-        missing = [part for part in CTC.parts if part not in loaded.params]
-        if missing or loaded.statistics is None:
-            raise UserError(
-                f"The checkpoint of stage {loaded.stage!r} holds no {', '.join(missing) or 'statistics'}: "
-                f"give one of a ctc stage."
-            )
+    def __init__(
+        self,
+        params: Params,
+        experiment: Experiment,
+        statistics: Statistics,
+        fusion: Fusion | None = None,
+        name: str = "ctc",
+    ):
         self.name = name
-        self.experiment, self.statistics = loaded.experiment, loaded.statistics
-        self.params = jax.device_put({part: loaded.params[part] for part in CTC.parts})
-        objective = CTC(CTCConfig(), loaded.experiment, loaded.statistics)
+        self.experiment, self.statistics = experiment, statistics
+        self.params = jax.device_put({part: params[part] for part in CTC.parts})
+        objective = CTC(CTCConfig(), experiment, statistics)
         self.vocabulary, self.encoder = objective.vocabulary, objective.encoder
         self.fusion = fusion or Fusion()
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path | Checkpoint, fusion: Fusion | None = None) -> CTCRecogniser:
+        """Load a checkpoint of a ctc stage, named "ctc FOLDER". Raises UserError if it is another stage's."""
+        checkpoint = Checkpoint.open(folder)
+        missing = [part for part in CTC.parts if part not in checkpoint.parts]
+        if missing or checkpoint.statistics is None:
+            raise UserError(
+                f"Checkpoint {str(checkpoint.folder)!r} of stage {checkpoint.stage!r} has no "
+                f"{', '.join(missing) or 'statistics'}: give the checkpoint of a ctc stage."
+            )
+        name = f"ctc {checkpoint.folder}"
+        return cls(checkpoint.load(CTC.parts), checkpoint.experiment, checkpoint.statistics, fusion, name)
 
     @functools.cached_property
     def search(self) -> WordSearch | None:
@@ -95,17 +109,17 @@ class CTCRecogniser:
         return [self.search(log_probs) for log_probs in emissions]
 
 
-def pin(path: str | Path) -> str:
-    """What load_recogniser finds the same weights under later: of a training run its newest step now."""
+def resolve_recogniser(path: str | Path) -> str:
+    """The folder from which load_recogniser loads the same weights later: of a training run, its newest step now."""
     folder = Path(path)
     settled = (folder / RECIPE).is_file() or (folder / "config.json").is_file() or folder.name == RECIPE
-    return str(folder if settled else find(folder))
+    return str(folder if settled else Checkpoint.open(folder).folder)
 
 
 def load_recogniser(path: str | Path, fusion: Fusion | None = None) -> Recogniser:
-    """The recogniser of a folder: one with recogniser.json, a checkpoint of ours, or a `transformers` model's folder.
+    """Load the recogniser of a folder with recogniser.json, of a checkpoint, or of a `transformers` model's folder.
 
-    fusion: how to search, instead of what recogniser.json says (of ours only). Raises UserError.
+    fusion: how to search, in place of recogniser.json's (CTC only). Raises UserError.
     """
     folder = Path(path)
     recipe = folder / RECIPE if folder.is_dir() else folder
@@ -115,9 +129,9 @@ def load_recogniser(path: str | Path, fusion: Fusion | None = None) -> Recognise
             checkpoint, known = stored["checkpoint"], build(Fusion, stored["fusion"], "fusion")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{str(recipe)!r} is no recogniser ({error}); write it again.") from error
-        return CTCRecogniser(load_params(checkpoint), fusion or known, f"ctc {checkpoint}")
+        return CTCRecogniser.from_checkpoint(checkpoint, fusion or known)
     if (folder / "config.json").is_file():
         from spectron.recognition.hf import TransformersRecogniser
 
         return TransformersRecogniser(folder)
-    return CTCRecogniser(load_params(folder), fusion, f"ctc {folder}")
+    return CTCRecogniser.from_checkpoint(folder, fusion)

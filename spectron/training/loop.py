@@ -1,7 +1,7 @@
-"""One training loop for every objective.
+"""The training loop, one for every objective.
 
-Read from the bottom: `train` runs the stages of an experiment, `train_stage` sets one up, `run` is the loop;
-a stage's start is in stage.py, what the devices execute in step.py.
+Read from the bottom: `train` runs the stages of an experiment, `train_stage` prepares one, `run` is the loop. The
+start of a stage is in stage.py, the step that the devices execute in step.py.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from spectron.checkpoints import manager
-from spectron.checkpoints.manager import FOLDER, Checkpointer
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.trees import merge
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import peak_flops
 from spectron.data.batches import Feed, make_feed
 from spectron.data.order import BatchShape
-from spectron.models.encoder import unit_statistics
+from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import Objective, make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import multihost, sharding
@@ -37,17 +38,19 @@ from spectron.training.stage import (
     check_stage,
     find_statistics,
     fresh_state,
+    open_sources,
     reading,
     without_buckets,
 )
-from spectron.training.step import Plan, make_plan
+from spectron.training.step import StageProgram, make_program
 from spectron.training.validation import make_validation
 from spectron.types import Array, Batch, Params, TrainState, UserError
+from spectron.utils.disk import disk_full
 from spectron.utils.files import check_local
 
 
 def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) -> list[Feed]:
-    """One feed of this process's rows (whole: of all rows) per stream; streams and stages draw independently."""
+    """One feed per stream, of this process's rows (whole: of all rows). Streams and stages draw independently."""
     index, count = (0, 1) if whole else (jax.process_index(), jax.process_count())
     seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
     return [
@@ -60,49 +63,48 @@ def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) 
 
 
 def run(
-    plan: Plan,
+    program: StageProgram,
     state: TrainState,
     feeds: Sequence[Iterator[Batch]],
     log: MetricsLog,
     save: Callable[[int, TrainState], None],
     stopping: Callable[[int], bool],
     measure: Callable[[Sequence[Batch]], Work],
-    held_out: Callable[[Params], dict[str, float]] | None = None,
+    validate: Callable[[Params], dict[str, float]] | None = None,
 ) -> int:
     """Steps from the state's to the stage's last, or until `stopping(step)`. Returns the step reached, which is saved.
 
-    Step n is dispatched before step n−1's metrics are read. A batch of a shape not seen before compiles, once. Raises
-    UserError at a metric that is no number.
+    Step n is dispatched before the metrics of step n−1 are read. Each new shape of batches is compiled once. Raises
+    UserError at a metric that is NaN or infinite.
     """
-    stage, first = plan.stage, int(state.step)
-    step, unread = first, None
+    stage, step, unread = program.stage, int(state.step), None
     compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
     while step < stage.steps:
         batches = tuple(next(feed) for feed in feeds)
         began, shapes = time.monotonic(), tuple((*b.samples.shape, b.text.shape[1]) for b in batches)
-        placed = plan.put(batches)
+        placed = program.put(batches)
         if shapes not in compiled:
-            compiled[shapes] = plan.step.lower(state, placed).compile()
-            # Collectives wait half a minute for a peer at most; compilers may be further apart than that.
-            multihost.meet(f"{stage.name}/{step}")
+            compiled[shapes] = program.step.lower(state, placed).compile()
+            # Collectives wait at most half a minute for a peer; compilation times may differ by more.
+            multihost.barrier(f"{stage.name}/{step}")
             log.pause(time.monotonic() - began)
         state, metrics = compiled[shapes](state, placed)
         step += 1
         if unread is not None:
             record(log, stage, *unread)
         unread = (step, metrics, measure(batches))
-        if held_out is not None and (step == stage.steps or step % stage.evaluate_every == 0):
+        if validate is not None and (step == stage.steps or step % stage.evaluate_every == 0):
             record(log, stage, *unread)
             began, unread = time.monotonic(), None
-            log.held_out(step, held_out(state.ema or state.params))
+            log.validation(step, validate(merge(state.ema or state.params, state.frozen)))
             log.pause(time.monotonic() - began)
-        leave = step == stage.steps or stopping(step)
-        if leave or step % stage.save_every == 0:
+        last = step == stage.steps or stopping(step)
+        if last or step % stage.save_every == 0:
             if unread is not None:
-                record(log, stage, *unread)  # a state is saved only after its step was seen to be good
+                record(log, stage, *unread)  # a state is saved only after its step's metrics were checked
                 unread = None
             save(step, state)
-        if leave:
+        if last:
             break
     return step
 
@@ -123,10 +125,10 @@ def measure_work(objectives: Sequence[Objective], sample_rate: int, batches: Seq
 
 
 def record(log: MetricsLog, stage: StageConfig, step: int, metrics: dict[str, Array], work: Work) -> None:
-    """Wait for a step's metrics and log them. Raises UserError naming the first that is no number."""
+    """Wait for a step's metrics and log them. Raises UserError naming the first that is NaN or infinite."""
     host = jax.device_get(metrics)
     values = {name: float(host[name]) for name in sorted(host, key=lambda name: (name != "loss", name))}
-    for name in reversed(values):  # the total last: a term says more
+    for name in reversed(values):  # the total last: the name of a term is more precise
         if not np.isfinite(values[name]):
             raise UserError(
                 f"Training stopped: {name} became {values[name]} at step {step} of stage {stage.name!r}; the last "
@@ -142,69 +144,80 @@ def train_stage(
     folder = workdir / stage.name
     mesh = sharding.make_mesh(experiment.mesh)
     check_stage(stage, mesh)
-    check_buckets(experiment, stage, mesh)
+    check_buckets(experiment.data, experiment.features, stage, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
         saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
-        first, meta = saver.latest() or 0, None
-        if first:
-            path = saver.directory / str(first)
-            meta = manager.read_meta(path)
-            check_same(manager.experiment_of(path, meta), experiment, stage, path)
-            if first >= stage.steps:
-                print(f"{stage.name}: finished at step {first}", flush=True)
-                return True
-            if "imported" in meta:
-                raise UserError(
-                    f"The checkpoint in {str(path)!r} was imported and has no optimizer state to go on with; give "
-                    f"another --workdir and name {str(workdir)!r} in stages.{stage.name}.start_from."
-                )
+        saved, first = open_saved(saver, experiment, stage, workdir), saver.latest() or 0
+        if saved is not None and first >= stage.steps:
+            print(f"{stage.name}: finished at step {first}", flush=True)
+            return True
+        sources = {} if saved is not None else open_sources(experiment, stage, workdir)
         feeds = open_feeds(experiment, stage)
-        streams = [stack.enter_context(reading(feed, first)) for feed in feeds]
-        sample, streams = peek(streams)
-        if meta is None:
-            # Of all rows, of all lengths: how many processes share them must change nothing.
+        sample, streams = peek([stack.enter_context(reading(feed, first)) for feed in feeds])
+        if saved is not None:
+            measured = saved.statistics
+        else:
+            # Measured on all rows of all lengths, so that the number of processes changes nothing.
             alone = jax.process_count() == 1 and not experiment.data.buckets
             everything = feeds if alone else open_feeds(without_buckets(experiment), stage, whole=True)
             speech = next((f for f, batch in zip(everything, sample, strict=True) if batch.samples.shape[1]), None)
-            measured = find_statistics(experiment, stage, workdir, speech)
-        else:
-            measured = manager.statistics_of(meta)
+            measured = find_statistics(sources, speech, experiment.features, encoder_features(experiment))
         statistics = measured or unit_statistics(experiment)
-        plan = make_plan(experiment, stage, statistics, sample, mesh)
-        state = saver.restore(plan.abstract) if first else fresh_state(experiment, plan, workdir)
+        program = make_program(experiment, stage, statistics, sample, mesh)
         log = open_log(stage, folder, first)
         stack.callback(log.close)
-        if meta is not None:
-            log.restore(meta["window"])
-        log.say(
-            f"{stage.name}: {count(state.params):,} parameters, "
-            + (f"from step {first}" if first else "from the start")
-        )
-        base = manager.make_meta(experiment, stage.name, measured)
+        if saved is not None:
+            state, bases = saved.restore(program.abstract), saved.bases
+            log.restore(saved.meta["window"])
+        else:
+            state, bases = fresh_state(program, sources, saver.directory / "0")
+        log.say(describe(stage, state, first))
         began = time.monotonic()
+        meta = make_meta(experiment, stage.name, measured) | {"bases": bases}
 
         def save(step: int, state: TrainState) -> None:
-            saver.save(step, state, base | {"window": log.state()})
+            saver.save(step, state, meta | {"window": log.state()})
 
-        measure = functools.partial(
-            measure_work, make_objectives(stage.streams, experiment), experiment.features.sample_rate
-        )
-        asked = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
-        reached = run(plan, state, streams, log, save, stopping, measure, asked)
+        objectives = make_objectives(stage.streams, experiment)
+        measure = functools.partial(measure_work, objectives, experiment.features.sample_rate)
+        validate = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
+        reached = run(program, state, streams, log, save, stopping, measure, validate)
         saver.close()
         log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
     return reached >= stage.steps
 
 
+def open_saved(saver: Checkpointer, experiment: Experiment, stage: StageConfig, workdir: Path) -> Checkpoint | None:
+    """The stage's newest checkpoint, None before the first. Raises UserError if this experiment cannot continue it."""
+    step = saver.latest()
+    if step is None:
+        return None
+    saved = Checkpoint.open(saver.directory / str(step))
+    check_same(saved.experiment, experiment, stage, saved.folder)
+    if "imported" in saved.meta and step < stage.steps:
+        raise UserError(
+            f"The checkpoint in {str(saved.folder)!r} was imported and has no optimizer state to continue with; give "
+            f"another --workdir and name {str(workdir)!r} in stages.{stage.name}.start_from."
+        )
+    return saved
+
+
+def describe(stage: StageConfig, state: TrainState, first: int) -> str:
+    """The log's first line: how many parameters are trained, and from which step on."""
+    frozen = f" and {count(state.frozen):,} frozen" if state.frozen else ""
+    start = f"from step {first}" if first else "from the start"
+    return f"{stage.name}: {count(state.params):,} parameters{frozen}, {start}"
+
+
 def open_log(stage: StageConfig, folder: Path, first: int) -> MetricsLog:
-    """The stage's metrics, written by one process, beside what a chip could do."""
+    """The stage's metrics log; process 0 writes it."""
     peak, main = peak_flops(jax.devices()) / jax.device_count(), jax.process_index() == 0
     return MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, main, peak)
 
 
 def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator[Batch]]]:
-    """The first batch of every stream, and the streams as if nothing had been taken."""
+    """The first batch of every stream, and streams that still begin with it."""
     first = [next(stream) for stream in streams]
 
     def again(batch: Batch, stream: Iterator[Batch]) -> Iterator[Batch]:
@@ -215,7 +228,7 @@ def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator
 
 
 def count(params: Params) -> int:
-    """How many numbers are in a tree."""
+    """Number of elements of all arrays in a tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
 
 
@@ -223,10 +236,11 @@ def count(params: Params) -> int:
 
 
 @contextlib.contextmanager
-def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM (what cluster managers send before they take the machine) into a flag.
+def stopping_on_sigterm() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM, which cluster managers send before they take the machine, into a flag.
 
-    Of several processes one may be told alone: there JAX listens for it, and makes all agree on a step to stop at.
+    In a multi-process job one process alone may receive it: there JAX handles the signal, and lets all processes agree
+    on a step to stop at.
     """
     asked = threading.Event()
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
@@ -240,7 +254,7 @@ def leaving_on_sigterm() -> Iterator[Callable[[], bool]]:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs that took longer than a second, unless the user chose a place already."""
+    """Cache programs whose compilation took more than a second on disk, unless the user has set a cache already."""
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "spectron" / "jax"))
@@ -250,22 +264,22 @@ def use_compilation_cache() -> None:
 def train(
     experiment: Experiment, workdir: str | Path, stages: Sequence[str] | None = None, stop_after: int | None = None
 ) -> bool:
-    """Run the stages in order in workdir/STAGE; finished ones are skipped, a started one goes on where it was.
+    """Run the stages in order in workdir/STAGE: finished ones are skipped, a started one continues from its checkpoint.
 
-    stages: only these. stop_after: leave after this step of a stage, as SIGTERM does. True when all have finished.
-    Raises UserError for anything the user can mend.
+    stages: only these. stop_after: stop after this step of a stage, as SIGTERM does. True when all have finished.
+    Raises UserError for anything the user can correct.
     """
     check_local(workdir, "--workdir")
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
     use_compilation_cache()
     try:
-        with leaving_on_sigterm() as asked:
+        with stopping_on_sigterm() as asked:
             for stage in chosen:
                 if not train_stage(experiment, stage, Path(workdir).absolute(), stopper(asked, stop_after)):
                     print("Stopped early; the same command goes on from here.", flush=True)
                     return False
     except Exception as error:
-        if isinstance(error, UserError) or not manager.disk_full(error):
+        if isinstance(error, UserError) or not disk_full(error):
             raise
         raise UserError(
             f"The disk with {str(workdir)!r} is full: {error}; free some space and run the same command."
@@ -274,7 +288,7 @@ def train(
 
 
 def stopper(asked: Callable[[], bool], stop_after: int | None) -> Callable[[int], bool]:
-    """Whether to leave after a step: on SIGTERM (any host's, agreed upon by all) or at `stop_after`."""
+    """Returns step → whether to stop after it: on SIGTERM (to any process, agreed on by all) or at `stop_after`."""
 
     def stopping(step: int) -> bool:
         if jax.process_count() > 1:

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard where it can be imported, a progress bar or plain lines."""
+"""Metrics of a run: metrics.jsonl, TensorBoard if it is installed, a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-LATEST = ("learning_rate",)  # the last value says more than a mean
+LATEST = "learning_rate"  # metrics of this name, or below it, are written as their last value, not as a mean
 RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "padding", "teraflops_per_chip", "mfu")
 UNITS = ("s/step", "examples/s", "s of speech/s", "padding", "model TFLOP/s a chip", "MFU")
 
 
 class Work(NamedTuple):
-    """What a step did: examples and seconds of speech, positions that were real and computed, model FLOPs of a chip
-    (cost/flops.py has the formula)."""
+    """The work of a step: examples, seconds of speech, real and computed positions, model FLOPs per chip (cost/)."""
 
     examples: int
     seconds: float
@@ -30,9 +29,9 @@ class Work(NamedTuple):
 
 
 class MetricsLog:
-    """Collects every step's metrics, writes their means every `every` steps. `write` is False on all hosts but one.
+    """Collects the metrics of every step and writes their means every `every` steps. write: False on all hosts but one.
 
-    peak: model FLOPs that a chip could do in a second, 0 where nobody knows.
+    peak: a chip's peak FLOP/s, 0 if unknown.
     """
 
     def __init__(
@@ -45,12 +44,16 @@ class MetricsLog:
         write: bool = True,
         peak: float = 0.0,
     ) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.stage = stage
+        self.last = last
+        self.every = every
+        self.write = write
         self.peak = peak
-        self.path, self.stage, self.last, self.every, self.write = folder / "metrics.jsonl", stage, last, every, write
-        self.window: dict[str, float] = {}  # sums since the last line
+        self.window: dict[str, float] = {}  # sums of the steps since the last line
         self.count = 0
-        self._work = np.zeros(1 + len(Work._fields))  # steps, and the sums of their work, since `_clock`
-        self._clock: float | None = None  # starts after the first step, which compiles
+        self._work = np.zeros(1 + len(Work._fields))  # number of steps since `_clock`, and the sums of their work
+        self._clock: float | None = None  # time of the last line; starts after the first step, which compiles
         self._board = _tensorboard(folder, first) if write else None
         self._bar = None
         if write:
@@ -61,7 +64,7 @@ class MetricsLog:
     def add(self, step: int, metrics: Mapping[str, float], work: Work) -> None:
         """Metrics of one finished step (counted from 1), and its work."""
         for name, value in metrics.items():
-            self.window[name] = float(value) + (0.0 if name in LATEST else self.window.get(name, 0.0))
+            self.window[name] = float(value) + (0.0 if _is_latest(name) else self.window.get(name, 0.0))
         self.count += 1
         if self._clock is None:
             self._clock = time.monotonic()
@@ -73,12 +76,12 @@ class MetricsLog:
             self._line(step)
 
     def pause(self, seconds: float) -> None:
-        """Leave some time, of compiling a further shape, out of the rates."""
+        """Leave some seconds, of compilation or validation, out of the rates."""
         if self._clock is not None:
             self._clock += seconds
 
     def _line(self, step: int) -> None:
-        means = {name: value if name in LATEST else value / self.count for name, value in self.window.items()}
+        means = {name: value if _is_latest(name) else value / self.count for name, value in self.window.items()}
         now = time.monotonic()
         elapsed = max(now - (self._clock or now), 1e-9)
         rates = self._rates(elapsed) if self._work[0] else {}
@@ -92,11 +95,11 @@ class MetricsLog:
                 self._board.add_scalar(name, value, step)
         self.say(f"{self.stage} {step}/{self.last}  {_readable(means, rates)}")
 
-    def held_out(self, step: int, figures: Mapping[str, float]) -> None:
-        """Figures of held-out examples at a step: a line of their own."""
+    def validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write validation metrics of a step as a line of their own."""
         if not self.write:
             return
-        named = {f"held_out_{name}": value for name, value in figures.items()}
+        named = {f"validation_{name}": value for name, value in metrics.items()}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "stage": self.stage, **named}) + "\n")
         if self._board is not None:
@@ -115,12 +118,12 @@ class MetricsLog:
         return {name: float(f"{value:.4g}") for name, value in zip(RATES, values, strict=False)}
 
     def say(self, line: str) -> None:
-        """A line for a person, above the progress bar if there is one."""
+        """Print a line, above the progress bar if there is one."""
         if self.write:
             tqdm.write(line) if self._bar is not None else print(line, flush=True)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that the next line is the same after a restart."""
+        """The sums since the last line, saved in checkpoints so that the next line is the same after a restart."""
         return {"count": self.count, "sums": self.window}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -128,7 +131,7 @@ class MetricsLog:
         self.count, self.window = state["count"], dict(state["sums"])
 
     def close(self) -> None:
-        """Flush and end."""
+        """Close the progress bar and TensorBoard."""
         if self._bar is not None:
             self._bar.close()
         if self._board is not None:
@@ -136,7 +139,7 @@ class MetricsLog:
 
 
 def forget_after(path: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after the checkpoint it continues from, and half a line at the end."""
+    """Remove lines that a killed run wrote after the step it continues from, and an incomplete last line."""
     if not path.exists():
         return
     kept = []
@@ -152,12 +155,16 @@ def forget_after(path: Path, step: int) -> None:
 
 
 def _tensorboard(folder: Path, first: int) -> Any:
-    """A writer that needs no TensorFlow (clu's does), or None on a machine without it."""
+    """tensorboardX's writer, which needs no TensorFlow; None if it is not installed."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+
+
+def _is_latest(name: str) -> bool:
+    return name.split("/", maxsplit=1)[0] == LATEST
 
 
 def _readable(means: Mapping[str, float], rates: Mapping[str, float]) -> str:

@@ -1,4 +1,4 @@
-"""Adam and Muon from optax, learning-rate schedules, factors by path, and the moving average of parameters."""
+"""Optimizers by path (Adam, Muon, frozen), learning-rate schedules and multipliers, and the moving average."""
 
 from __future__ import annotations
 
@@ -12,25 +12,106 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-from spectron.config import OptimizerConfig
+from spectron.checkpoints.trees import is_below, path_of, paths_of, select
+from spectron.config import FrozenConfig, LearningRateConfig, MuonConfig, OptimizerConfig, StageConfig
 from spectron.types import Array, Params, UserError
 
-# No matrices in Muon's sense: tables that are looked up, outputs that are classified, taps per channel.
+# Not matrices for Muon: embedding tables, classification heads, depthwise kernels (taps per channel).
 NOT_MUON = re.compile(r"embed|(^|_)head$|^stop$|depthwise|^bias$|^scale$")
-PROJECTIONS = {
-    "query",
-    "key",
-    "value",
-    "q",
-    "k",
-    "v",
-    "kv",
-    "qkv",
-}  # kernels [D, H, K]: one input axis, two outputs
-STACK = "layers"  # nn.scan stacks the layers of this name along a leading axis
+# Kernels [D, H, K]: one input axis, two output axes.
+PROJECTIONS = {"query", "key", "value", "q", "k", "v", "kv", "qkv"}
+STACK = "layers"  # nn.scan stacks the layers below this name along a leading axis
+DEFAULT = "default"  # the name of stage.optimizer in the optimizer's state
 
 
-def schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> Callable[[Array], Array]:
+# Which optimizer updates which parameter.
+
+
+def prefix_of(stage: StageConfig, path: str) -> str:
+    """The longest prefix in stage.optimizers that a parameter's path is below, "" for stage.optimizer."""
+    return max((prefix for prefix, _ in stage.optimizers if is_below(path, prefix)), key=len, default="")
+
+
+def config_of(stage: StageConfig, prefix: str) -> OptimizerConfig:
+    """The optimizer of a prefix in stage.optimizers; "" is stage.optimizer."""
+    return dict(stage.optimizers)[prefix] if prefix else stage.optimizer
+
+
+def split_frozen(stage: StageConfig, params: Params) -> tuple[Params, Params]:
+    """(what is trained, what is frozen) of the parameters of a stage, two nested dicts; params may be abstract.
+
+    Raises UserError for a prefix that matches no parameter, or is given twice, or if nothing is trained.
+    """
+    prefixes, paths = [prefix for prefix, _ in stage.optimizers], paths_of(params)
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            raise UserError(f"stages.{stage.name}.optimizers names {prefix!r} twice; keep one.")
+        if not any(is_below(path, prefix) for path in paths):
+            raise UserError(
+                f"stages.{stage.name}.optimizers: no parameter's path starts with {prefix!r}; "
+                f"the parts of this stage are {', '.join(params)}."
+            )
+    frozen = {path for path in paths if isinstance(config_of(stage, prefix_of(stage, path)), FrozenConfig)}
+    if frozen == paths:
+        raise UserError(f"stages.{stage.name}: all parameters are frozen; give one part an optimizer that trains it.")
+    return select(params, lambda path: path not in frozen), select(params, lambda path: path in frozen)
+
+
+def frozen_layout(frozen: Params, dtype: str) -> Params:
+    """Abstract frozen parameters as they are held on the devices: matrices in `dtype`, the model's compute_dtype.
+
+    Layers convert a matrix to compute_dtype before they use it, so nothing changes but the memory.
+    """
+
+    def one(leaf: Any, matrix: bool) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if matrix and leaf.dtype == jnp.float32 else leaf.dtype)
+
+    return jax.tree.map(one, frozen, _matrices(frozen))
+
+
+def trained_groups(stage: StageConfig, params: Params) -> dict[str, LearningRateConfig]:
+    """Prefix ("" is the default) → optimizer, of those that update any of the trained parameters."""
+    used = {prefix_of(stage, path) for path in paths_of(params)}
+    groups = {prefix: config_of(stage, prefix) for prefix in sorted(used)}
+    return {prefix: config for prefix, config in groups.items() if isinstance(config, LearningRateConfig)}
+
+
+def make_optimizer(stage: StageConfig, params: Params) -> optax.GradientTransformation:
+    """The optimizer of a stage. params: those that are trained, unboxed, abstract or real.
+
+    Order: clip the global norm; each parameter's own optimizer with its decay (decoupled, matrices only) and learning
+    rate; the learning-rate multiplier.
+    """
+    multipliers = multiplier_tree(stage, params)
+    groups = trained_groups(stage, params)
+    labels = jax.tree_util.tree_map_with_path(lambda path, _: _label(prefix_of(stage, path_of(path))), params)
+    transforms = {_label(prefix): _transform(config, stage.steps) for prefix, config in groups.items()}
+    clip = optax.clip_by_global_norm(stage.clip_norm) if stage.clip_norm > 0 else optax.identity()
+    return optax.chain(clip, optax.partition(transforms, labels), _scale_by_tree(multipliers))
+
+
+def _label(prefix: str) -> str:
+    return prefix.replace("/", ".") or DEFAULT
+
+
+def _transform(config: LearningRateConfig, steps: int) -> optax.GradientTransformation:
+    rate = schedule(config, steps)
+    if isinstance(config, MuonConfig):
+        return optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            adam_learning_rate=schedule(config, steps, config.adam_learning_rate or config.learning_rate),
+            muon_weight_dimension_numbers=muon_dimensions,
+        )
+    return optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_matrices)
+
+
+# Learning rates.
+
+
+def schedule(config: LearningRateConfig, steps: int, peak: float | None = None) -> Callable[[Array], Array]:
     """Step (from 0) → learning rate: linear warm-up, then the named decay to `final_fraction` of the peak at `steps`.
 
     The first step already moves: warm-up is (step + 1) / warmup_steps. Raises UserError for an unknown schedule.
@@ -59,70 +140,66 @@ def schedule(config: OptimizerConfig, steps: int, peak: float | None = None) -> 
     return rate
 
 
-def factor_tree(config: OptimizerConfig, params: Params) -> Params:
-    """Per parameter the learning-rate factor of the longest matching path start, 1 where none matches.
+def learning_rates(stage: StageConfig, params: Params) -> dict[str, Callable[[Array], Array]]:
+    """The schedules as metrics: "learning_rate" of stage.optimizer, "learning_rate/PREFIX" of the others that train."""
+    return {
+        f"learning_rate/{prefix}" if prefix else "learning_rate": schedule(config, stage.steps)
+        for prefix, config in trained_groups(stage, params).items()
+    }
 
-    Raises UserError for a factor that matches no parameter.
+
+def multiplier_tree(stage: StageConfig, params: Params) -> Params:
+    """Per parameter the learning-rate multiplier of the longest matching prefix, 1 if none matches.
+
+    Each optimizer's `lr_multipliers` apply to the parameters that it updates. Raises UserError for a multiplier that
+    matches no parameter or is not above 0.
     """
-    unused = {prefix for prefix, _ in config.factors}
+    groups = trained_groups(stage, params)
+    unused = {(group, prefix) for group, config in groups.items() for prefix, _ in config.lr_multipliers}
+    for group, config in groups.items():
+        for prefix, value in config.lr_multipliers:
+            if value <= 0:
+                raise UserError(
+                    f"{_key(stage, group)}.lr_multipliers: {value:g} of {prefix!r} is not above 0; to freeze a part, "
+                    f'set stages.{stage.name}.optimizers=[["{prefix}", {{"kind": "frozen"}}]].'
+                )
 
-    def one(path: Any, _: Any) -> float:
-        name = "/".join(_names(path))
-        found = [(prefix, f) for prefix, f in config.factors if name == prefix or name.startswith(prefix + "/")]
-        unused.difference_update(prefix for prefix, _ in found)
-        return max(found, key=lambda pair: len(pair[0]))[1] if found else 1.0
+    def one(keys: Any, _: Any) -> float:
+        path = path_of(keys)
+        group = prefix_of(stage, path)
+        matching = [(p, value) for p, value in groups[group].lr_multipliers if is_below(path, p)]
+        unused.difference_update((group, prefix) for prefix, _ in matching)
+        return max(matching, key=lambda pair: len(pair[0]))[1] if matching else 1.0
 
     tree = jax.tree_util.tree_map_with_path(one, params)
     if unused:
+        group, prefix = min(unused)
         raise UserError(
-            f"optimizer.factors: no parameter's path starts with {min(unused)!r}; "
-            f"the parts of this stage are {', '.join(params)}."
+            f"{_key(stage, group)}.lr_multipliers: no parameter's path starts with {prefix!r}; "
+            f"the parts that it trains are {', '.join(params)}."
         )
     return tree
 
 
-def make_optimizer(config: OptimizerConfig, params: Params, steps: int) -> optax.GradientTransformation:
-    """The optimizer of one stage. params: unboxed, abstract or real.
-
-    Order: clip the global norm, Adam or Muon, decay of matrices (decoupled), learning rate, factor.
-    """
-    factors = factor_tree(config, params)
-    rate = schedule(config, steps)
-    if config.name == "adam":
-        core = optax.adamw(
-            rate,
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=_matrices(params),
-        )
-    elif config.name == "muon":
-        core = optax.contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_learning_rate=schedule(config, steps, config.adam_learning_rate or config.learning_rate),
-            muon_weight_dimension_numbers=muon_dimensions,
-        )
-    else:
-        raise UserError(f"optimizer.name: there is no {config.name!r}; choose adam or muon.")
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
-    return optax.chain(clip, core, _scale_by_tree(factors))
+def _key(stage: StageConfig, prefix: str) -> str:
+    return f"stages.{stage.name}.optimizers.{prefix}" if prefix else f"stages.{stage.name}.optimizer"
 
 
-def _scale_by_tree(factors: Params) -> optax.GradientTransformation:
+def _scale_by_tree(multipliers: Params) -> optax.GradientTransformation:
     def update(updates: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
         del params
-        return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors), state
+        return jax.tree.map(lambda u, m: u if m == 1.0 else u * m, updates, multipliers), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def muon_dimensions(params: Params) -> Params:
-    """Per parameter the axes that Muon treats as a matrix, or None where Adam is used.
+# Which parameters are matrices.
 
-    A leading axis of a stack of layers is a batch of matrices; projections to heads [D, H, K] are D × HK; every other
+
+def muon_dimensions(params: Params) -> Params:
+    """Per parameter the axes that Muon treats as a matrix, or None if AdamW updates it.
+
+    The leading axis of a stack of layers is a batch of matrices; projections to heads [D, H, K] are D × HK; every other
     kernel (also [H, K, D] and convolutions [taps, in, out]) is (all but the last) × last.
     """
 
@@ -139,7 +216,7 @@ def muon_dimensions(params: Params) -> Params:
 
 
 def _matrices(params: Params) -> Params:
-    """True where weight decay applies: everything of rank 2 or more, not counting the axis of a stack of layers."""
+    """True where weight decay applies: rank 2 or more, not counting the leading axis of a stack of layers."""
     return jax.tree_util.tree_map_with_path(lambda path, x: x.ndim - int(STACK in _names(path)) >= 2, params)
 
 
@@ -147,13 +224,13 @@ def _names(path: Any) -> list[str]:
     return [str(entry.key) for entry in path if isinstance(entry, jax.tree_util.DictKey)]
 
 
-def freeze(params: Params, factors: Params) -> Params:
-    """Params whose factor is 0 get no gradient, so that their backward pass is not computed."""
-    return jax.tree.map(lambda x, f: jax.lax.stop_gradient(x) if f == 0.0 else x, params, factors)
+# The moving average.
 
 
 def update_ema(ema: Params, params: Params, step: Array, decay: float) -> Params:
-    """One step of the moving average. It is shorter at first ((1 + step) / (10 + step), ours), so that the average of a
-    short run forgets its initial values."""
+    """One step of the moving average.
+
+    The decay starts low, (1 + step) / (10 + step) (ours), so that a short run's average forgets its initial values.
+    """
     kept = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
     return jax.tree.map(lambda e, p: e * kept + p * (1.0 - kept), ema, params)

@@ -1,10 +1,10 @@
-"""Where a stage starts: the checks at the door, statistics, parameters of earlier stages, or its own checkpoint."""
+"""The start of a stage: checks of its settings, its sources, log-mel statistics, and the initial state."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +13,109 @@ import jax.numpy as jnp
 import numpy as np
 
 from spectron.audio.features import log_mel, measure
-from spectron.checkpoints import manager
+from spectron.checkpoints.checkpoint import Base, Checkpoint, base_of, place
 from spectron.checkpoints.manager import FOLDER
-from spectron.config import Experiment, FeatureConfig, StageConfig, as_dict
+from spectron.checkpoints.trees import merge, paths_of, select
+from spectron.config import DataConfig, Experiment, FeatureConfig, FrozenConfig, StageConfig, as_dict
 from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
-from spectron.models.encoder import encoder_features
 from spectron.parallel import sharding
-from spectron.training.step import Plan
+from spectron.training.step import StageProgram
 from spectron.types import Batch, Statistics, TrainState, UserError
 
-STATISTICS_EXAMPLES = 200  # ours: minutes of speech settle means and deviations of 128 bands to a few per cent
+STATISTICS_EXAMPLES = 200  # ours: minutes of speech give means and deviations of 128 bands to a few per cent
 
 
 @contextlib.contextmanager
 def reading(feed: Feed, step: int) -> Iterator[Iterator[Batch]]:
-    """A feed's batches from a step on; the thread behind them ends with the block."""
+    """A feed's batches from a step on; its reader thread ends with the block."""
     batches: Any = feed.batches(step)
     with contextlib.closing(batches):
         yield batches
 
 
-def source_folder(experiment: Experiment, stage: StageConfig, source: str, workdir: Path) -> Path:
-    """Where start_from points: an earlier stage of this work folder, or a checkpoint folder."""
+# Parameters of other checkpoints.
+
+
+def open_sources(experiment: Experiment, stage: StageConfig, workdir: Path) -> dict[str, Checkpoint]:
+    """Part → the checkpoint that it starts from (start_from), of an earlier stage in this work folder or of a folder.
+
+    Raises UserError if there is none, or if the stage freezes a part that does not start from one.
+    """
+    for prefix, config in (*stage.optimizers, ("", stage.optimizer)):
+        part = prefix.split("/")[0]
+        if isinstance(config, FrozenConfig) and part not in dict(stage.start_from):
+            raise UserError(
+                f"stages.{stage.name}: {part or 'optimizer'!r} is frozen and would keep its random initial values; "
+                f"name the checkpoint it comes from in stages.{stage.name}.start_from."
+            )
     names = [s.name for s in experiment.stages]
-    if source in names[: names.index(stage.name)]:
-        folder = workdir / source
-        if not (folder / FOLDER).is_dir():
+    earlier = names[: names.index(stage.name)]
+    opened: dict[str, Checkpoint] = {}
+    for source in {source for _, source in stage.start_from}:
+        if source in earlier and not (workdir / source / FOLDER).is_dir():
             raise UserError(
                 f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; "
                 f"train it first."
             )
-        return folder
-    return Path(source)
+        opened[source] = Checkpoint.open(workdir / source if source in earlier else source)
+    return {part: opened[source] for part, source in stage.start_from}
 
 
-def fresh_state(experiment: Experiment, plan: Plan, workdir: Path) -> TrainState:
-    """A fresh state, its parts replaced by those that start_from names."""
-    parts = plan.abstract.params
-    for part, _ in plan.stage.start_from:
-        if part not in parts:
+def fresh_state(
+    program: StageProgram, sources: Mapping[str, Checkpoint], folder: Path
+) -> tuple[TrainState, dict[str, Base]]:
+    """The state before the first step, and for each frozen part what checkpoints in `folder` record about its base.
+
+    The parts in `sources` come from there, the others are initialised at random. Raises UserError for a part that the
+    stage does not have, or that has other shapes.
+    """
+    abstract, stage = program.abstract, program.stage
+    whole = merge(abstract.params, abstract.frozen)
+    for part in sources:
+        if part not in whole:
             raise UserError(
-                f"stages.{plan.stage.name}.start_from: there is no part {part!r}; this stage has {', '.join(parts)}."
+                f"stages.{stage.name}.start_from: there is no part {part!r}; this stage has {', '.join(whole)}."
             )
-    state = plan.init()
-    params = dict(state.params)
-    for part, source in plan.stage.start_from:
-        folder = source_folder(experiment, plan.stage, source, workdir)
-        params[part] = manager.load_part(folder, part, parts[part])
+    state = program.init()
+    params, frozen, bases = dict(state.params), {}, {}
+    frozen_paths = paths_of(abstract.frozen)
+    for part, source in sources.items():
+        values = {part: source.load_part(part, whole[part])}
+        if part in abstract.params:
+            trained = select(values, lambda path: path not in frozen_paths)
+            params[part] = place(trained[part], abstract.params[part])
+        if part in abstract.frozen:
+            kept = select(values, lambda path: path in frozen_paths)
+            frozen[part] = place(kept[part], abstract.frozen[part])
+            bases[part] = base_of(source, kept, folder)
     ema = jax.tree.map(jnp.copy, params) if state.ema else {}
-    return dataclasses.replace(state, params=params, ema=ema)
+    return dataclasses.replace(state, params=params, ema=ema, frozen=frozen), bases
+
+
+# Statistics.
 
 
 def find_statistics(
-    experiment: Experiment, stage: StageConfig, workdir: Path, speech: Feed | None
+    sources: Mapping[str, Checkpoint],
+    speech: Feed | None,
+    features: FeatureConfig,
+    encoder_features: FeatureConfig | None = None,
 ) -> Statistics | None:
-    """Log-mel statistics: of the checkpoints in start_from (the encoder's first: it was trained on them), else measured
-    on the first batches of the feed `speech`, else None (text only)."""
-    for _, source in sorted(stage.start_from, key=lambda pair: pair[0] != "encoder"):
-        found = manager.statistics_of(
-            manager.read_meta(manager.find(source_folder(experiment, stage, source, workdir)))
-        )
-        if found is not None:
-            return found
+    """Log-mel statistics of the sources (the encoder's first, which was trained with them), else of the feed `speech`.
+
+    features: of the target. encoder_features: of the encoder's input, if they differ. None if there is neither a
+    source with statistics nor speech, for a stage on text only.
+    """
+    for part in sorted(sources, key=lambda part: part != "encoder"):
+        if sources[part].statistics is not None:
+            return sources[part].statistics
     if speech is None:
         return None
-    measured = _measure(speech, experiment.features)
-    own = encoder_features(experiment)
-    if own is not None:
-        measured = dataclasses.replace(measured, encoder=_measure(speech, own))
-    if jax.process_count() > 1:  # the same rows, but hosts may round differently
+    measured = _measure(speech, features)
+    if encoder_features is not None:
+        measured = dataclasses.replace(measured, encoder=_measure(speech, encoder_features))
+    if jax.process_count() > 1:  # the same rows on every process, which may round differently
         from jax.experimental import multihost_utils
 
         measured = multihost_utils.broadcast_one_to_all(measured)
@@ -90,7 +123,7 @@ def find_statistics(
 
 
 def _measure(speech: Feed, features: FeatureConfig) -> Statistics:
-    """Log-mel statistics of the feed's first examples."""
+    """Log-mel statistics of the first examples of a feed."""
     convert = jax.jit(lambda samples, count: log_mel(samples, count, features))
 
     def log_mels() -> Iterator[np.ndarray]:
@@ -106,39 +139,42 @@ def _measure(speech: Feed, features: FeatureConfig) -> Statistics:
     return measure(log_mels(), features)
 
 
+# Checks.
+
+
 def check_stage(stage: StageConfig, mesh: Any) -> None:
     """Raise UserError for a stage that cannot run on this mesh."""
+    where = f"stages.{stage.name}"
     if not stage.streams:
-        raise UserError(f"stages.{stage.name}.streams is empty; name at least one objective and mixture.")
-    if stage.optimizer.accumulate < 1:
-        raise UserError(f"stages.{stage.name}.optimizer.accumulate is {stage.optimizer.accumulate}; give 1 or more.")
+        raise UserError(f"{where}.streams is empty; name at least one objective and mixture.")
     if sharding.batch_shards(mesh) % jax.process_count():
         raise UserError(
             f"mesh: {jax.process_count()} processes would share rows, which only the axes replica, data and fsdp split "
             f"({sharding.batch_shards(mesh)} parts); keep tensor within a process."
         )
+    if stage.accumulate < 1:
+        raise UserError(f"{where}.accumulate is {stage.accumulate}; give 1 or more micro-batches.")
     for name in ("save_every", "log_every", "evaluate_every"):
         if getattr(stage, name) < 1:
-            raise UserError(f"stages.{stage.name}.{name} is {getattr(stage, name)}; give 1 or more steps.")
-    parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
+            raise UserError(f"{where}.{name} is {getattr(stage, name)}; give 1 or more steps.")
+    parts = sharding.batch_shards(mesh) * stage.accumulate
     for stream in stage.streams:
         if stream.batch_size % parts:
             raise UserError(
-                f"stages.{stage.name}.streams.{stream.key}.batch_size {stream.batch_size} must be a multiple of "
-                f"{parts} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "
-                f"{stage.optimizer.accumulate})."
+                f"{where}.streams.{stream.key}.batch_size {stream.batch_size} must be a multiple of {parts} "
+                f"(the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate {stage.accumulate})."
             )
 
 
-def check_buckets(experiment: Experiment, stage: StageConfig, mesh: Any) -> None:
+def check_buckets(data: DataConfig, features: FeatureConfig, stage: StageConfig, mesh: Any) -> None:
     """Raise UserError for buckets whose rows the mesh and the micro-batches do not divide."""
-    parts = sharding.batch_shards(mesh) * stage.optimizer.accumulate
-    for stream in stage.streams if experiment.data.buckets else ():
-        if any(room.rows % parts for room in bucket_shapes(experiment.data, experiment.features, stream.batch_size)):
+    parts = sharding.batch_shards(mesh) * stage.accumulate
+    for stream in stage.streams if data.buckets else ():
+        if any(shape.rows % parts for shape in bucket_shapes(data, features, stream.batch_size)):
             raise UserError(
-                f"data.row_multiple {experiment.data.row_multiple} must be a multiple of {parts} for stage "
-                f"{stage.name!r} (the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate "
-                f"{stage.optimizer.accumulate}), or some buckets' rows do not divide."
+                f"data.row_multiple {data.row_multiple} must be a multiple of {parts} for stage {stage.name!r} "
+                f"(the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate {stage.accumulate}), or some "
+                f"buckets' rows do not divide."
             )
 
 
@@ -147,7 +183,7 @@ def without_buckets(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, buckets=(), bucket_tokens=()))
 
 
-# A run may go on with these changed: none of them changes what a step computes.
+# A run may continue with other values of these: none of them changes what a step computes.
 FREE = {
     *("name", "mesh", "data.root", "data.packed", "data.reader", "data.readers", "features.dft", "model.remat"),
     *("model.encoder.features.dft", "model.logits_chunk", "model.lm.attention"),
@@ -157,37 +193,50 @@ FREE = {
 
 
 def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, folder: Path) -> None:
-    """Raise UserError naming the first key in which the checkpoint's experiment differs from this one.
+    """Raise UserError naming the first key in which the experiment of a checkpoint differs from this one.
 
     Other stages, and tasks and mixtures that this stage does not read, may differ.
     """
-
-    def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(node, (list, tuple)) and node and isinstance(node[0], dict):
-            kinds = [child.get("objective", {}).get("kind") for child in node]
-            labels = [
-                str(child.get("name") or kind or i) for i, (child, kind) in enumerate(zip(node, kinds, strict=True))
-            ]
-            node = {label if label not in labels[:i] else str(i): node[i] for i, label in enumerate(labels)}
-        if isinstance(node, dict):
-            return {k: v for key, child in node.items() for k, v in flat(child, f"{prefix}{key}.").items()}
-        return {prefix[:-1]: node}
-
-    def relevant(experiment: Experiment) -> dict[str, Any]:
-        mine = next((s for s in experiment.stages if s.name == stage.name), None)
-        read = {stream.mixture for stream in (mine.streams if mine else ())}
-        mixtures = tuple(m for m in experiment.data.mixtures if m.name in read)
-        read |= {task for mixture in mixtures for task, _ in mixture.rates}
-        tasks = tuple(task for task in experiment.data.tasks if task.name in read)
-        data = dataclasses.replace(experiment.data, mixtures=mixtures, tasks=tasks)
-        whole = as_dict(dataclasses.replace(experiment, data=data, stages=()))
-        return {k: v for k, v in flat(whole | {"stage": mine and as_dict(mine)}).items() if k not in FREE}
-
-    old, new = relevant(saved), relevant(experiment)
+    old, new = _relevant(saved, stage.name), _relevant(experiment, stage.name)
+    absent = object()
     for key in [*new, *old]:
-        if old.get(key) != new.get(key):
+        deeper = any(other.startswith(f"{key}.") for other in (*new, *old))  # [] here, named elements there
+        if not deeper and old.get(key, absent) != new.get(key, absent):
             shown = key.replace("stage.", f"stages.{stage.name}.", 1) if key.startswith("stage.") else key
+            before, now = (repr(each[key]) if key in each else "no value" for each in (old, new))
             raise UserError(
-                f"The checkpoint in {str(folder)!r} was trained with {shown} = {old.get(key)!r}, this config says "
-                f"{new.get(key)!r}; set it back or give another --workdir."
+                f"The checkpoint in {str(folder)!r} was trained with {shown} = {before}, this config has {now}; "
+                f"set it back or give another --workdir."
             )
+
+
+def _relevant(experiment: Experiment, stage_name: str) -> dict[str, Any]:
+    """Dotted key → value of all settings that decide what the steps of a stage compute."""
+    stage = next((s for s in experiment.stages if s.name == stage_name), None)
+    read = {stream.mixture for stream in (stage.streams if stage else ())}
+    mixtures = tuple(m for m in experiment.data.mixtures if m.name in read)
+    read |= {task for mixture in mixtures for task, _ in mixture.rates}
+    tasks = tuple(task for task in experiment.data.tasks if task.name in read)
+    data = dataclasses.replace(experiment.data, mixtures=mixtures, tasks=tasks)
+    settings = as_dict(dataclasses.replace(experiment, data=data, stages=()))
+    return {k: v for k, v in _flat(settings | {"stage": stage and as_dict(stage)}).items() if k not in FREE}
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(node, list) and node and all(isinstance(child, dict) for child in node):
+        labels = [_label(child, i) for i, child in enumerate(node)]
+        node = {label if label not in labels[:i] else str(i): node[i] for i, label in enumerate(labels)}
+    elif isinstance(node, list) and node and all(_is_named(child) for child in node):
+        node = dict(node)
+    if isinstance(node, dict):
+        return {k: v for key, child in node.items() for k, v in _flat(child, f"{prefix}{key}.").items()}
+    return {prefix[:-1]: node}
+
+
+def _label(child: dict[str, Any], index: int) -> str:
+    objective = child.get("objective")
+    return str(child.get("name") or (objective.get("kind") if isinstance(objective, dict) else objective) or index)
+
+
+def _is_named(child: Any) -> bool:
+    return isinstance(child, list) and len(child) == 2 and isinstance(child[1], dict)

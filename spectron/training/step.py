@@ -1,4 +1,4 @@
-"""What the devices execute: losses, gradients in micro-batches, the update; and how it is laid out on a mesh."""
+"""The training step: losses, gradients in micro-batches, the update, and its layout on a mesh."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spectron.checkpoints.trees import merge, paths_of, select
 from spectron.config import Experiment, StageConfig
 from spectron.objectives import Objective, make_objectives
 from spectron.parallel import sharding
-from spectron.training.optimizer import factor_tree, freeze, make_optimizer, schedule, update_ema
+from spectron.training.optimizer import frozen_layout, learning_rates, make_optimizer, split_frozen, update_ema
 from spectron.types import Array, Batch, Losses, Params, Statistics, TrainState
 
 LossFn = Callable[[Params, tuple[Batch, ...], Array], Losses]
@@ -24,9 +25,9 @@ StepFn = Callable[[TrainState, tuple[Batch, ...]], tuple[TrainState, dict[str, A
 
 
 def make_loss(stage: StageConfig, objectives: Sequence[Objective]) -> LossFn:
-    """(params, one batch per stream, key) → the sum of the streams' losses, each scaled by its weight.
+    """(params, one batch per stream, key) → the sum of the streams' losses, each multiplied by its weight.
 
-    A term that two streams share keeps its own mean: it is named after its stream, "text_lm_1/text".
+    A term that two streams have is kept for each of them, under its stream's name: "text_lm_1/text".
     """
 
     def loss(params: Params, batches: tuple[Batch, ...], key: Array) -> Losses:
@@ -50,8 +51,9 @@ def gradients(
 ) -> tuple[Losses, Params]:
     """Losses of the whole batch and the gradient of their total, computed in `parts` micro-batches.
 
-    The total divides each term's sum by its weight over the whole batch, so the weights come first; they depend on
-    masks alone, and the compiler drops the rest of that pass. The second pass adds gradients of sum / weight exactly.
+    The total divides each term's sum by its weight over the whole batch, so a first pass adds up the weights; they
+    depend on masks only, and the compiler removes the rest of that pass. The second pass adds the gradients of
+    sum / weight.
     """
     if parts == 1:
 
@@ -63,7 +65,7 @@ def gradients(
         return losses, grads
 
     def split(x: Array) -> Array:
-        # Every parts-th row, so that each device keeps the rows it has.
+        # Every parts-th row, so that no row moves to another device.
         rows = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
         return sharding.constrain(rows, None, "batch", *[None] * (rows.ndim - 2))
 
@@ -90,29 +92,34 @@ def gradients(
 
 
 def make_step(stage: StageConfig, seed: int, loss: LossFn, params: Params, optimizer: Any) -> StepFn:
-    """One step: losses, gradients, update, average. Randomness is fold_in(seed, step). params may be abstract."""
-    config = stage.optimizer
-    factors = factor_tree(config, params)
-    rate = schedule(config, stage.steps)
+    """One step: losses, gradients, update, moving average. Randomness is fold_in(seed, step).
 
-    def thawed(params: Params, batches: tuple[Batch, ...], key: Array) -> Losses:
-        return loss(freeze(params, factors), batches, key)
+    params: those that are trained, abstract or real. Gradients are taken of them alone: no backward pass is computed
+    for the kernels of frozen parts.
+    """
+    rates = learning_rates(stage, params)
 
     def step(state: TrainState, batches: tuple[Batch, ...]) -> tuple[TrainState, dict[str, Array]]:
+        def loss_with_frozen(params: Params, batches: tuple[Batch, ...], key: Array) -> Losses:
+            return loss(merge(params, state.frozen), batches, key)
+
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        losses, grads = gradients(thawed, state.params, batches, key, config.accumulate)
+        losses, grads = gradients(loss_with_frozen, state.params, batches, key, stage.accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = update_ema(state.ema, params, state.step, config.ema_decay) if config.ema_decay else state.ema
-        metrics = losses.means() | {"grad_norm": optax.tree.norm(grads), "learning_rate": rate(state.step)}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        ema = update_ema(state.ema, params, state.step, stage.ema_decay) if stage.ema_decay else state.ema
+        metrics = losses.means() | {"grad_norm": optax.tree.norm(grads)}
+        metrics |= {name: rate(state.step) for name, rate in rates.items()}
+        return TrainState(state.step + 1, params, opt_state, ema, state.frozen), metrics
 
     return step
 
 
 def init_params(objectives: Sequence[Objective], batches: Sequence[Batch], seed: int) -> Params:
-    """Boxed parameters of all parts, each from the first objective that has it, under a key of that objective's name:
-    another objective behind it changes nothing."""
+    """Boxed parameters. Each part is initialised by its first objective, with a key of that objective's name.
+
+    So adding a further objective does not change the initial values of the others.
+    """
     params: Params = {}
     for objective, batch in zip(objectives, batches, strict=True):
         if set(objective.parts) - set(params):
@@ -123,39 +130,45 @@ def init_params(objectives: Sequence[Objective], batches: Sequence[Batch], seed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Everything about a stage that does not change while it runs."""
+class StageProgram:
+    """The compiled functions and the layout of a stage: all that does not change while it runs."""
 
     stage: StageConfig
     abstract: TrainState  # shapes, types and shardings
-    init: Callable[[], TrainState]  # fresh state, on the devices
+    init: Callable[[], TrainState]  # a fresh state on the devices, without its frozen parts
     step: Any  # jitted, donates its state
-    put: Callable[[tuple[Batch, ...]], tuple[Batch, ...]]
+    put: Callable[[tuple[Batch, ...]], tuple[Batch, ...]]  # this process's rows → global arrays
 
 
-def make_plan(
+def make_program(
     experiment: Experiment, stage: StageConfig, statistics: Statistics, batches: Sequence[Batch], mesh: Any
-) -> Plan:
-    """Plan a stage for a mesh. batches: one (shapes only matter) per stream."""
+) -> StageProgram:
+    """Lay a stage out on a mesh. batches: one per stream, of which only the shapes matter.
+
+    Raises UserError for optimizers that match no parameter.
+    """
     objectives = make_objectives(stage.streams, experiment, statistics)
     rows = [jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), batch) for batch in batches]
     boxed = jax.eval_shape(lambda: init_params(objectives, rows, experiment.seed))
-    params = sharding.unbox(boxed)
-    optimizer = make_optimizer(stage.optimizer, params, stage.steps)
+    params, frozen = split_frozen(stage, sharding.unbox(boxed))
+    trained = paths_of(params)
+    optimizer = make_optimizer(stage, params)
 
     def init() -> TrainState:
-        params = sharding.unbox(init_params(objectives, rows, experiment.seed))
-        ema = jax.tree.map(jnp.copy, params) if stage.optimizer.ema_decay else {}
+        whole = sharding.unbox(init_params(objectives, rows, experiment.seed))
+        params = select(whole, lambda path: path in trained)
+        ema = jax.tree.map(jnp.copy, params) if stage.ema_decay else {}
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), ema)
 
-    shapes = jax.eval_shape(init)
+    fresh = jax.eval_shape(init)
+    shapes = dataclasses.replace(fresh, frozen=frozen_layout(frozen, experiment.model.compute_dtype))
     layout = sharding.shardings_like(shapes, sharding.param_shardings(boxed, mesh), mesh)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, layout)
     step = make_step(stage, experiment.seed, make_loss(stage, objectives), params, optimizer)
-    return Plan(
+    return StageProgram(
         stage=stage,
         abstract=abstract,
-        init=jax.jit(init, out_shardings=layout),
+        init=jax.jit(init, out_shardings=dataclasses.replace(layout, frozen={})),
         step=jax.jit(step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh))),
         put=lambda batches: sharding.put_batch(batches, mesh),
     )

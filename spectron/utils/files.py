@@ -1,14 +1,15 @@
-"""Folders and files that appear whole or not at all, and the place for derived data."""
+"""Atomic writes of files and folders, checks of paths a user gave, checksums, and the folder for derived data."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from spectron.types import UserError
@@ -16,34 +17,34 @@ from spectron.utils.disk import disk_full
 
 
 def cache_folder() -> Path:
-    """Where derived data is kept: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
+    """The folder for derived data: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectron"
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a folder under a temporary name, then rename: readers see all or nothing. Raises OSError."""
+    """Fill a folder under a temporary name, then rename it: readers see the whole folder or none. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         write(temporary)
-        temporary.chmod(0o755)  # mkdtemp's own is for the owner alone
+        temporary.chmod(0o755)  # mkdtemp makes it readable by its owner only
         try:
             temporary.rename(target)
         except OSError:
-            if not target.is_dir():  # else a process that was quicker wrote the same
+            if not target.is_dir():  # another process may have written the same folder first
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_local(path: str | Path, what: str) -> None:
-    """Raise UserError for an address with a scheme, which would be taken for a folder of that name."""
-    if re.match("[a-z0-9]{2,}:/", str(path)):  # a Path has one slash left
+    """Raise UserError for an address such as gs://…, which would otherwise be used as a local folder of that name."""
+    if re.match("[a-z0-9]{2,}:/", str(path)):  # Path collapses the two slashes to one
         raise UserError(f"{what} {str(path)!r} is an address; give a path of this machine (a bucket can be mounted).")
 
 
 def check_new(folder: Path) -> None:
-    """Raise UserError where a folder of this name cannot be new: it holds something, or is a file, or an address."""
+    """Raise UserError unless `folder` can be created: it must not be an address, a file, or a folder with content."""
     check_local(folder, "--out")
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{str(folder)!r} is not empty; give --out the name of a new folder.")
@@ -52,21 +53,21 @@ def check_new(folder: Path) -> None:
 
 
 def check_out(out: str | Path, flag: str = "--out") -> None:
-    """Raise UserError where a folder cannot be made or written; makes nothing. flag: who named it."""
+    """Raise UserError if a folder cannot be created or written to; creates nothing. flag: the option that named it."""
     check_local(out, flag)
     place = Path(out).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "is no folder" if not place.is_dir() else "cannot be written"
+        why = "is not a folder" if not place.is_dir() else "cannot be written"
         raise UserError(f"{flag} {str(out)!r}: {str(place)!r} {why}; choose another folder.")
 
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to fill, renamed to it when the block ends well and else removed.
+    """A temporary folder to fill; it is renamed to `target` when the block succeeds, and removed when it fails.
 
-    Raises UserError when the target is not new, cannot be written, or the disk is full.
+    Raises UserError when the target exists, cannot be written, or the disk is full.
     """
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.new")
     try:
@@ -74,7 +75,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         yield temporary
-        temporary.rename(target)  # onto nothing, or an empty folder
+        temporary.rename(target)  # the target does not exist or is an empty folder
     except Exception as error:
         if disk_full(error):
             raise UserError(
@@ -90,12 +91,12 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises UserError when the place cannot be written."""
+    """Write a file atomically. Raises UserError when it cannot be written."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises UserError when the place cannot be written."""
+    """Write a file atomically. Raises UserError when it cannot be written."""
     temporary = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,11 +110,25 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """A name of this writer's own beside `path`, for the content until it is whole."""
+    """A unique temporary name in the same folder as `path`, for content that is not complete yet."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
 
 
 def remove_parts(folder: Path) -> None:
-    """Delete what killed writers left in a folder. Nobody may be writing there."""
+    """Delete the temporary files that killed writers left in a folder. No writer may be running."""
     for path in folder.glob(".*.part"):
         path.unlink(missing_ok=True)
+
+
+def checksum_of(paths: Iterable[Path]) -> str:
+    """SHA-256 over files, and over the files in folders, by relative name and content; hidden files are left out."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path).as_posix() if file != path else file.name
+            if any(part.startswith(".") for part in Path(name).parts):
+                continue
+            with file.open("rb") as content:
+                digest.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -24,7 +24,7 @@ from spectron.models.decoder import empty_cache
 from spectron.objectives import make_objective, make_objectives
 from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
-from spectron.training.step import make_plan
+from spectron.training.step import make_program
 from spectron.types import Batch, Params, Statistics
 
 WARM_UP = 3
@@ -170,12 +170,12 @@ def step(experiment: Experiment, rounds: int) -> dict[str, Any]:
     mesh = sharding.make_mesh((), jax.devices()[:1])
     with jax.set_mesh(mesh):
         batches = (noise(experiment, stage.streams[0].batch_size),)
-        plan = make_plan(experiment, stage, speech_like(experiment), batches, mesh)
-        state, there, metrics = plan.init(), plan.put(batches), {}
+        program = make_program(experiment, stage, speech_like(experiment), batches, mesh)
+        state, there, metrics = program.init(), program.put(batches), {}
 
         def once() -> None:
             nonlocal state, metrics
-            state, metrics = plan.step(state, there)
+            state, metrics = program.step(state, there)
             jax.block_until_ready((state, metrics))
 
         found = times(once, rounds)

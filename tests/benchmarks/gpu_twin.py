@@ -94,7 +94,7 @@ def make_step(
         nonlocal count
         loss, _ = loss_of(there)
         loss.backward()
-        nn.utils.clip_grad_norm_(twin.parameters(), stage.optimizer.clip_norm)
+        nn.utils.clip_grad_norm_(twin.parameters(), stage.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = stage.optimizer.learning_rate * torch_training.cosine(stage.optimizer, stage.steps, count)
         optimizer.step()

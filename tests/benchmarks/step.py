@@ -24,10 +24,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)
 from benchmarks import timing, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
-from spectron.config import Experiment, StageConfig, load_experiment  # noqa: E402
+from spectron.config import AdamConfig, Experiment, StageConfig, load_experiment  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.parallel import sharding  # noqa: E402
-from spectron.training.step import make_plan  # noqa: E402
+from spectron.training.step import make_program  # noqa: E402
 from spectron.types import Batch  # noqa: E402
 
 Batches = tuple[Batch, ...]
@@ -36,10 +36,11 @@ Batches = tuple[Batch, ...]
 def joint_stage(experiment: Experiment, optimizer: str) -> StageConfig:
     """The joint stage from fresh parameters, with the optimizer of that name."""
     stage = experiment.stage("joint")
-    changed = {"name": optimizer}
-    if optimizer != stage.optimizer.name:  # Adam at Muon's rate would run away
-        changed["learning_rate"] = stage.optimizer.adam_learning_rate or stage.optimizer.learning_rate
-    return dataclasses.replace(stage, start_from=(), optimizer=dataclasses.replace(stage.optimizer, **changed))
+    config = stage.optimizer
+    if optimizer != config.kind:  # Adam at Muon's learning rate diverges
+        fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(AdamConfig)}
+        config = AdamConfig(**fields | {"learning_rate": config.adam_learning_rate or config.learning_rate})
+    return dataclasses.replace(stage, start_from=(), optimizer=config)
 
 
 def ours(experiment: Experiment, optimizer: str, batches: Batches, twins: list[Twin]) -> Callable[[], None]:
@@ -47,20 +48,20 @@ def ours(experiment: Experiment, optimizer: str, batches: Batches, twins: list[T
     mesh = sharding.make_mesh(experiment.mesh)
     stage, statistics = joint_stage(experiment, optimizer), timing.speech_like(experiment)
     with jax.set_mesh(mesh):
-        plan = make_plan(experiment, stage, statistics, batches, mesh)
-        state = plan.init()
+        program = make_program(experiment, stage, statistics, batches, mesh)
+        state = program.init()
         for twin in twins:
             twin.load_state_dict(torch_training.laid_out(state.params))
             check(experiment, state.params, batches, twin)
         began = time.perf_counter()
-        state, metrics = plan.step(state, plan.put(batches))
+        state, metrics = program.step(state, program.put(batches))
         jax.block_until_ready((state, metrics))
     print(f"ours, {optimizer}: first step with compilation {time.perf_counter() - began:.0f} s", file=sys.stderr)
 
     def step() -> None:
         nonlocal state
         with jax.set_mesh(mesh):
-            state, metrics = plan.step(state, plan.put(batches))
+            state, metrics = program.step(state, program.put(batches))
             jax.block_until_ready((state, metrics))
 
     return step

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from benchmarks.torch_twin import Masked, Twin, length_mask, masked
 from torch import Tensor, nn
 
-from spectron.config import OptimizerConfig, StageConfig
+from spectron.config import LearningRateConfig, MuonConfig, StageConfig
 from spectron.types import Batch
 
 SOS = 2
@@ -219,26 +219,26 @@ def is_matrix(name: str, param: Tensor) -> bool:
     return param.ndim == 2 and not any(other in name for other in others)
 
 
-def make_optimizers(twin: Twin, config: OptimizerConfig, muon: Callable[..., Any]) -> list[Any]:
-    """Adam, or `muon` for matrices and Adam for the rest; the encoder's rate has its factor."""
-    factors = dict(config.factors)
+def make_optimizers(twin: Twin, config: LearningRateConfig, muon: Callable[..., Any]) -> list[Any]:
+    """Adam, or `muon` for matrices and Adam for the rest; the encoder's rate has its multiplier."""
+    multipliers = dict(config.lr_multipliers)
 
     def groups(chosen: Callable[[str, Tensor], bool], rate: float) -> list[dict[str, Any]]:
         found: dict[float, list[Tensor]] = {}
         for name, param in twin.named_parameters():
             if chosen(name, param):
-                found.setdefault(factors.get(name.split(".")[0], 1.0), []).append(param)
+                found.setdefault(multipliers.get(name.split(".")[0], 1.0), []).append(param)
         return [{"params": params, "lr": rate * factor, "peak": rate * factor} for factor, params in found.items()]
 
     # fused: the fastest of PyTorch's own.
     adam = {"lr": config.learning_rate, "betas": (config.b1, config.b2), "fused": True}
-    if config.name == "adam":
+    if not isinstance(config, MuonConfig):
         return [torch.optim.Adam(groups(lambda *_: True, config.learning_rate), **adam)]
     rest = groups(lambda *each: not is_matrix(*each), config.adam_learning_rate or config.learning_rate)
     return [muon(groups(is_matrix, config.learning_rate), lr=config.learning_rate), torch.optim.Adam(rest, **adam)]
 
 
-def cosine(config: OptimizerConfig, steps: int, step: int) -> float:
+def cosine(config: LearningRateConfig, steps: int, step: int) -> float:
     """The schedule of ours: linear warm-up, then cosine."""
     done = min(max((step - config.warmup_steps) / max(steps - config.warmup_steps, 1), 0.0), 1.0)
     shape = config.final_fraction + (1 - config.final_fraction) * 0.5 * (1 + math.cos(math.pi * done))
@@ -250,7 +250,7 @@ def make_step(twin: Twin, stage: StageConfig, muon: Callable[..., Any] = Muon) -
     config = stage.optimizer
     optimizers = make_optimizers(twin, config, muon)
     average = torch.optim.swa_utils.AveragedModel(
-        twin, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
+        twin, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(stage.ema_decay)
     )
     count = 0
 
@@ -260,7 +260,7 @@ def make_step(twin: Twin, stage: StageConfig, muon: Callable[..., Any] = Muon) -
         loss = total(twin, terms)
         terms |= text_terms(twin, to_torch(text), stage.streams[1].objective.prefix_tokens)
         (loss + stage.streams[1].weight * terms["text_lm"]).backward()
-        norm = nn.utils.clip_grad_norm_(twin.parameters(), config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(twin.parameters(), stage.clip_norm)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * cosine(config, stage.steps, count)

@@ -25,7 +25,7 @@ from benchmarks import timing, torch_training  # noqa: E402
 from benchmarks.transformers_twin import Assembled  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from spectron.config import Experiment, OptimizerConfig, StageConfig, load_experiment  # noqa: E402
+from spectron.config import Experiment, LearningRateConfig, StageConfig, load_experiment  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.types import Batch  # noqa: E402
 
@@ -83,8 +83,8 @@ def loss(twin: Assembled, stage: StageConfig, batches: tuple[Batch, ...]) -> Ten
     return found
 
 
-def make_optimizer(twin: Assembled, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the twin's groups, the encoder's rate with its factor."""
+def make_optimizer(twin: Assembled, config: LearningRateConfig) -> torch.optim.AdamW:
+    """AdamW over the twin's groups, the encoder's rate with its multiplier."""
     (adam,) = torch_training.make_optimizers(twin, config, torch_training.Muon)
     groups = [{name: group[name] for name in ("params", "lr", "peak")} for group in adam.param_groups]
     # fused: the fastest of PyTorch's own.
@@ -99,14 +99,14 @@ def theirs(experiment: Experiment, batches: tuple[Batch, ...], attention: str) -
     twin = Assembled(experiment, timing.speech_like(experiment), attention).train()
     optimizer = make_optimizer(twin, config)
     average = torch.optim.swa_utils.AveragedModel(
-        twin, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config.ema_decay)
+        twin, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(stage.ema_decay)
     )
     count = 0
 
     def step() -> None:
         nonlocal count
         loss(twin, stage, batches).backward()
-        nn.utils.clip_grad_norm_(twin.parameters(), config.clip_norm)
+        nn.utils.clip_grad_norm_(twin.parameters(), stage.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * torch_training.cosine(config, stage.steps, count)
         optimizer.step()

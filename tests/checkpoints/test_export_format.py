@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_exports import one_sentence, random_params, run, same, write_checkpoint
 
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import FACTS, PIECES, TOKENIZER, VERSION, WEIGHTS, flatten, unflatten
-from spectron.checkpoints.manager import find, load_params, read_meta
 from spectron.export.quantise import quantised
 from spectron.types import UserError
 
@@ -88,13 +88,18 @@ def newer(told):
     told["written_by"]["spectron"] = "9.8"
 
 
+def older(told):
+    told["format"] = VERSION - 1
+    told["written_by"]["spectron"] = "0.0"
+
+
 TAMPERED = {
-    "truncated": (cut, [WEIGHTS, "no whole safetensors file"]),
+    "truncated": (cut, [WEIGHTS, "not a complete safetensors file"]),
     "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), [WEIGHTS, "0 bytes"]),
     "byte of a weight": (flip(-5), ["checksum", WEIGHTS]),
-    "byte of the header": (flip(3), [WEIGHTS, "no whole safetensors file"]),
+    "byte of the header": (flip(3), [WEIGHTS, "not a complete safetensors file"]),
     "missing tensor": (weights(lambda t: t.pop("stop.bias")), ["'stop.bias'", "missing"]),
-    "extra tensor": (weights(lambda t: t.update(extra=np.zeros(3))), ["'extra'", "does not know"]),
+    "extra tensor": (weights(lambda t: t.update(extra=np.zeros(3))), ["'extra'", "does not list"]),
     "shape": (weights(lambda t: t.update({"stop.bias": np.zeros(3, np.float32)})), ["'stop.bias'", "[3]", "[2]"]),
     "type": (weights(lambda t: t.update({"stop.bias": np.zeros(2)})), ["'stop.bias'", "F64", "F32"]),
     "values": (weights(lambda t: t.update({"stop.bias": np.ones(2, np.float32)})), ["checksum", WEIGHTS]),
@@ -106,6 +111,7 @@ TAMPERED = {
     "no step": (facts(lambda told: told.pop("step")), ["cannot be read", "step"]),
     "unknown setting": (facts(lambda told: told["experiment"]["model"].update(flux=1)), ["another version", "flux"]),
     "newer format": (facts(newer), ["newer spectron 9.8", "install"]),
+    "older format": (facts(older), ["earlier spectron 0.0", "export the model again"]),
 }
 
 
@@ -119,7 +125,7 @@ def test_a_tampered_export_is_one_sentence(kind, sound, tmp_path, capsys):
     one_sentence(capsys.readouterr().err, str(folder), *words)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     with pytest.raises(UserError):
-        load_params(folder)
+        Checkpoint.open(folder).load()
 
 
 @pytest.mark.parametrize("kind", ["newer format", "truncated"])
@@ -142,18 +148,25 @@ def write_tone(path):
     soundfile.write(path, 0.3 * np.sin(np.arange(9600) / 8), 16_000)
 
 
-def test_an_export_is_found_and_tells_what_a_checkpoint_tells(sound, tmp_path):
-    assert find(sound) == sound
-    meta = read_meta(sound)
-    assert (meta["stage"], meta["step"], meta["average"]) == ("joint", 7, True)
+def test_an_export_is_opened_like_a_checkpoint(sound, tmp_path):
+    checkpoint = Checkpoint.open(sound)
+    assert checkpoint.exported and checkpoint.folder == sound
+    assert (checkpoint.stage, checkpoint.step, checkpoint.has_average) == ("joint", 7, True)
+    assert {"encoder", "lm", "stop"} <= set(checkpoint.parts)
     assert not (sound / PIECES).exists()
     (tmp_path / "later").mkdir()
     shutil.copytree(sound, tmp_path / "later" / "export")  # an export can be moved
-    same(load_params(tmp_path / "later" / "export").params, load_params(sound).params)
+    moved = Checkpoint.open(tmp_path / "later" / "export")
+    same(moved.load(), checkpoint.load())
+    assert moved.facts["weights"] == checkpoint.facts["weights"] and moved.facts != checkpoint.facts
+    with pytest.raises(UserError, match="only the moving average"):
+        checkpoint.load(prefer_ema=False)
+    with pytest.raises(UserError, match="no part 'vocoder'; it has"):
+        checkpoint.load(("vocoder",))
 
 
-def test_an_export_without_its_facts_is_none(sound, tmp_path):
+def test_a_folder_without_facts_is_not_an_export(sound, tmp_path):
     shutil.copytree(sound, tmp_path / "export")
     (tmp_path / "export" / FACTS).unlink()
     with pytest.raises(UserError, match="no finished checkpoint"):
-        find(tmp_path / "export")
+        Checkpoint.open(tmp_path / "export")

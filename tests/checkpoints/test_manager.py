@@ -11,8 +11,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from spectron.checkpoints import manager
-from spectron.checkpoints.manager import FOLDER, Checkpointer, find, load_params, load_part, make_meta, steps_in
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.manager import FOLDER, VERSION, Checkpointer, make_meta, steps_in
 from spectron.config import DataConfig, Experiment, StageConfig
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import disk_full
@@ -47,41 +47,53 @@ def same(a, b):
 
 @pytest.mark.parametrize("ema", [True, False])
 def test_a_state_comes_back_exactly(tmp_path, ema):
-    with Checkpointer(write(tmp_path, (7,), ema=ema)) as saver:
-        same(saver.restore(abstract(state(7, ema=ema))), state(7, ema=ema))
+    checkpoint = Checkpoint.open(write(tmp_path, (7,), ema=ema))
+    same(checkpoint.restore(abstract(state(7, ema=ema))), state(7, ema=ema))
 
 
 def test_only_the_newest_are_kept(tmp_path):
     assert steps_in(write(tmp_path, (1, 2, 3), keep=2)) == [2, 3]
 
 
-def test_load_params_prefers_the_average_and_brings_config_and_statistics(tmp_path):
+def test_the_average_is_preferred_and_config_and_statistics_come_with_it(tmp_path):
     write(tmp_path, (3,))
-    loaded = load_params(tmp_path)
-    same(loaded.params, jax.tree.map(np.asarray, state(3).ema))
-    assert (loaded.experiment, loaded.stage, loaded.step) == (EXPERIMENT, "first", 3)
-    np.testing.assert_array_equal(loaded.statistics.mean, STATISTICS.mean)
-    np.testing.assert_array_equal(loaded.statistics.std, STATISTICS.std)
-    same(load_params(tmp_path, prefer_ema=False).params, jax.tree.map(np.asarray, state(3).params))
-    assert list(load_params(tmp_path, parts=("lm",)).params) == ["lm"]
+    checkpoint = Checkpoint.open(tmp_path)
+    same(checkpoint.load(), jax.tree.map(np.asarray, state(3).ema))
+    assert (checkpoint.experiment, checkpoint.stage, checkpoint.step) == (EXPERIMENT, "first", 3)
+    assert checkpoint.has_average and not checkpoint.exported
+    np.testing.assert_array_equal(checkpoint.statistics.mean, STATISTICS.mean)
+    np.testing.assert_array_equal(checkpoint.statistics.std, STATISTICS.std)
+    same(checkpoint.load(prefer_ema=False), jax.tree.map(np.asarray, state(3).params))
+    assert list(checkpoint.load(("lm",))) == ["lm"]
+    assert checkpoint.parts == ("encoder", "lm")
+    assert Checkpoint.open(checkpoint) is checkpoint
 
 
-def test_find_takes_step_stage_and_work_folders(tmp_path):
+def test_open_takes_step_stage_and_work_folders(tmp_path):
     write(tmp_path / "first" / FOLDER, (1, 2))
     write(tmp_path / "second" / FOLDER, (1,), stage="second")
     newest = tmp_path / "second" / FOLDER / "1"
-    for folder in (tmp_path, tmp_path / "second", newest.parent, newest):
-        assert find(folder) == newest
-    assert find(tmp_path / "first") == tmp_path / "first" / FOLDER / "2"
+    for folder in (tmp_path, tmp_path / "second", newest.parent, newest, str(newest)):
+        assert Checkpoint.open(folder).folder == newest
+    assert Checkpoint.open(tmp_path / "first").folder == tmp_path / "first" / FOLDER / "2"
+
+
+def test_facts_tell_two_models_in_one_folder_apart(tmp_path):
+    facts = []
+    for step in (1, 2):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        write(tmp_path / "run", (step,))
+        (tmp_path / "run" / str(step)).rename(tmp_path / "run" / "9")
+        facts.append(Checkpoint.open(tmp_path / "run").facts)
+    assert facts[0]["checkpoint"] == facts[1]["checkpoint"] == str(tmp_path / "run" / "9")
+    assert facts[0]["weights"] != facts[1]["weights"]
 
 
 def test_no_checkpoint_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        find(tmp_path / "nowhere")
+        Checkpoint.open(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no finished checkpoint"):
-        find(tmp_path)
-    with Checkpointer(tmp_path / "a") as saver, pytest.raises(UserError, match="no checkpoint"):
-        saver.restore(abstract(state()))
+        Checkpoint.open(tmp_path)
 
 
 def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
@@ -89,7 +101,7 @@ def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
     shutil.copytree(tmp_path / "2", tmp_path / "3")
     (tmp_path / "3" / "meta" / "metadata").unlink()
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
-    assert find(tmp_path).name == "2"
+    assert Checkpoint.open(tmp_path).folder.name == "2"
     with Checkpointer(tmp_path) as saver:
         assert saver.latest() == 2
         saver.save(3, state(3), make_meta(EXPERIMENT, "first", None))
@@ -102,26 +114,27 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
     for data in (tmp_path / "1" / "ema").rglob("d/*"):
         data.write_bytes(b"")
     with pytest.raises(UserError, match="cannot be read, it may be half-written") as error:
-        load_params(tmp_path)
+        Checkpoint.open(tmp_path).load()
     assert "\n" not in str(error.value)
     (tmp_path / "1" / "meta" / "metadata").write_text('{"experi')
     with pytest.raises(UserError, match="cannot be read"):
-        load_params(tmp_path)
+        Checkpoint.open(tmp_path)
 
 
 def test_other_shapes_name_the_key(tmp_path):
     write(tmp_path)
-    with Checkpointer(tmp_path) as saver, pytest.raises(UserError, match=r"'lm/kernel' is 2x3 there and 2x5"):
-        saver.restore(abstract(state(width=5)))
+    checkpoint = Checkpoint.open(tmp_path)
+    with pytest.raises(UserError, match=r"'lm/kernel' is 2x3 there and 2x5"):
+        checkpoint.restore(abstract(state(width=5)))
     with pytest.raises(UserError, match=r"Part 'lm' of checkpoint .* 'lm/kernel' is 2x3 there and 2x5"):
-        load_part(tmp_path, "lm", abstract(state(width=5)).params["lm"])
+        checkpoint.load_part("lm", abstract(state(width=5)).params["lm"])
     with pytest.raises(UserError, match=r"no part 'vocoder'; it has"):
-        load_part(tmp_path, "vocoder", {})
+        checkpoint.load_part("vocoder", {})
 
 
 def test_a_part_is_the_average(tmp_path):
     write(tmp_path, (3,))
-    same(load_part(tmp_path, "lm", abstract(state()).params["lm"]), state(3).ema["lm"])
+    same(Checkpoint.open(tmp_path).load_part("lm", state().params["lm"]), jax.device_get(state(3).ema["lm"]))
 
 
 def test_a_config_of_another_version_is_one_sentence(tmp_path):
@@ -131,7 +144,17 @@ def test_a_config_of_another_version_is_one_sentence(tmp_path):
     meta["experiment"]["model"]["flux"] = 1
     path.write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"another version.*flux"):
-        load_params(tmp_path)
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [(-1, "earlier version.*must be trained again"), (1, "newer version.*install")]
+)
+def test_another_layout_is_one_sentence(tmp_path, change, words):
+    path = write(tmp_path) / "1" / "meta" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": VERSION + change}))
+    with pytest.raises(UserError, match=words):
+        Checkpoint.open(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["at once", "in the background"])
@@ -157,8 +180,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(tmp_path
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert "Traceback" not in caplog.text
-    with Checkpointer(tmp_path) as saver:
-        same(saver.restore(abstract(state())), state(1))
+    same(Checkpoint.open(tmp_path).restore(abstract(state())), state(1))
 
 
 def test_disk_full_reads_what_tensorstore_says():
@@ -173,6 +195,6 @@ def test_reading_leaves_a_save_under_way_alone(tmp_path):
     write(tmp_path, (1,))
     under_way = tmp_path / "2.orbax-checkpoint-tmp"
     under_way.mkdir()
-    load_params(tmp_path)
+    Checkpoint.open(tmp_path).load()
     assert under_way.is_dir()
-    assert manager.steps_in(tmp_path) == [1]
+    assert steps_in(tmp_path) == [1]

@@ -126,9 +126,9 @@ def test_rooflines_by_hand():
     flops = Flops(encoder=100.0, lm=100.0)
     near = Collective("all-gather", "a", "f32", (4,), 16, 4, ("fsdp",), 2)  # 2 x 16 x 3/4
     far = Collective("all-reduce", "b", "f32", (4,), 16, 2, ("replica",), 1)  # 2 x 16 x 1/2
-    sizes = {"parameters": 4.0, "optimizer": 8.0, "average": 0.0, "activations": 4.0}
+    sizes = {"parameters": 4.0, "frozen": 1.0, "optimizer": 8.0, "average": 0.0, "activations": 4.0}
     found = ahead.roofline(flops, sizes, [near, far], chip, 2, "none")
-    assert found == {"compute": 600 / 2 / 100, "memory": (24 + 8 + 8) / 10, "ici": 24 / 5, "dcn": 16 / 1}
+    assert found == {"compute": 600 / 2 / 100, "memory": (24 + 8 + 2 + 8) / 10, "ici": 24 / 5, "dcn": 16 / 1}
     assert ahead.roofline(flops, sizes, [], chip, 2, "full")["compute"] == 800 / 2 / 100
 
 

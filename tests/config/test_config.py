@@ -9,15 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron.config import (
+    AdamConfig,
     Choice,
     ConformerConfig,
     DataConfig,
     Experiment,
     FeatureConfig,
+    FrozenConfig,
     JointConfig,
     MixtureConfig,
     ModelConfig,
-    OptimizerConfig,
+    MuonConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
@@ -145,7 +147,8 @@ EXPERIMENTS = st.builds(
             streams=st.lists(st.builds(StreamConfig, objective=OBJECTIVES, mixture=NAME, weight=REAL), max_size=3).map(
                 tuple
             ),
-            optimizer=st.builds(OptimizerConfig, learning_rate=REAL, factors=st.just((("encoder", 0.1),))),
+            optimizer=st.builds(MuonConfig, learning_rate=REAL, lr_multipliers=st.just((("encoder", 0.1),))),
+            optimizers=st.just((("lm", AdamConfig(1.0)), ("lm/layers", FrozenConfig()))),
             start_from=st.lists(st.tuples(NAME, NAME), max_size=2).map(tuple),
         ),
         max_size=3,

@@ -12,13 +12,12 @@ import pytest
 import soundfile
 import tiny_run
 from safetensors.numpy import load_file
-from tiny_exports import one_sentence, run, same, write_checkpoint
+from tiny_exports import one_sentence, random_params, run, same, write_checkpoint
 
 from spectron.checkpoints import export_format, manager
-from spectron.checkpoints.manager import find, load_params, load_part, read_meta
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import to_json
 from spectron.data.vocabulary import make_pieces, make_vocabulary
-from spectron.evaluation.judges.outside import checkpoint_facts
 from spectron.export.formats import FORMATS
 from spectron.inference.api import Spectron
 from spectron.training.loop import train
@@ -44,31 +43,31 @@ def test_there_and_back_to_the_bit(scan, ema, tmp_path, capsys):
     assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / "export") == 0
     assert run("import", tmp_path / "export", "--out", tmp_path / "back") == 0
     assert str(tmp_path / "back") in capsys.readouterr().out
-    before = load_params(checkpoint)
+    before = Checkpoint.open(checkpoint)
     for folder in (tmp_path / "export", tmp_path / "back"):
-        after = load_params(folder)
-        same(after.params, before.params)
+        after = Checkpoint.open(folder)
+        same(after.load(), before.load())
         same(after.statistics, before.statistics)
         assert (after.experiment, after.stage, after.step) == (before.experiment, "joint", 7)
-    assert load_params(tmp_path / "export").average == ema
-    assert find(tmp_path / "back") == tmp_path / "back" / "joint" / "checkpoints" / "7"
+    assert Checkpoint.open(tmp_path / "export").has_average == ema
+    assert Checkpoint.open(tmp_path / "back").folder == tmp_path / "back" / "joint" / "checkpoints" / "7"
 
 
 @pytest.mark.parametrize("objective", ["ctc", "text_lm"])
 def test_every_stage_can_be_exported(objective, tmp_path):
     checkpoint = write_checkpoint(tmp_path / "run", objective=objective, ema=False)
     assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / "export") == 0
-    same(load_params(tmp_path / "export").params, load_params(checkpoint).params)
-    assert (load_params(tmp_path / "export").statistics is None) == (objective == "text_lm")
+    same(Checkpoint.open(tmp_path / "export").load(), Checkpoint.open(checkpoint).load())
+    assert (Checkpoint.open(tmp_path / "export").statistics is None) == (objective == "text_lm")
 
 
 def test_raw_parameters_instead_of_the_average(checkpoint, exported, tmp_path, capsys):
     assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / "raw", "--raw") == 0
-    same(load_params(tmp_path / "raw").params, load_params(checkpoint, prefer_ema=False).params)
+    same(Checkpoint.open(tmp_path / "raw").load(), Checkpoint.open(checkpoint).load(prefer_ema=False))
     assert json.loads((tmp_path / "raw" / "spectron.json").read_text())["average"] is False
     assert json.loads((exported / "spectron.json").read_text())["average"] is True
     assert run("export", "--checkpoint", exported, "--out", tmp_path / "no", "--raw") == 2
-    one_sentence(capsys.readouterr().err, "moving average alone")
+    one_sentence(capsys.readouterr().err, "only the moving average")
 
 
 def test_the_folder_says_all_that_a_reader_needs(exported, checkpoint):
@@ -76,11 +75,11 @@ def test_the_folder_says_all_that_a_reader_needs(exported, checkpoint):
         *("README.md", "spectron.json", "tokenizer.json", "weights.safetensors")
     ]
     facts = json.loads((exported / "spectron.json").read_text())
-    experiment = load_params(checkpoint).experiment
+    experiment = Checkpoint.open(checkpoint).experiment
     assert facts["experiment"] == json.loads(to_json(experiment))
     assert facts["features"]["hop"] == 200 and facts["features"]["fft_size"] == 1024
     assert facts["written_by"]["jax"] == jax.__version__ and facts["kind"] == "safetensors"
-    assert facts["statistics"]["mean"] == read_meta(find(checkpoint))["statistics"]["mean"]
+    assert facts["statistics"]["mean"] == Checkpoint.open(checkpoint).meta["statistics"]["mean"]
     for name, file in facts["files"].items():
         assert file == {"bytes": (exported / name).stat().st_size, "sha256": export_format.checksum(exported / name)}
     tensors = load_file(exported / "weights.safetensors")
@@ -101,7 +100,7 @@ def test_the_same_export_is_the_same_bytes(checkpoint, exported, tmp_path):
     assert run("export", "--checkpoint", exported, "--out", tmp_path / "again") == 0
     for path in exported.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
-    assert checkpoint_facts(exported)["weights"] == checkpoint_facts(tmp_path / "again")["weights"]
+    assert Checkpoint.open(exported).facts["weights"] == Checkpoint.open(tmp_path / "again").facts["weights"]
 
 
 def test_an_export_speaks_as_its_checkpoint_does(checkpoint, exported, tmp_path):
@@ -117,13 +116,11 @@ def test_an_export_speaks_as_its_checkpoint_does(checkpoint, exported, tmp_path)
 
 def test_stages_start_from_an_export_and_from_what_was_imported(checkpoint, exported, tmp_path):
     assert run("import", exported, "--out", tmp_path / "back") == 0
-    params = load_params(checkpoint).params["lm"]
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), params)
+    params = Checkpoint.open(checkpoint).load()["lm"]
     for folder in (exported, tmp_path / "back"):
-        same(load_part(folder, "lm", abstract), params)
+        same(Checkpoint.open(folder).load_part("lm", params), params)
     with pytest.raises(UserError, match="no part 'ctc_head'; it has"):
-        load_part(exported, "ctc_head", {})
+        Checkpoint.open(exported).load_part("ctc_head", {})
 
 
 def test_what_was_imported_cannot_go_on_by_itself(tmp_path):
@@ -131,9 +128,9 @@ def test_what_was_imported_cannot_go_on_by_itself(tmp_path):
         checkpoint = write_checkpoint(tmp_path / f"run{steps}", f"stages.joint.steps={steps}")
         assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / f"export{steps}") == 0
         assert run("import", tmp_path / f"export{steps}", "--out", tmp_path / f"back{steps}") == 0
-    experiment = load_params(tmp_path / "back7").experiment
+    experiment = Checkpoint.open(tmp_path / "back7").experiment
     assert train(experiment, tmp_path / "back7", ["joint"])  # nothing left to do
-    experiment = load_params(tmp_path / "back9").experiment
+    experiment = Checkpoint.open(tmp_path / "back9").experiment
     with pytest.raises(UserError, match=r"was imported and has no optimizer state.*stages\.joint\.start_from"):
         train(experiment, tmp_path / "back9", ["joint"])
 
@@ -145,16 +142,16 @@ def test_the_sentencepiece_model_travels_along(tmp_path):
     vocabulary = ("data.vocabulary.kind=sentencepiece", f"data.vocabulary.path={pieces}")
     checkpoint = write_checkpoint(tmp_path / "run", *vocabulary)
     assert run("export", "--checkpoint", checkpoint, "--out", tmp_path / "export") == 0
-    ids = make_vocabulary(load_params(checkpoint).experiment.data.vocabulary).encode("the lazy fox")
+    ids = make_vocabulary(Checkpoint.open(checkpoint).experiment.data.vocabulary).encode("the lazy fox")
     pieces.unlink()
     assert run("import", tmp_path / "export", "--out", tmp_path / "back") == 0
     for folder in ("export", "back"):
-        config = load_params(tmp_path / folder).experiment.data.vocabulary
+        config = Checkpoint.open(tmp_path / folder).experiment.data.vocabulary
         assert Path(config.path) == tmp_path / folder / "tokenizer.model"
         assert make_vocabulary(config).encode("the lazy fox") == ids
     (tmp_path / "export" / "tokenizer.model").write_bytes(b"?")
     with pytest.raises(UserError, match=r"checksum of tokenizer\.model"):
-        load_params(tmp_path / "export")
+        Checkpoint.open(tmp_path / "export").load()
 
 
 def add_format(monkeypatch, write):
@@ -163,8 +160,8 @@ def add_format(monkeypatch, write):
 
 
 def test_a_format_adds_files_to_the_base(checkpoint, tmp_path, monkeypatch):
-    def write(folder, loaded):
-        assert (folder / "weights.safetensors").is_file() and loaded.stage == "joint"
+    def write(folder, checkpoint):
+        assert (folder / "weights.safetensors").is_file() and checkpoint.stage == "joint"
         (folder / "more").mkdir()
         (folder / "more" / "graph.bin").write_bytes(b"graph")
         return "## Graph\n\nHow to run it."
@@ -174,12 +171,12 @@ def test_a_format_adds_files_to_the_base(checkpoint, tmp_path, monkeypatch):
     facts = json.loads((tmp_path / "it" / "spectron.json").read_text())
     assert facts["kind"] == "extra" and facts["files"]["more/graph.bin"]["bytes"] == 5
     assert "## Graph\n\nHow to run it.\n" in (tmp_path / "it" / "README.md").read_text()
-    load_params(tmp_path / "it")
+    Checkpoint.open(tmp_path / "it").load()
 
 
 @pytest.mark.parametrize("error", [UserError("This model cannot be traced."), KeyboardInterrupt()])
 def test_a_format_that_fails_leaves_nothing(error, checkpoint, tmp_path, monkeypatch):
-    def write(folder, loaded):
+    def write(folder, checkpoint):
         raise error
 
     add_format(monkeypatch, write)
@@ -211,7 +208,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(command, checkpoint, exp
 def test_an_empty_folder_is_a_new_one(exported, tmp_path):
     (tmp_path / "out").mkdir()
     assert run("import", exported, "--out", tmp_path / "out") == 0
-    find(tmp_path / "out")
+    Checkpoint.open(tmp_path / "out")
 
 
 FULL = """
@@ -236,7 +233,7 @@ def test_a_disk_that_fills_up_is_one_sentence(command, checkpoint, exported, tmp
 
 
 def test_what_is_no_finished_checkpoint_is_not_exported(tmp_path, capsys):
-    step = find(write_checkpoint(tmp_path / "run"))
+    step = Checkpoint.open(write_checkpoint(tmp_path / "run")).folder
     for data in (step / "ema").rglob("d/*"):
         data.write_bytes(data.read_bytes()[:10])
     assert run("export", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out") == 2
@@ -244,13 +241,13 @@ def test_what_is_no_finished_checkpoint_is_not_exported(tmp_path, capsys):
     shutil.rmtree(step / "ema")  # the parameters are there, and they are another model
     assert run("export", "--checkpoint", tmp_path / "run", "--out", tmp_path / "out") == 2
     one_sentence(capsys.readouterr().err, "half-copied", "ema")
-    assert not load_params(step, prefer_ema=False).average
+    same(Checkpoint.open(step).load(prefer_ema=False), random_params())
     (step / "meta" / "metadata").unlink()
     for folder in (tmp_path / "run", step, tmp_path / "nowhere"):
         assert run("export", "--checkpoint", folder, "--out", tmp_path / "out") == 2
         one_sentence(capsys.readouterr().err, str(folder))
     assert run("import", tmp_path / "run", "--out", tmp_path / "out") == 2
-    one_sentence(capsys.readouterr().err, "is no export")
+    one_sentence(capsys.readouterr().err, "is not an export")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
@@ -271,7 +268,7 @@ def test_a_checkpoint_of_a_newer_version_is_one_sentence(command, tmp_path, caps
 
 
 def newer(folder):
-    meta = find(write_checkpoint(folder / "run")) / "meta" / "metadata"
+    meta = Checkpoint.open(write_checkpoint(folder / "run")).folder / "meta" / "metadata"
     told = json.loads(meta.read_text())
     meta.write_text(json.dumps({**told, "version": manager.VERSION + 1}))
 

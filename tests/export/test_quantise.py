@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_exports import one_sentence, run, same, write_checkpoint
 
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import WEIGHTS, dequantised, flatten, read_tensors
-from spectron.checkpoints.manager import load_params
 from spectron.export import quantise as module
 from spectron.export.quantise import quantise, summed_axis
 from spectron.types import Int8, UserError
@@ -74,18 +74,18 @@ def test_an_int8_export_is_a_quarter_and_reads_as_float32(tmp_path, capsys):
     assert facts["quantised"] == "int8" and facts["tensors"]["lm.embedding"] == {"dtype": "I8", "shape": [260, 64]}
     assert facts["tensors"]["lm.embedding.scale"]["shape"] == [260, 1]
     kept = read_tensors(tmp_path / "small")
-    original = flatten(load_params(checkpoint).params)
+    original = flatten(Checkpoint.open(checkpoint).load())
     assert set(kept) == set(original)
     for name, x in kept.items():
         if isinstance(x, Int8):
             assert (np.abs(x.dequantise() - original[name]) <= x.scale * 0.50001).all()
         else:
             np.testing.assert_array_equal(x, original[name])
-    read = load_params(tmp_path / "small").params
+    read = Checkpoint.open(tmp_path / "small").load()
     same(flatten(read), dequantised(kept))
     assert run("import", tmp_path / "small", "--out", tmp_path / "back") == 0
-    same(load_params(tmp_path / "back").params, read)
-    assert set(load_params(tmp_path / "small", parts=("lm",)).params) == {"lm"}
+    same(Checkpoint.open(tmp_path / "back").load(), read)
+    assert set(Checkpoint.open(tmp_path / "small").load(("lm",))) == {"lm"}
 
 
 def test_another_kind_of_quantising_is_refused(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from models import tiny
 
 from spectron.audio.features import denormalise, log_mel, normalise
-from spectron.config import OptimizerConfig, StageConfig
+from spectron.config import AdamConfig, StageConfig
 from spectron.inference.api import Spectron
 from spectron.inference.decode import FREE, decode, decode_until_done
 from spectron.inference.decode_config import DecodeConfig, MaxLengths, trained_lengths
@@ -226,7 +226,7 @@ def test_answers_may_be_longer_than_in_training():
 def test_settings_of_training_do_not_recompile(generator):
     """What decoding reads is equal, so its programs are compiled once."""
     experiment, sample = generator.experiment, prompts(1)[0]
-    stage = StageConfig("joint", (), optimizer=OptimizerConfig(learning_rate=0.5))
+    stage = StageConfig("joint", (), optimizer=AdamConfig(learning_rate=0.5))
     other = dataclasses.replace(experiment, stages=(stage,), seed=7, mesh=(("data", 1),))
     assert DecodeConfig.from_experiment(other) == DecodeConfig.from_experiment(experiment)
     assert hash(DecodeConfig.from_experiment(other)) == hash(DecodeConfig.from_experiment(experiment))

@@ -9,7 +9,7 @@ import optax
 import pytest
 from models import tiny
 
-from spectron.config import JointConfig, OptimizerConfig, StageConfig, StreamConfig, TextLMConfig
+from spectron.config import AdamConfig, JointConfig, MuonConfig, StageConfig, StreamConfig, TextLMConfig
 from spectron.inference.decode import decode
 from spectron.inference.decode_config import DecodeConfig
 from spectron.models.decode_layout import to_decode_layout
@@ -152,11 +152,12 @@ def test_decoding_is_the_same(params, reader, bias):
 @pytest.mark.parametrize("name", ["adam", "muon"])
 def test_a_step_of_the_twin_moves_every_parameter(params, name):
     """What benchmarks/step.py times; all of it learns."""
-    optimizer = OptimizerConfig(name, 0.01, warmup_steps=1, ema_decay=0.9, factors=(("encoder", 0.5),))
+    kind = {"adam": AdamConfig, "muon": MuonConfig}[name]
+    optimizer = kind(0.01, warmup_steps=1, lr_multipliers=(("encoder", 0.5),))
     streams = (StreamConfig(JointConfig(), "", 3), StreamConfig(TextLMConfig(), "", 3, weight=0.3))
     twin = make_twin(params).train()
     before = {key: value.clone() for key, value in twin.named_parameters()}
-    step = torch_training.make_step(twin, StageConfig("joint", streams, 100, optimizer))
+    step = torch_training.make_step(twin, StageConfig("joint", streams, 100, optimizer, ema_decay=0.9))
     torch.manual_seed(0)
     for _ in range(3):  # SpecAugment and dropout may hide a part from one step
         metrics = step(tiny.batch(3), tiny.batch(3, seed=1))

@@ -25,9 +25,9 @@ def first_step(name, sizes, devices):
     batches = tuple(noise_batch(config, s.mixture, s.batch_size, 0, 0) for s in stage.streams)
     mesh = sharding.make_mesh(sizes, devices)
     with jax.set_mesh(mesh):
-        plan = step.make_plan(config, stage, statistics, batches, mesh)
-        put = plan.put(batches)
-        state, metrics = plan.step(plan.init(), put)
+        program = step.make_program(config, stage, statistics, batches, mesh)
+        put = program.put(batches)
+        state, metrics = program.step(program.init(), put)
         return state, put, {name: float(value) for name, value in metrics.items()}
 
 

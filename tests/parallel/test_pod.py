@@ -112,7 +112,7 @@ def test_accumulated_gradients_change_nothing(alone, tmp_path):
     still = (*still, "model.encoder.specaugment.num_freq_blocks=0", "model.encoder.specaugment.num_time_blocks=0")
     whole = run(tmp_path / "whole", 1, 1, *still)
     assert whole != alone
-    assert_same(run(tmp_path / "parts", 1, 2, *still, "stages.joint.optimizer.accumulate=4"), whole)
+    assert_same(run(tmp_path / "parts", 1, 2, *still, "stages.joint.accumulate=4"), whole)
 
 
 def test_processes_share_batches_of_several_shapes(tmp_path):
@@ -183,7 +183,7 @@ def test_a_preemption_notice_to_one_process_saves_on_all(alone, tmp_path):
     ],
 )
 def test_what_the_environment_says(environment, kind):
-    assert supervisor.wanted(environment) == kind
+    assert supervisor.job_kind(environment) == kind
 
 
 def test_a_number_that_is_none_is_refused():
@@ -193,17 +193,17 @@ def test_a_number_that_is_none_is_refused():
 
 
 def test_a_slow_compiler_is_waited_for(tmp_path):
-    """Without meeting, the first collective gives up on a peer that comes more than half a minute later."""
+    """Without a barrier, the first collective gives up on a peer that comes more than half a minute later."""
     script = tmp_path / "late.py"
     script.write_text(
         "import time, jax, numpy as np\n"
-        "from spectron import distributed, sharding\n"
-        "distributed.connect()\n"
+        "from spectron.parallel import multihost, sharding\n"
+        "multihost.connect()\n"
         "mesh = sharding.make_mesh(())\n"
         "rows = sharding.put_batch(np.ones((1, 2), np.float32), mesh)\n"
         "total = jax.jit(lambda x: x.sum(), out_shardings=sharding.replicated(mesh)).lower(rows).compile()\n"
         "time.sleep(40 * jax.process_index())\n"
-        "distributed.meet('compiled')\n"
+        "multihost.barrier('compiled')\n"
         "assert float(total(rows)) == 4.0\n"
     )
     with Pod(tmp_path, 2, 1, script=script) as pod:

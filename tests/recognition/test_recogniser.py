@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 import student_run
+from tiny_exports import write_checkpoint
 
-from spectron.checkpoints.manager import Checkpointer, Loaded, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import CTCConfig, SentencePieceConfig
 from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.objectives.ctc import CTC
@@ -20,13 +21,13 @@ from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
 from spectron.recognition.hf import min_samples
 from spectron.recognition.recogniser import CTCRecogniser, bucket, load_recogniser
-from spectron.training.step import make_plan
+from spectron.training.step import make_program
 from spectron.types import Batch, Statistics, UserError
 
 STATISTICS = Statistics(np.full(16, -6, np.float32), np.full(16, 3, np.float32))
 
 
-def fresh(experiment=None):
+def fresh(experiment=None, fusion=None):
     """A CTC model that nobody trained."""
     experiment = experiment or student_run.experiment("x", "labelled", 1)
     objective = CTC(CTCConfig(), experiment, STATISTICS)
@@ -42,12 +43,12 @@ def fresh(experiment=None):
     )
     params = sharding.unbox(jax.jit(objective.init)(jax.random.key(1), batch))
     params["ctc_head"] = jax.tree.map(lambda x: x * 5, params["ctc_head"])
-    return Loaded(jax.device_get(params), experiment, STATISTICS, "ctc", 1)
+    return CTCRecogniser(jax.device_get(params), experiment, STATISTICS, fusion)
 
 
 @pytest.fixture(scope="module")
 def recogniser():
-    return CTCRecogniser(fresh())
+    return fresh()
 
 
 def speech(seconds, seed=0):
@@ -76,9 +77,9 @@ def test_one_program_per_bucket():
     assert len({bucket(n, 16000) for n in range(1, 16000 * 36, 997)}) == 7
 
 
-def save(folder, loaded):
+def save(folder, recogniser, statistics=STATISTICS):
     """The checkpoint that training would have written."""
-    experiment = loaded.experiment
+    experiment = recogniser.experiment
     stage = experiment.stage("ctc")
     mesh = sharding.make_mesh(())
     with jax.set_mesh(mesh):
@@ -92,10 +93,10 @@ def save(folder, loaded):
             text_loss_mask=none > 0,
             token_ends=none,
         )
-        plan = make_plan(experiment, stage, STATISTICS, [batch], mesh)
-        state = dataclasses.replace(plan.init(), params=loaded.params)
+        program = make_program(experiment, stage, STATISTICS, [batch], mesh)
+        state = dataclasses.replace(program.init(), params=recogniser.params)
         with Checkpointer(folder / "checkpoints") as saver:
-            saver.save(1, state, make_meta(experiment, "ctc", STATISTICS))
+            saver.save(1, state, make_meta(experiment, "ctc", statistics))
 
 
 def test_checkpoints_and_recipes_are_loaded_by_their_folder(tmp_path, recogniser):
@@ -122,11 +123,12 @@ def test_checkpoints_and_recipes_are_loaded_by_their_folder(tmp_path, recogniser
 def test_what_is_no_recogniser_is_said(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
         load_recogniser(tmp_path / "nowhere")
-    loaded = fresh()
+    write_checkpoint(tmp_path / "text", objective="text_lm")
     with pytest.raises(UserError, match="ctc_head"):
-        CTCRecogniser(dataclasses.replace(loaded, params={"encoder": loaded.params["encoder"]}))
+        load_recogniser(tmp_path / "text")
+    save(tmp_path / "deaf" / "ctc", fresh(), statistics=None)
     with pytest.raises(UserError, match="statistics"):
-        CTCRecogniser(dataclasses.replace(loaded, statistics=None))
+        load_recogniser(tmp_path / "deaf")
 
 
 def test_the_command_measures_a_checkpoint_and_says_what_is_wrong(tmp_path, capsys):

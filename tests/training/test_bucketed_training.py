@@ -6,9 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny_run import Stand, bucketed, experiment
+from tiny_run import bucketed, experiment, stands
 
-from spectron.checkpoints.manager import load_params
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import ObjectiveConfig
 from spectron.data.batches import make_feed
 from spectron.data.buckets import bucket_shapes
@@ -25,7 +25,7 @@ from spectron.types import UserError
 @pytest.fixture
 def config(tmp_path):
     """The tiny model on recordings of 0.25 to 0.5 s in three buckets."""
-    return bucketed(experiment("stages.speech.optimizer.accumulate=2"), tmp_path / "data")
+    return bucketed(experiment("stages.speech.accumulate=2"), tmp_path / "data")
 
 
 def lines(folder):
@@ -33,7 +33,7 @@ def lines(folder):
 
 
 def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(step, "make_objective", Stand)
+    monkeypatch.setattr(step, "make_objectives", stands)
     compiled = []
     made = step.make_step
 
@@ -54,8 +54,8 @@ def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
     whole, halves = lines(tmp_path / "whole" / "ctc"), lines(tmp_path / "halves" / "ctc")
     for a, b in zip(whole, halves, strict=True):
         assert {k: v for k, v in a.items() if k not in RATES} == {k: v for k, v in b.items() if k not in RATES}
-    a, b = (load_params(tmp_path / name / "ctc", prefer_ema=False) for name in ("whole", "halves"))
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+    a, b = (Checkpoint.open(tmp_path / name / "ctc").load(prefer_ema=False) for name in ("whole", "halves"))
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
     assert all(0 < line["padding"] < 0.35 for line in whole[1:])
     with pytest.raises(UserError, match=r"trained with data\.buckets"):

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from tiny_run import NoiseFeed, experiment, noise_batch, stands
 
-from spectron.checkpoints.manager import FOLDER, load_params, steps_in
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.manager import FOLDER, steps_in
 from spectron.config import (
     CTCConfig,
     ObjectiveConfig,
-    OptimizerConfig,
     StageConfig,
     StreamConfig,
     TaskConfig,
@@ -96,9 +96,10 @@ def copy_text_stage(finished, workdir):
 
 
 def same_params(a, b, tolerance=0.0):
-    a, b = load_params(a, prefer_ema=False), load_params(b, prefer_ema=False)
+    a, b = Checkpoint.open(a), Checkpoint.open(b)
     assert a.step == b.step
-    for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True):
+    pair = (jax.tree.leaves(each.load(prefer_ema=False)) for each in (a, b))
+    for x, y in zip(*pair, strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
 
 
@@ -160,16 +161,19 @@ def test_a_full_disk_ends_with_one_sentence_and_exit_code_2(finished, tmp_path):
 def test_a_stage_starts_from_the_average_of_an_earlier_one(finished):
     config = experiment()
     stage = dataclasses.replace(config.stage("speech"), steps=1)
-    text = load_params(finished / "text")
-    with jax.set_mesh(sharding.make_mesh()) as mesh:
-        mesh = sharding.make_mesh()
+    text = Checkpoint.open(finished / "text").load()
+    mesh = sharding.make_mesh()
+    with jax.set_mesh(mesh):
         sample = [noise_batch(config, s.mixture, 8, 0, 0) for s in stage.streams]
-        plan = step.make_plan(config, stage, load_params(finished / "speech").statistics, sample, mesh)
-        state = start_of.fresh_state(config, plan, finished)
-    for x, y in zip(jax.tree.leaves(state.params["lm"]), jax.tree.leaves(text.params["lm"]), strict=True):
+        statistics = Checkpoint.open(finished / "speech").statistics
+        program = step.make_program(config, stage, statistics, sample, mesh)
+        sources = start_of.open_sources(config, stage, finished)
+        state, bases = start_of.fresh_state(program, sources, finished / "speech" / FOLDER / "0")
+    for x, y in zip(jax.tree.leaves(state.params["lm"]), jax.tree.leaves(text["lm"]), strict=True):
         np.testing.assert_array_equal(x, y)
     assert set(state.params) == {"encoder", "ctc_head", "lm"}
     assert jax.tree.structure(state.ema) == jax.tree.structure(state.params)
+    assert (state.frozen, bases) == ({}, {})
 
 
 @pytest.mark.slow
@@ -205,9 +209,9 @@ def test_finished_stages_are_skipped_and_another_config_is_refused(finished, cap
     assert loop.train(experiment(), finished, ["text", "speech"])
     assert "speech: finished at step 12" in capsys.readouterr().out
     assert loop.train(experiment("stages.speech.keep=9", "data.root=elsewhere"), finished, ["text"])
-    with pytest.raises(UserError, match=r"model\.lm\.dim = 16, this config says 32"):
+    with pytest.raises(UserError, match=r"model\.lm\.dim = 16, this config has 32"):
         loop.train(experiment("model.lm.dim=32"), finished, ["text"])
-    with pytest.raises(UserError, match=r"stages\.text\.streams\.text_lm\.batch_size = 16, this config says 8"):
+    with pytest.raises(UserError, match=r"stages\.text\.streams\.text_lm\.batch_size = 16, this config has 8"):
         loop.train(experiment("stages.text.streams.text_lm.batch_size=8"), finished, ["text"])
     assert loop.train(experiment("stages.speech.optimizer.learning_rate=1"), finished, ["text"])
     for name, same in (("other", True), ("text", False)):  # a task that the stage reads, and one that it does not
@@ -256,12 +260,12 @@ def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("stages.text.optimizer.accumulate=3", "batch_size 16 must be a multiple of"),
-        ("stages.text.optimizer.accumulate=0", "give 1 or more"),
+        ("stages.text.accumulate=3", "batch_size 16 must be a multiple of"),
+        ("stages.text.accumulate=0", "give 1 or more"),
         ("stages.text.save_every=0", "save_every is 0; give 1 or more"),
         ("stages.text.log_every=0", "log_every is 0; give 1 or more"),
         ("stages.text.evaluate_every=0", "evaluate_every is 0; give 1 or more"),
-        ("stages.text.optimizer.name=adan", "there is no 'adan'"),
+        ("stages.text.optimizer.schedule=cosin", "there is no 'cosin'"),
     ],
 )
 def test_impossible_settings_are_one_sentence(tmp_path, change, words):
@@ -324,7 +328,7 @@ def test_another_objective_does_not_change_the_initial_values_of_the_first():
 
 def test_the_weights_pass_of_accumulation_costs_nothing():
     config = experiment("model.lm.dropout=0")
-    stage = StageConfig("s", (StreamConfig(TextLMConfig(), "text", 16),), optimizer=OptimizerConfig(accumulate=4))
+    stage = StageConfig("s", (StreamConfig(TextLMConfig(), "text", 16),), accumulate=4)
     statistics = step.Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
     objectives = make_objectives(stage.streams, config, statistics)
     batches = (noise_batch(config, "text", 16, 0, 0),)

@@ -1,4 +1,4 @@
-"""Training tells, every so many steps, how it does on a held-out task; the figures are those computed by hand."""
+"""Training tells, every so many steps, how it does on a validation task; the figures are those computed by hand."""
 
 import dataclasses
 import json
@@ -11,14 +11,27 @@ from tiny_run import bucketed, experiment
 
 pytest.importorskip("seqio", reason="the extra 'data' is not installed")
 
-from spectron.checkpoints.manager import load_params
-from spectron.config import TaskConfig
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.config import ObjectiveConfig, StreamConfig, TaskConfig, TextLMConfig
 from spectron.data.sources import source_of
+from spectron.objectives import make_objective
+from spectron.objectives.base import OBJECTIVES
+from spectron.objectives.ctc import CTC
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import greedy
 from spectron.recognition.recogniser import CTCRecogniser
 from spectron.training import loop, validation
 from spectron.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class SilentConfig(ObjectiveConfig, kind="silent"):
+    """An objective without a validation figure."""
+
+
+@OBJECTIVES.register(SilentConfig)
+class Silent(CTC):
+    validates = ""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +52,7 @@ def config(tmp_path_factory):
 
 def told(folder):
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return {row["step"]: row for row in rows if any(name.startswith("held_out") for name in row)}
+    return {row["step"]: row for row in rows if any(name.startswith("validation") for name in row)}
 
 
 def test_word_errors_while_training(config, tmp_path):
@@ -50,44 +63,39 @@ def test_word_errors_while_training(config, tmp_path):
     assert loop.train(config, tmp_path, ["ctc"])
     found = told(tmp_path / "ctc")
     assert sorted(found) == [2, 4, 5]
-    recogniser = CTCRecogniser(load_params(tmp_path / "ctc"))
+    recogniser = CTCRecogniser.from_checkpoint(tmp_path / "ctc")
     source = source_of(config, "heard")
     examples = [source[i] for i in range(10)]
     heard = [greedy(x, recogniser.vocabulary).text for x in recogniser.emissions([e.samples for e in examples])]
     wanted = jiwer.wer([e.text for e in examples], heard)
-    assert found[5]["held_out_wer"] == pytest.approx(wanted)
+    assert found[5]["validation_wer"] == pytest.approx(wanted)
     assert wanted > 0
 
 
 def test_log_perplexity_of_texts(config, tmp_path):
     assert loop.train(config, tmp_path, ["text"])
-    found = told(tmp_path / "text")[2]["held_out_log_perplexity"]
-    loaded = load_params(tmp_path / "text")
-    from spectron.objectives import make_objective
-
-    objective = make_objective(config.stage("text").streams[0].objective, config, None)
-    objective.stream = dataclasses.replace(objective.stream, prefix_tokens=0)
+    found = told(tmp_path / "text")[2]["validation_log_perplexity"]
+    params = Checkpoint.open(tmp_path / "text").load()
+    objective = make_objective(TextLMConfig(prefix_tokens=0), config, None)
     feed = loop.make_feed(
         dataclasses.replace(config, data=dataclasses.replace(config.data, reader="direct")), "words", 3
     )
     running = feed.batches()
     batch = next(running)  # one epoch: each of the three texts
     running.close()
-    loss = jax.jit(lambda p, b: objective.loss(p, b, jax.random.key(0), False).means()["text_lm"])(loaded.params, batch)
+    loss = jax.jit(lambda p, b: objective.loss(p, b, jax.random.key(0), False).means()["text_lm"])(params, batch)
     assert found == pytest.approx(float(loss), rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"evaluate_on": "haerd"}, "'haerd' is no task; known: heard, words"), ({"streams": ()}, "knows no figure")],
+    [
+        ({"evaluate_on": "haerd"}, "'haerd' is no task; known: heard, words"),
+        ({"streams": (StreamConfig(SilentConfig(), "heard"),)}, "'silent' has no validation figure; leave it empty"),
+    ],
 )
-def test_what_cannot_be_asked_is_one_sentence(config, changes, message, monkeypatch):
-    stage = config.stage("ctc")
-    if "streams" in changes:
-        monkeypatch.setattr(validation, "make_objective", lambda *_: object())
-        changes = {}
+def test_what_cannot_be_asked_is_one_sentence(config, changes, message):
+    stage, mesh = dataclasses.replace(config.stage("ctc"), **changes), sharding.make_mesh((), jax.devices()[:1])
     with pytest.raises(UserError, match=message):
-        validation.make_held_out(
-            config, dataclasses.replace(stage, **changes), None, sharding.make_mesh((), jax.devices()[:1])
-        )
+        validation.make_validation(config, stage, None, mesh)
     assert np.array_equal(validation._collapsed(np.array([0, 4, 4, 0, 4, 5, -1, -1])), [4, 4, 5])

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import spectron
-from spectron.checkpoints.manager import find, load_params
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import Experiment, TextLMConfig
 from spectron.data.vocabulary import make_vocabulary
-from spectron.evaluation.judges.outside import LanguageModel, checksum_of, facts, version_of, weights_of
+from spectron.evaluation.judges.outside import LanguageModel, facts, version_of
 from spectron.models.decoder import Decoder, empty_cache
 from spectron.objectives.text_lm import TextLM, shift_right
 from spectron.types import Params, UserError
+from spectron.utils.files import checksum_of
 
 ROWS = 8  # ours: texts scored together
 SHORTEST = 16  # ours: tokens of the smallest padded length; each power of two above is compiled once
@@ -115,15 +116,14 @@ class CheckpointLM:
     Every token of a text is scored, the first one behind sos. Raises UserError where there is no part `lm`.
     """
 
-    def __init__(self, path: str | Path):
-        step = find(path)
-        loaded = load_params(step, parts=("lm",))
-        self._params = jax.device_put(loaded.params["lm"])
-        self._experiment = loaded.experiment
-        self._vocabulary = make_vocabulary(loaded.experiment.data.vocabulary)
-        settings = {"stage": loaded.stage, "step": loaded.step, "begins_with": "sos"}
+    def __init__(self, path: str | Path | Checkpoint):
+        checkpoint = Checkpoint.open(path)
+        self._params = jax.device_put(checkpoint.load(("lm",))["lm"])
+        self._experiment = checkpoint.experiment
+        self._vocabulary = make_vocabulary(checkpoint.experiment.data.vocabulary)
+        settings = {"stage": checkpoint.stage, "step": checkpoint.step, "begins_with": "sos"}
         version = f"spectron {spectron.__version__}"
-        self.facts = facts("language model", str(path), version, settings, checksum_of(weights_of(step)))
+        self.facts = facts("language model", str(path), version, settings, checkpoint.facts["weights"])
 
     def score(self, texts: Sequence[str]) -> list[tuple[float, int]]:
         """(Σ ln p, tokens) of each text; words the vocabulary does not know are scored as its unknown token."""

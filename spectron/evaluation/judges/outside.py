@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 import spectron
-from spectron.checkpoints.facts import checkpoint_facts as checkpoint_facts
-from spectron.checkpoints.facts import checksum_of, weights_of
-from spectron.checkpoints.manager import find
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.types import Recogniser, UserError
+from spectron.utils.files import checksum_of
 
 RATE = 16_000  # of every recording a judge hears
 Facts = Mapping[str, Any]  # {"role", "name", "version", "settings", "checksum"}
@@ -84,7 +83,7 @@ def facts_of(recogniser: Recogniser) -> dict[str, Any]:
         raise UserError(f"Language model {fusion.lm!r} does not exist; check the path.")
     parts: list[Path] = []
     if folder and Path(folder).is_dir():
-        parts += [Path(folder)] if kind == "transformers" else weights_of(find(folder))
+        parts += [Path(folder)] if kind == "transformers" else Checkpoint.open(folder).files
     if fusion is not None and fusion.lm:
         parts.append(Path(fusion.lm))
     return facts("speech recogniser", recogniser.name, version, settings, checksum_of(parts) if parts else "")
@@ -98,6 +97,11 @@ def check_rate(recogniser: Recogniser | None, flag: str) -> None:
             f"The recogniser {recogniser.name!r} hears {experiment.features.sample_rate} Hz, recordings are judged at "
             f"{RATE} Hz; give {flag} one of that rate."
         )
+
+
+def checkpoint_facts(directory: str | Path) -> dict[str, str]:
+    """The facts of a checkpoint: its folder, and a checksum of what decides what the model does."""
+    return Checkpoint.open(directory).facts
 
 
 def version_of(package: str) -> str:

@@ -32,7 +32,7 @@ from spectron.evaluation.scores.text_scores import plain_words
 from spectron.evaluation.scores.word_errors import WER, errors, word_error_rate
 from spectron.evaluation.suites.answers import checksum, judge_items
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
-from spectron.recognition.recogniser import CTCRecogniser, load_recogniser, pin
+from spectron.recognition.recogniser import CTCRecogniser, load_recogniser
 from spectron.types import Example, Hypothesis, Recogniser, UserError
 from spectron.utils.files import check_out, write_text
 
@@ -189,7 +189,7 @@ def evaluate(
     check_out(out)
     page.check()
     errors("", "")  # what counts them is installed, or that is said now
-    recogniser, out = load_recogniser(pin(path), fusion), Path(out)
+    recogniser, out = load_recogniser(path, fusion), Path(out)
     judge = facts_of(recogniser)
     if isinstance(recogniser, CTCRecogniser):
         _ = recogniser.search  # a language model that cannot be read is refused before anything is heard

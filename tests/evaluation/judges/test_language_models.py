@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_exports
 import tiny_run
 
-from spectron.checkpoints.manager import Loaded
-from spectron.config import StreamConfig, TextLMConfig
-from spectron.evaluation.judges import language_models, outside
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.config import TextLMConfig
 from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
 from spectron.evaluation.judges.outside import checksum_of, facts_of
 from spectron.objectives.text_lm import TextLM
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
-from spectron.types import Batch, Statistics, UserError
+from spectron.types import Batch, Statistics, TrainState, UserError
 
 LONGEST = 24  # tokens of a text by hand
 NOTHING = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
@@ -26,7 +26,7 @@ NOTHING = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
 
 @pytest.fixture(scope="module")
 def objective():
-    return TextLM(tiny_run.experiment(), NOTHING, StreamConfig(TextLMConfig(), "text"))
+    return TextLM(TextLMConfig(), tiny_run.experiment(), NOTHING)
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,10 @@ def params(objective):
 
 
 @pytest.fixture
-def ours(params, monkeypatch, tmp_path):
-    """A model that nobody trained, as if it were read from a checkpoint."""
-    loaded = Loaded(params, tiny_run.experiment(), None, "text", 3)
-    monkeypatch.setattr(language_models, "find", lambda path: tmp_path)
-    monkeypatch.setattr(language_models, "load_params", lambda path, parts: loaded)
-    (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "weights").write_bytes(b"1")
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "metadata").write_bytes(b"{}")
-    (tmp_path / "_CHECKPOINT_METADATA").write_text('{"item_handlers": {}}')
+def ours(params, tmp_path):
+    """An untrained model in a checkpoint of stage "text", step 3."""
+    with Checkpointer(tmp_path / "checkpoints") as saver:
+        saver.save(3, TrainState(jnp.int32(3), params, {}, {}), make_meta(tiny_run.experiment(), "text", None))
     return CheckpointLM(tmp_path)
 
 
@@ -105,20 +99,17 @@ def test_a_checksum_is_of_names_and_contents(tmp_path):
     assert checksum_of([tmp_path]) != before
 
 
-def test_facts_of_a_recogniser(tmp_path, monkeypatch):
+def test_facts_of_a_recogniser(tmp_path):
     class Ours:
         name = f"ctc {tmp_path}"
 
-    for part in ("params", "meta/metadata", "optimizer"):
-        (tmp_path / part).parent.mkdir(exist_ok=True)
-        (tmp_path / part).write_text("1")
-    (tmp_path / "_CHECKPOINT_METADATA").write_text('{"item_handlers": {}}')
-    monkeypatch.setattr(outside, "find", lambda path: tmp_path)
+    tiny_exports.write_checkpoint(tmp_path, objective="text_lm", ema=False)
+    step = tmp_path / "text" / "checkpoints" / "7"
     said = facts_of(Ours())
     assert (said["role"], said["name"]) == ("speech recogniser", f"ctc {tmp_path}")
-    (tmp_path / "optimizer").write_text("2")
+    (step / "optimizer" / "more").write_text("2")
     assert facts_of(Ours()) == said
-    (tmp_path / "params").write_text("2")
+    (step / "params" / "more").write_text("2")
     other = facts_of(Ours())["checksum"]
     assert other != said["checksum"]
     # Its language model may come to be another one under the same name.

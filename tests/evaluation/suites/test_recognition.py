@@ -194,11 +194,10 @@ def test_the_language_model_is_known_by_its_content(tmp_path):
     from recognition.test_recogniser import fresh
 
     from spectron.evaluation.judges.outside import facts_of
-    from spectron.recognition.recogniser import CTCRecogniser
 
     told = []
     for texts in (["A B"] * 3, ["B A"] * 3):
         (tmp_path / "lm.arpa").write_bytes(ngram.estimate(texts, 2).arpa())
-        recogniser = CTCRecogniser(fresh(), Fusion(str(tmp_path / "lm.arpa"), 1.0))
+        recogniser = fresh(fusion=Fusion(str(tmp_path / "lm.arpa"), 1.0))
         told.append(facts_of(recogniser)["checksum"])
     assert told[0] != told[1]
