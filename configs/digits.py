@@ -1,10 +1,10 @@
-"""Real voices count (Free Spoken Digits): encoder by CTC, LM on text, then both together with speech.
+"""Six real voices count (Free Spoken Digits): encoder by CTC, LM on text, then both together with speech.
 
     spectron train configs/digits.py --set data.root=DIR --workdir runs/digits
     spectron evaluate counting --checkpoint runs/digits --out runs/digits/evaluation
 
 DIR holds Free Spoken Digits: either the manifest.jsonl layout or upstream's recordings/ folder.
-Time and expected result: see the table in README.md.
+Time and expected result: configs/README.md.
 """
 
 from spectron.config import (
@@ -40,7 +40,7 @@ def data() -> DataConfig:
             TaskConfig("random", "random_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
-        # Most of the speech does not count: with the 24 sequences alone whole continuations are memorised.
+        # Half of the speech is random digits: with the 24 sequences alone, whole continuations would be memorised.
         mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
         vocabulary=WordsConfig(WORDS),
         max_seconds=4.2,
@@ -83,7 +83,7 @@ def experiment() -> Experiment:
         "digits",
         data(),
         (ctc, text, joint),
-        # The floor lies some 40 dB below loud speech: what is quieter is noise, which the loss should not count.
+        # The floor is about 40 dB below loud speech: quieter sound is noise, which the loss should not count.
         features=FeatureConfig(per_band=False, log_floor=2.5e-3),
         model=ModelConfig(
             encoder=EncoderConfig(specaugment=SpecAugmentConfig(max_freq_fraction=0.15)),

@@ -1,4 +1,4 @@
-"""Spectron's pre-training data: Libri-Light with labels of our own beside human ones, read in buckets of like lengths.
+"""Spectron's pre-training: Libri-Light with pseudo-labels, human labels beside them, batches of similar lengths.
 
     spectron data label|write …                      # makes the shards, see: spectron data --help
     spectron data inspect librilight --config configs/librilight.py --out DIR --set data.root=DIR …
@@ -6,10 +6,10 @@
         data.tasks.ljspeech.root=DIR data.tasks.own.root=MANIFEST data.tasks.books.root=TEXT \\
         data.vocabulary.path=FILE mesh='[["fsdp",16]]'
 
-data.root holds the LibriSpeech layout. What one does not have is left out of the mixture, data.mixtures.speech.rates.
-The model is that of spectron_350m.py. Time and result: never run whole, there was no pod.
+data.root holds the LibriSpeech layout. Leave the data that you do not have out of data.mixtures.speech.rates.
+The model is that of spectron_350m.py. Time and result: not trained yet.
 
-Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project's choice where it is silent.
+The paper is arXiv 2305.15255. "unverified": only recalled of it. "ours": our choice where the paper is silent.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ BASE = runpy.run_path(str(Path(__file__).with_name("spectron_350m.py")))
 
 
 def data() -> DataConfig:
-    """Libri-Light's 60,000 hours (PAPER), LibriSpeech, LJSpeech, a manifest of one's own, and text alone."""
+    """Libri-Light's 60,000 hours (the paper's), LibriSpeech, LJSpeech, a manifest of your own, and text alone."""
     librispeech = (("clean100", "train-clean-100"), ("clean360", "train-clean-360"), ("other500", "train-other-500"))
     return DataConfig(
         tasks=(
@@ -44,7 +44,7 @@ def data() -> DataConfig:
             TaskConfig("books", "text"),
         ),
         mixtures=(
-            # Ours: nearly the hours there are; human labels five times, so that they correct what the labeller does.
+            # Ours: close to the hours of each, human labels five times as often, to correct the pseudo-labels.
             MixtureConfig(
                 "speech",
                 (
@@ -57,22 +57,22 @@ def data() -> DataConfig:
                 ),
             ),
         ),
-        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # unverified
         max_seconds=16.0,  # ours: 6 % of LibriSpeech's utterances are longer
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,
         max_continuation_seconds=12.25,
-        max_tokens=80,  # ours: 16 s are some 50 tokens
-        # Ours: of all eight lengths on a grid of half seconds those that pad LibriSpeech least, 4 % of the samples
-        # instead of 18, and 7 % of the model's positions instead of 25; texts have half as much room again as need be.
+        max_tokens=80,  # ours: 16 s hold about 50 tokens
+        # Ours: the eight lengths on a grid of half seconds that pad LibriSpeech least: 4 % of the samples instead of
+        # 18, 7 % of the model's positions instead of 25. bucket_tokens is half as much again as the texts need.
         buckets=(7.5, 10.0, 11.5, 13.0, 14.0, 15.0, 15.5),
         bucket_tokens=(36, 46, 52, 58, 62, 66, 70),
-        row_multiple=16,  # ours: divides by the 16 chips of the mesh
+        row_multiple=16,  # ours: the 16 chips of the mesh divide it
     )
 
 
 def experiment() -> Experiment:
-    """The LM reads text first, then all of it is trained on speech, the text beside it."""
+    """First the LM on text, then the whole model on speech, with text beside it."""
     text = StageConfig("text", (StreamConfig(TextLMConfig(), "books", 512),), 100_000, OptimizerConfig("adam", 3e-4))
     whole = BASE["experiment"](name="librilight")
     joint = dataclasses.replace(

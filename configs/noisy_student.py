@@ -1,4 +1,4 @@
-"""Noisy student training in the small: a third of the speakers labelled, two generations, on a CPU.
+"""Noisy student training of a small recogniser on a CPU: a third of the speakers labelled, two generations.
 
     spectron noisy-student configs/noisy_student.py --set root=DIR --workdir runs/noisy_student
 
@@ -7,9 +7,8 @@ train-clean-100) and librispeech_transcripts/. 9 of the 28 speakers, drawn with 
 the pool, whose transcripts only score the pseudo-labels. Held out are the 223 speakers of spk251 that are not in
 train5. The language model reads train-clean-100's text without any utterance of train5 or spk251.
 
-Students go on from the generation before (ours: a CPU's hours are too short to start afresh), with stronger
-SpecAugment and a fresh learning-rate schedule. Time and result: two and a half hours on two cores of a busy machine;
-dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README.md).
+Each student starts from the generation before (ours: training from scratch takes too long on a CPU), with stronger
+SpecAugment and a new learning-rate schedule. Time and expected result: configs/README.md.
 """
 
 from spectron.config import (
@@ -55,7 +54,7 @@ def data() -> DataConfig:
 
 
 def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAugmentConfig) -> Experiment:
-    """0.7 M parameters. 40 ms a frame: at 50 ms fast speakers say more letters than there are frames."""
+    """0.7 M parameters. An encoder frame is 40 ms: at 50 ms fast speech has more letters than frames."""
     optimizer = OptimizerConfig("muon", peak, adam_learning_rate=peak / 10, warmup_steps=30)
     return Experiment(
         name,
@@ -63,7 +62,8 @@ def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAu
         (StageConfig("ctc", (StreamConfig(CTCConfig(), mixture, 8),), steps, optimizer, save_every=50, log_every=10),),
         features=FeatureConfig(num_mels=80, window_seconds=0.025, hop_seconds=0.01),
         model=ModelConfig(
-            # Ours: dropout's random bits would cost as much as the step, and a scan over layers half as much again.
+            # Ours: without dropout, whose random bits would double the time of a step, and without the scan over
+            # layers, which would add half of it.
             encoder=EncoderConfig(
                 dim=96, num_layers=3, num_heads=4, kernel_size=7, conv_channels=96, dropout=0.0, specaugment=augment
             ),
@@ -104,5 +104,5 @@ def loop() -> LoopConfig:
 
 
 def experiment() -> Experiment:
-    """The teacher alone; to train it by itself, give the tasks' roots."""
+    """The teacher alone. To train it by itself, set the roots of the tasks."""
     return teacher().experiment

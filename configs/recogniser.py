@@ -1,10 +1,11 @@
-"""The recogniser whose encoder Spectron starts from: one GPU, all of Mini LibriSpeech labelled, LJSpeech as the pool.
+"""A recogniser whose encoder Spectron can start from: one GPU, Mini LibriSpeech labelled, LJSpeech as the pool.
 
     spectron noisy-student configs/recogniser.py --set root=DIR --workdir runs/recogniser
 
-DIR as in configs/noisy_student.py, with ljspeech385/ beside. Not run yet. Target: dev WER of at most 35 % with the
-language model on the 223 held-out speakers of spk251. 20 M parameters, Spectron's own features (so 50 ms a frame, and
-pieces of words, of which fewer are said than there are frames). A Spectron takes the encoder by
+DIR as in configs/noisy_student.py, with ljspeech385/ in it too. Time and result: not trained yet; the aim is a dev WER
+of at most 35 % with the language model, on the 223 held-out speakers of spk251. 20 M parameters, Spectron's own
+features. An encoder frame is 50 ms, so the labels are pieces of words: there are fewer of them than frames. To start a
+Spectron from the encoder:
 
     --set 'stages.joint.start_from=[["encoder", "runs/recogniser/generation_1/training/ctc"]]'
 
@@ -29,11 +30,11 @@ from spectron.config.noisy_student import BeamConfig, GenerationConfig, Language
 from spectron.data.vocabulary import SPECIALS
 
 LABELLED, HELD_OUT = "librispeech_train5/manifest.jsonl", "librispeech_spk251/manifest.jsonl"
-PIECES = 256  # ours: five hours of text fill no larger table
+PIECES = 256  # ours: the text of five hours is too little for more
 
 
 def data() -> DataConfig:
-    """Whole utterances in buckets of length; the loop puts its own SentencePiece model into the vocabulary."""
+    """Whole utterances in buckets of length. The noisy student loop sets the vocabulary's SentencePiece model."""
     return DataConfig(
         reader="direct",
         tasks=(TaskConfig("labelled", "shards"), TaskConfig("pseudo", "shards")),
@@ -49,7 +50,7 @@ def data() -> DataConfig:
 
 
 def encoder(augment: SpecAugmentConfig) -> EncoderConfig:
-    """12 layers of 256; Spectron's kernel of 5 is short, 15 frames are 0.75 s."""
+    """12 layers of width 256. Kernel 15, which is 0.75 s; Spectron's 5 is short for a recogniser."""
     return EncoderConfig(
         dim=256, num_layers=12, num_heads=4, kernel_size=15, conv_channels=256, dropout=0.1, specaugment=augment
     )
@@ -72,7 +73,7 @@ def teacher() -> GenerationConfig:
 
 
 def generation_1() -> GenerationConfig:
-    """And LJSpeech as the teacher heard it; afresh, with the paper's SpecAugment."""
+    """LibriSpeech, and LJSpeech with the teacher's labels; from scratch, with Spectron's SpecAugment."""
     return GenerationConfig("generation_1", recogniser("generation_1", "mixed", 12_000, SpecAugmentConfig()))
 
 
@@ -89,5 +90,5 @@ def loop() -> LoopConfig:
 
 
 def experiment() -> Experiment:
-    """The teacher alone, for `spectron compile`; to train, give data.vocabulary.path and the tasks' roots."""
+    """The teacher alone, for `spectron compile`. To train it, set data.vocabulary.path and the roots of the tasks."""
     return teacher().experiment

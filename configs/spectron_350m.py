@@ -1,13 +1,13 @@
 """The paper's Spectron for continuation: a 600 M Conformer, a 350 M prefix LM, 128 utterances a step.
 
-    spectron compile configs/spectron_350m.py --topology v5e:4x4 --mesh fsdp=16      # what it needs, no TPU needed
+    spectron compile configs/spectron_350m.py --topology v5e:4x4 --mesh fsdp=16      # what it needs; no TPU is used
     spectron train configs/spectron_350m.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE \\
         mesh='[["fsdp",16]]'
 
 data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces less the four
-special ones. Time and result: never run, there was no pod; README.md says what was proved without one.
+special ones. Time and result: not trained yet; launch/README.md says what it needs on a TPU.
 
-Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project's choice where it is silent.
+The paper is arXiv 2305.15255. "unverified": only recalled of it. "ours": our choice where the paper is silent.
 """
 
 from spectron.config import (
@@ -26,36 +26,36 @@ from spectron.config import (
     TaskConfig,
 )
 
-# PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in
-# the subsampling, and rotary positions, which have no parameters where that Conformer's relative ones have 25 M.
+# 600 M parameters (arXiv 2305.15255). Width 1024, 24 layers, 8 heads, kernel 5: the usual "Conformer XL" (unverified).
+# Ours: 2,048 channels in the subsampling, and rotary positions, which have no parameters; relative ones have 25 M.
 ENCODER = EncoderConfig(dim=1024, num_layers=24, num_heads=8, kernel_size=5, ff_multiple=4, conv_channels=2048)
 
-# PAPER: 350 M parameters, vocabulary 256 k. Ours: the embedding is tied and counted (197 M of them), and the rest of
-# the shape. Heads of 64, feed-forward of 3 widths.
+# 350 M parameters (arXiv 2305.15255). Ours: the embedding is tied and counted among them (197 M), heads of 64, a
+# feed-forward of three widths.
 LM = LMConfig(dim=768, num_layers=20, num_heads=12, num_kv_heads=12, ff_dim=2304, dropout=0.0, tie_embeddings=True)
 
 
 def data() -> DataConfig:
-    """Utterances of up to 12 s, prompts of 3.75 s (PAPER: the published ones are 60,000 samples)."""
+    """Utterances of up to 12 s, prompts of 3.75 s (the authors' published ones are 60,000 samples)."""
     return DataConfig(
         tasks=(TaskConfig("speech", "librispeech"),),
         mixtures=(MixtureConfig("train", (("speech", 1.0),)),),
-        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # unverified
         max_seconds=12.0,  # ours
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,
         max_continuation_seconds=8.25,
-        max_tokens=64,  # ours: 12 s are some 35 words
+        max_tokens=64,  # ours: 12 s hold about 35 words
     )
 
 
 def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128) -> Experiment:
-    """One stage; an encoder and an LM of one's own are named with stages.joint.start_from."""
+    """One stage. Name a trained encoder and LM with stages.joint.start_from."""
     joint = StageConfig(
         "joint",
         (StreamConfig(JointConfig(), "train", batch),),
         steps=100_000,  # ours
-        # Ours: Adam in the field's usual setting, decay and warm-up included.
+        # Ours: Adam with its usual weight decay and warm-up.
         optimizer=OptimizerConfig("adam", 2e-4, warmup_steps=2000, weight_decay=0.01, b2=0.98, ema_decay=0.0),
         save_every=1000,
         log_every=50,
@@ -64,7 +64,7 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
         name,
         data(),
         (joint,),
-        features=FeatureConfig(dft="matmul"),  # PAPER: 128 bands, 50 ms, 12.5 ms, 20 to 8,000 Hz: the defaults
-        # One frame a decoder step, bottleneck 64, λ 0.1, K 3: PAPER, the defaults.
+        features=FeatureConfig(dft="matmul"),  # the defaults: 128 bands, 12.5 ms; 50 ms, 20 to 8,000 Hz (unverified)
+        # The paper's, and the defaults: one frame a decoder step, K 3, bottleneck 64 and λ 0.1 (both unverified).
         model=ModelConfig(ENCODER, lm, compute_dtype="bfloat16", scan_layers=True, remat="full", logits_chunk=16),
     )

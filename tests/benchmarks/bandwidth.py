@@ -1,11 +1,11 @@
-"""How close decoding comes to the memory's speed: a 350 M model in float32 at batch 1, beside transformers' generate.
+"""How close decoding at batch 1 comes to the memory's speed: a 350 M model in float32, against transformers' generate.
 
     python tests/benchmarks/bandwidth.py [--rounds N] [--rows N …] [--no-peer]
 
-The LM of configs/spectron_350m.py with random weights. A step must read every weight it multiplies by (formula:
-spectron/accounting.py); the machine's bandwidth is what XLA reaches when it sums 1.6 GB, in the same rounds.
-The peer is a Llama of the same shape (vocabulary, layers, heads, gated feed-forward, tied embeddings) in PyTorch's
-float32 with its cache, per token of a greedy `generate`, prompt left out: it is compared with our text steps.
+The LM of configs/spectron_350m.py with random weights. A step must read every weight that it multiplies by (formula:
+position_bytes in spectron/cost/flops.py). The machine's bandwidth is what XLA reaches when it sums 1.6 GB, measured in
+the same rounds. The peer is a Llama of the same shape (vocabulary, layers, heads, gated feed-forward, tied embeddings)
+in PyTorch, float32, with a cache: seconds per token of a greedy `generate` without its prompt, against our text steps.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/decode.py [--rounds N] [--config FILE]
 
-Random parameters whose eos never wins and whose stop head never fires: all write and speak the most they may, in the
-same number of steps. Before anything is timed, texts and frames must agree (pre-net dropout off); timed is what the
-config says (dropout on in decoding, if it is).
+Random parameters whose eos never wins and whose stop head never fires, so that every answer has the greatest length.
+Before anything is timed, texts and frames must agree with pre-net dropout off; the timed runs have the config's
+dropout.
 """
 
 from __future__ import annotations
