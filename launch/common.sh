@@ -41,7 +41,7 @@ choose_python() {
       printf '%s\n' "$PYTHON"
       return
     fi
-    say "PYTHON=$PYTHON is no Python 3.11 or 3.12 with venv; name another."
+    say "PYTHON=$PYTHON is not a Python 3.11 or 3.12 with venv; name another."
     exit 2
   fi
   for candidate in python3.11 python3.12 python3 python; do
@@ -54,7 +54,7 @@ choose_python() {
   exit 2
 }
 
-# What an installation depends on: pins, project file, interpreter. A change of any of them installs again.
+# What an installation depends on: pins, project file, interpreter, place. A change of any of them installs again.
 fingerprint() {
   {
     cat pyproject.toml launch/constraints.txt
@@ -75,7 +75,7 @@ ensure_environment() {
   fi
   say "Installing into $ROOT/.venv: $extras"
   if [[ -t 2 ]]; then
-    loudness=(--progress-bar on) # a person may want to see it move
+    loudness=(--progress-bar on) # on a terminal, show progress
   fi
   if [[ -z "$known" ]]; then
     python="$(choose_python)"

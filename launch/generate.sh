@@ -5,11 +5,11 @@
 #     bash launch/generate.sh [--dry-run] --tpu NAME --zone ZONE --checkpoint DIR --out DIR INPUT …
 #     bash launch/generate.sh [--dry-run] --processes N --checkpoint DIR --out DIR INPUT …
 #
-# What follows the options goes to `spectron generate`; each of the N, or of the slice's hosts, takes its share of the
-# inputs; the same command makes up for what a lost one left. DIRs and inputs lie where all can read them, OUT where all
-# can write. Slurm: one GPU each, account and partition in OPTIONS, this checkout's .venv (extras cuda, eval). The slice is
-# one that launch/tpu_vm.sh has made and installed (create, then train once). --processes is for CPUs: a process by
-# itself uses all accelerators that it sees.
+# What follows the options goes to `spectron generate`. Each of the N, or of the slice's hosts, takes its share of the
+# inputs; run the command again to finish the share of one that was lost. All must be able to read the inputs and write
+# to the output. Slurm: one GPU each, account and partition in OPTIONS, this checkout's .venv (extras cuda, eval). The
+# slice must have been made by launch/tpu_vm.sh (create, then train once). --processes is for CPUs: a single process
+# uses all accelerators that it sees.
 set -euo pipefail
 DRY_RUN=""
 

@@ -3,8 +3,8 @@
 #
 #     bash launch/gke.sh [--dry-run] --cluster NAME --zone ZONE --type TYPE --image IMAGE [--slices N] [--name JOB] CONFIG.py --workdir DIR …
 #
-# IMAGE is built from launch/Dockerfile and pushed to where the cluster pulls from. TYPE as XPK calls it (v5litepod-256).
-# What follows goes to `spectron train`; DIR lies in a bucket. A slice that is taken away is started again and goes on.
+# IMAGE is built from launch/Dockerfile and pushed to where the cluster pulls from. TYPE as XPK names it (v5litepod-256).
+# What follows goes to `spectron train`; DIR is in a bucket. A preempted slice is started again and resumes.
 set -euo pipefail
 DRY_RUN=""
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to a spoken continuation: installs, trains configs/quickstart.py on synthesised voices (nothing is
-# downloaded but packages), judges it on unseen utterances and leaves a report to listen to.
+# From a fresh clone to a spoken continuation: installs, trains configs/quickstart.py on synthesised voices (only packages
+# are downloaded), evaluates it on unseen utterances and writes a report to listen to.
 #
 #     bash launch/quickstart.sh [--dry-run] [arguments of `spectron train`, such as --set stages.joint.steps=100]
 #
@@ -31,6 +31,6 @@ if [[ -f "$REPORT" ]]; then
   run rm -rf "$WORKDIR"
 fi
 run "$BIN/spectron" train configs/quickstart.py --workdir "$WORKDIR" ${TRAIN[@]+"${TRAIN[@]}"}
-# The judges outlive the run: a second one has the same clips, and need not train them again.
+# The judges are kept outside the run: the next run has the same clips and need not train them again.
 run "$BIN/spectron" evaluate counting --checkpoint "$WORKDIR" --out "$WORKDIR" --judges runs/judges --seeds 1 --limit 300
 say "Report: $ROOT/$REPORT"

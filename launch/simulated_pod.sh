@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A pod on this machine: processes that talk as a pod's hosts do (gloo over localhost), each with simulated devices.
+# A pod simulated on this machine: processes that communicate like its hosts (gloo, localhost), with simulated devices.
 #
 #     bash launch/simulated_pod.sh [--dry-run] [--processes N] [--devices M] [--port P] [--logs DIR] CONFIG.py --workdir DIR …
 #

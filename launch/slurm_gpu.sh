@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains on GPUs under Slurm, one process a GPU; a job that is taken away saves, is queued again and goes on.
+# Trains on GPUs under Slurm, one process a GPU. A preempted job saves, is queued again and resumes.
 #
 #     bash launch/slurm_gpu.sh [--dry-run] [--nodes N] [--gpus M] [--time T] [--sbatch "OPTIONS"] CONFIG.py --workdir DIR …
 #
-# M GPUs a node. What follows the options goes to `spectron train`; DIR lies where all nodes can write. Account, partition
-# and the like: --sbatch "--account=… --partition=…". The environment is this checkout's .venv (extras cuda, data).
+# M GPUs a node. What follows the options goes to `spectron train`; all nodes must be able to write to DIR. Account,
+# partition and the like: --sbatch "--account=… --partition=…". The environment is this checkout's .venv (extras cuda, data).
 set -euo pipefail
 DRY_RUN=""
 

@@ -4,8 +4,8 @@
 #     bash launch/test.sh [--dry-run] [--all] [--extras a,b] [arguments of pytest]
 #
 # --all runs those marked slow too (pods of processes, a TPU's compiler: minutes each), as continuous integration does.
-# --extras adds parts of the project to the environment (parity: PyTorch, beam, hf, serve, …): tests that want one of them
-# skip without it. PYTHON=… chooses the interpreter.
+# --extras adds parts of the project to the environment (parity: PyTorch, beam, hf, serve, …): tests that need one of them
+# are skipped without it. PYTHON=… chooses the interpreter.
 set -euo pipefail
 DRY_RUN=""
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on a TPU slice of Google Cloud, or several: asks for it (queued resources), installs on every host, starts.
+# Trains on a TPU slice of Google Cloud, or several: requests it (queued resources), installs on every host, starts.
 #
 #     bash launch/tpu_vm.sh [--dry-run] --name NAME --zone ZONE --type TYPE [--slices N] [--runtime V] [--spot] STEP CONFIG.py --workdir DIR …
 #
-# STEP: create (asks for the slice), train (copies this checkout, installs, starts; again after a preemption: it goes on
-# from the newest checkpoint), or delete. TYPE and V as `gcloud compute tpus` calls them (v5litepod-16; v2-alpha-tpuv5-lite).
-# DIR must be one all hosts see (NFS, a mounted bucket). Project and account are gcloud's own settings.
+# STEP: create (requests the slice), train (copies this checkout, installs, starts; run it again after a preemption,
+# it resumes from the newest checkpoint), or delete. TYPE and V as `gcloud compute tpus` names them (v5litepod-16; v2-alpha-tpuv5-lite).
+# DIR must be a folder that all hosts see (NFS, a mounted bucket). Project and account are gcloud's own settings.
 set -euo pipefail
 DRY_RUN=""
 
