@@ -1,4 +1,4 @@
-"""Ten synthesised voices count: everything the project does, in minutes, with nothing to download.
+"""Ten synthesised voices count: training, speaking and evaluation in minutes, with nothing to download.
 
     bash launch/quickstart.sh
 
@@ -7,7 +7,7 @@ or, in an environment that has the project:
     spectron train configs/quickstart.py --workdir runs/quickstart
     spectron evaluate counting --checkpoint runs/quickstart --out runs/quickstart
 
-Two cores; time and expected result: see README.md.
+Two CPU cores. Time and expected result: README.md.
 """
 
 from spectron.config import (

@@ -4,7 +4,7 @@
     spectron train configs/spectron_1b.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE \\
         mesh='[["data",16],["fsdp",16]]'
 
-Everything else is as in spectron_350m.py. Never run, there was no pod.
+Everything else is as in spectron_350m.py. Time and result: not trained yet.
 """
 
 import runpy
@@ -14,7 +14,7 @@ from spectron.config import Experiment, LMConfig
 
 BASE = runpy.run_path(str(Path(__file__).with_name("spectron_350m.py")))
 
-# PAPER: 1 B parameters, vocabulary 256 k. Ours: tied embedding, counted (393 M), and the rest: heads of 128.
+# 1 B parameters (arXiv 2305.15255). Ours: the embedding is tied and counted among them (393 M), heads of 128.
 LM = LMConfig(dim=1536, num_layers=24, num_heads=12, num_kv_heads=12, ff_dim=3456, tie_embeddings=True)
 
 

@@ -1,9 +1,9 @@
-"""What comes next: the 600 M Conformer of spectron_350m.py with a 7 B LM (ours, no paper trained this).
+"""A larger Spectron: the 600 M Conformer of spectron_350m.py with a 7 B LM (ours; the paper has none of this size).
 
     spectron compile configs/spectron_7b.py --topology v5p:8x8x8 --mesh data=8,fsdp=64
     spectron compile configs/spectron_7b.py --topology v5e:16x16 --slices 2 --mesh replica=2,data=4,fsdp=64
 
-Everything else is as in spectron_350m.py. Never run, there was no pod.
+Everything else is as in spectron_350m.py. Time and result: not trained yet.
 """
 
 import runpy

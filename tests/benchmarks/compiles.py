@@ -1,9 +1,9 @@
-"""The README's tables of what the paper's sizes need on TPU slices: every row is one run of `spectron compile`.
+"""What the paper's sizes need on TPU slices, the tables of launch/README.md; a row is one run of `spectron compile`.
 
     python tests/benchmarks/compiles.py --out DIR [--jobs N] [--only sizes|scaling]
 
-Minutes a row on one core, and up to 5 GB; a row whose JSON lies in DIR already is not compiled again. Needs libtpu
-(the extra `tpu`), no TPU. Times are rooflines of data-sheet rates: what a resource alone would take at the least.
+A row takes minutes on one core and up to 5 GB; a row whose JSON is already in DIR is not compiled again. Needs libtpu
+(the extra `tpu`) and no TPU. Times are rooflines: what each resource takes at least, at the data sheets' rates.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SIZES = (
     Row("7b", "v5p:8x8x8", "data=8,fsdp=64"),
     Row("7b", "v5e:16x16", "replica=2,data=4,fsdp=64", slices=2),
 )
-# The same work for every chip, eight utterances, on ever more of them.
+# Weak scaling: eight utterances a chip.
 SCALING = (
     Row("350m", "v5e:2x4", "fsdp=8", batch=64),
     Row("350m", "v5e:8x8", "data=8,fsdp=8", batch=512),
@@ -91,14 +91,14 @@ def cells(found: dict[str, Any]) -> list[str]:
 
 
 def bound(found: dict[str, Any]) -> str:
-    """What takes longest, and at how many rows a chip the network would take as long as the products.
+    """What takes longest, and the rows a chip at which the network takes as long as the matrix products (break-even).
 
-    Parameters and gradients travel whatever the batch: fewer rows make the products shorter, not the collectives.
+    Parameters and gradients are sent whatever the batch: fewer rows make the products shorter, not the collectives.
     """
     seconds = found["seconds"]
     network = max(seconds["ici"], seconds["dcn"])
     rows = found["batch_size"] / found["chips"]
-    return f"{found['bound']}; even at {rows * network / seconds['compute']:.2g} of {rows:.3g} rows a chip"
+    return f"{found['bound']}; break-even at {rows * network / seconds['compute']:.2g} of {rows:.3g} rows a chip"
 
 
 HEADER = ["model", "slice (chips)", "mesh", "batch", "GiB a chip", "PFLOP a step", "GB sent a chip"]

@@ -1,4 +1,4 @@
-"""The continuation suite on 100 prompts, batched against one by one: how much a batch saves, judges included.
+"""The continuation suite on 100 prompts, in batches and one by one, judges included.
 
     python tests/benchmarks/continuation.py --checkpoint DIR [--asr DIR] [--prompts 100] [--batch-size 50] [--rounds 3]
 

@@ -1,15 +1,15 @@
-"""How fast utterances are fed: our feed from ArrayRecord beside PyTorch's DataLoader, and what a chip eats.
+"""How fast utterances are read into batches: our feed from ArrayRecord against PyTorch's DataLoader, and a chip's need.
 
     python tests/benchmarks/feeding.py --data DIR --work DIR --report compiled.json        # CPU, some minutes
 
-DIR holds the LibriSpeech layout (any audio soundfile reads). It is written once as FLAC files and as ArrayRecord shards
-of the same bytes into --work. Contenders make the same batches of the same records with the same collation (to_batch),
-with as many workers as there are cores: ours with threads; DataLoader with processes, soundfile reading int16, from the
-FLAC files and from the shards. They take short turns; figures are medians of rounds, ratios too.
+DIR holds the LibriSpeech layout (any audio that soundfile reads). It is written to --work once, as FLAC files and as
+ArrayRecord shards of the same bytes. Contenders make the same batches of the same records with the same collation
+(to_batch) and as many workers as there are cores: ours with threads; DataLoader with processes, soundfile reading
+int16, from the FLAC files and from the shards. They take short turns; figures and ratios are medians of the rounds.
 
-Two rates: by the clock on all cores, divided by them, and by the processors' time of all threads and worker processes,
-which other work on the machine does not touch. --report is what `spectron compile … --report` wrote: the speech a chip
-takes in a second if it runs at its roofline, and so the cores that must feed it.
+Two rates: wall-clock time on all cores, divided by their number, and CPU time of all threads and worker processes,
+which other work on the machine does not change. --report is what `spectron compile … --json` wrote: how much speech a
+chip needs a second if it runs at its roofline, hence how many cores must feed it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batch inference on real utterances: continuous batches against static ones and against one recording at a time.
+"""Batch inference on real utterances: continuous batches, static batches, and one recording at a time.
 
     python tests/benchmarks/generate.py --manifest FILE [--checkpoint DIR …] [--items N] [--rows N] [--rounds N]
 

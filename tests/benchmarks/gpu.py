@@ -1,16 +1,16 @@
-"""What one NVIDIA GPU makes of the 350 M model: its limits, the training step, the same in PyTorch, greedy decoding.
+"""The 350 M model on one NVIDIA GPU: the GPU's limits, the training step, the same in PyTorch, greedy decoding.
 
     python tests/benchmarks/gpu.py --batch 16 --json gpu.json
     python tests/benchmarks/gpu.py --only rates step --variant remat=none,attention=cudnn,batch=32
     python tests/benchmarks/gpu.py --small                  # all of it at a tiny size, on a CPU too
 
-It needs jax[cuda13], flax, optax, orbax-checkpoint, jaxtyping, tqdm, and torch for its part. Every row of a table is a
-process of its own, so that its memory is its own and what does not fit fails alone.
+Needs jax[cuda13], flax, optax, orbax-checkpoint, jaxtyping and tqdm, and torch for PyTorch's rows. Every row of a table
+is measured in a process of its own: its peak memory is its own, and a row that does not fit fails alone.
 
 An entry of --variant or --decoding is "key=value,…" over the config: remat, attention, chunk (logits_chunk), scan
 (scan_layers), dft, any dotted key, batch, and in --decoding weights (the type they are stored in).
 
-Training. Noise of full length, on the device already; each step is waited for. MFU = model FLOPs
+Training. Noise of full length, already on the device; every step is waited for. MFU = model FLOPs
 (spectron.cost.flops) / (median seconds x FLOP/s), the FLOP/s of the best matrix product measured here, or the data
 sheet's. Positions are what the LM computes: rows x (encoder frames + text + frame steps).
 
@@ -22,9 +22,9 @@ Decoding, greedy, batch 1. A position must read once the weights that its phase 
 
 The aim is 70 %. Left out: keys and values (cache_bytes in the JSON), activations, the one row of the embedding, and the
 pre-net and post-net that decode.py computes beside text (some MB). The seconds come from one compiled program and three
-inputs: none (it only hears), short (all tokens, one step of frames) and full (to the limit); text = (short - none) /
-(tokens + 1), frames = (full - short) / (steps - 1), of the least of the rounds of each: what else the machine does only
-adds.
+inputs: none (prefill alone), short (all tokens, one step of frames) and full (to the limit); text = (short - none) /
+(tokens + 1), frames = (full - short) / (steps - 1), each from the shortest of its rounds: other work on the machine
+only adds time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our side of gpu.py, which says what is measured and how: the GPU's limits, attention's agreement, steps, decoding."""
+"""Our part of gpu.py (see there): the GPU's limits, agreement of the attention kernels, training steps, decoding."""
 
 from __future__ import annotations
 

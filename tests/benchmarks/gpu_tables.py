@@ -1,4 +1,4 @@
-"""The rows of gpu.py: what follows from them together, and Markdown."""
+"""Rows of gpu.py as Markdown tables, with the figures that derive from several rows."""
 
 from __future__ import annotations
 

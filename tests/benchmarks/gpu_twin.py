@@ -1,7 +1,7 @@
 """The PyTorch side of gpu.py: the twin on a GPU, bfloat16 by autocast, eager or compiled, AdamW fused.
 
-As in ours, parameters, log-mel, norms, softmax and losses are float32, and the vocabulary's table is tied. PyTorch adds
-up its residual stream in float32, which is autocast's way.
+As in ours, parameters, log-mel, norms, softmax and losses are float32, and the embedding is tied. Autocast keeps the
+residual stream in float32.
 """
 
 from __future__ import annotations

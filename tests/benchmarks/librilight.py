@@ -2,10 +2,10 @@
 
     python tests/benchmarks/librilight.py --out DIR [--chapters 2000] [--kills 3] [--seed 0] [BEAM OPTION …]
 
-The tree is hard links to a few chapters: Libri-Light's fixture where $SPECTRON_DATA is set, made up ones elsewhere. One
-run goes undisturbed; another is killed (SIGKILL) and started again until it is done. Their folders must be equal byte
-for byte, and the recogniser, which logs what it hears, must have heard everything once. Without BEAM OPTIONs Beam is
-not needed (--runner inline). Minutes on one core, and 2.5 times the size of the audio on the disk.
+The tree is hard links to a few chapters: those of $SPECTRON_DATA if it is set, else synthetic ones. One run is left
+alone; another is killed (SIGKILL) and started again until it is done. Their folders must be equal to the byte, and the
+recogniser, which logs its inputs, must have read every utterance once. Without BEAM OPTIONs Beam is not needed
+(--runner inline). Takes minutes on one core, and 2.5 times the size of the audio on disk.
 """
 
 from __future__ import annotations

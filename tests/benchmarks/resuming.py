@@ -1,10 +1,10 @@
-"""How long until the first batch after a restart: after 10 records and after 10 million, of a simulated index.
+"""How long the first batch takes after a restart, at record 10 and at record 10 million of a simulated index.
 
     python tests/benchmarks/resuming.py [--records 15000000] [--rounds 5]
 
-60,000 hours are some 15 million utterances. Their lengths are drawn from LibriSpeech-like ones; reading one costs
-nothing, so what is measured is finding the place: opening the feed, and its first batch. Starts take turns. The batch
-must be the one that a feed which ran past the place gives.
+60,000 hours are about 15 million utterances. Their lengths are drawn from a LibriSpeech-like distribution; reading one
+costs nothing, so what is measured is finding the position: opening the feed, and its first batch. The two starts take
+turns. The batch must equal that of a feed which ran from the beginning.
 """
 
 from __future__ import annotations

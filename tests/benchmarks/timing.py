@@ -1,4 +1,4 @@
-"""What both benchmarks share: batches of noise, contenders in turn, a Markdown table."""
+"""Shared by the benchmarks: batches of noise, contenders timed in turn, a Markdown table."""
 
 from __future__ import annotations
 

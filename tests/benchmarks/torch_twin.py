@@ -1,7 +1,7 @@
-"""The Spectron of an Experiment written plainly in PyTorch: eager, float32, to check ours against and to race it.
+"""Spectron in plain PyTorch, eager and float32: for tests of parity and as the peer of benchmarks.
 
-Modules carry our names, so that parameters go over by name. Where PyTorch has a fused piece (attention, convolution,
-norms, stft) it is used.
+Modules have our names, so that parameters are copied by name. PyTorch's fused operations (attention, convolution,
+norms, stft) are used where they exist.
 """
 
 from __future__ import annotations

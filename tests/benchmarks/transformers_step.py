@@ -2,10 +2,10 @@
 
     python tests/benchmarks/transformers_step.py [--rounds N] [--config FILE] [--small]
 
-Ours is what `spectron train` runs, with Adam; the other is the same architecture as one would assemble it in PyTorch
-(transformers_twin.py says where it differs), eager mode, AdamW, with transformers' two kinds of attention. Float32, the
-same batches of noise in every stream, the same number of threads, contenders in turn. Nothing is timed unless the
-parameter counts agree. --small is for the tests: it shows that all of it runs, not how fast.
+Ours is what `spectron train` runs, with Adam; the peer is the same architecture assembled in PyTorch (differences:
+transformers_twin.py), eager mode, AdamW, with both of transformers' attention implementations. Float32, the same
+batches of noise, the same number of threads, contenders in turn. The numbers of parameters must agree before anything
+is timed. --small is for the tests: it shows that everything runs, not how fast.
 """
 
 from __future__ import annotations

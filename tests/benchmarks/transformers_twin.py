@@ -1,11 +1,11 @@
-"""The joint model as one would assemble it from Hugging Face transformers: its Conformer and its Llama, our edges.
+"""The joint model assembled from Hugging Face transformers: its Conformer and its Llama, with our own inputs and heads.
 
-`Assembled` is the plain PyTorch `Twin` with both halves exchanged, so that features and losses are the twin's. Where a
-part of transformers has a switch for what ours lacks or has, it is set; what has none is left as it comes:
+`Assembled` is the plain PyTorch `Twin` with encoder and LM replaced, so that features and losses are the twin's.
+Options of transformers are set to match ours where they exist. What still differs:
 
-- Conformer: BatchNorm in the convolution module, which also reaches over padding; positions turned before the
+- Conformer: BatchNorm in the convolution module, which also includes padding; rotary positions applied before the
   projections to queries and keys; biases in attention, none in pointwise convolutions; dropout of the encoder's input,
-  and a norm behind the last layer.
+  and a norm after the last layer.
 - Llama: with gated GELU it is our decoder, parameter for parameter.
 """
 
