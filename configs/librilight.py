@@ -9,7 +9,7 @@
 data.root holds the LibriSpeech layout. What one does not have is left out of the mixture, data.mixtures.speech.rates.
 The model is that of spectron_350m.py. Time and result: never run whole, there was no pod.
 
-Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project's choice where it is silent.
+"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice where the paper is silent.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ BASE = runpy.run_path(str(Path(__file__).with_name("spectron_350m.py")))
 
 
 def data() -> DataConfig:
-    """Libri-Light's 60,000 hours (PAPER), LibriSpeech, LJSpeech, a manifest of one's own, and text alone."""
+    """Libri-Light's 60,000 hours (arXiv 1912.07875), LibriSpeech, LJSpeech, a manifest of one's own, and text alone."""
     librispeech = (("clean100", "train-clean-100"), ("clean360", "train-clean-360"), ("other500", "train-other-500"))
     return DataConfig(
         tasks=(
@@ -57,7 +57,7 @@ def data() -> DataConfig:
                 ),
             ),
         ),
-        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # 256 k (unverified)
         max_seconds=16.0,  # ours: 6 % of LibriSpeech's utterances are longer
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,

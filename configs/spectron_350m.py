@@ -7,7 +7,7 @@
 data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces less the four
 special ones. Time and result: never run, there was no pod; README.md says what was proved without one.
 
-Sources: PAPER is arXiv 2305.15255 as far as it is known; "ours" is this project's choice where it is silent.
+"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice where the paper is silent.
 """
 
 from spectron.config import (
@@ -26,25 +26,25 @@ from spectron.config import (
     TaskConfig,
 )
 
-FEATURES = FeatureConfig(dft="matmul")  # PAPER: 128 bands, 50 ms, 12.5 ms, 20 to 8,000 Hz: the defaults
+FEATURES = FeatureConfig(dft="matmul")  # the defaults: 128 bands, 12.5 ms; 50 ms, 20 to 8,000 Hz (unverified)
 
-# PAPER: 600 M parameters; width 1024, 24 layers, 8 heads, kernel 5 (the usual "Conformer XL"). Ours: 2,048 channels in
-# the subsampling, and rotary positions, which have no parameters where that Conformer's relative ones have 25 M.
+# 600 M parameters (arXiv 2305.15255). Width 1024, 24 layers, 8 heads, kernel 5: the usual "Conformer XL" (unverified).
+# Ours: 2,048 channels in the subsampling, and rotary positions, which have no parameters; relative ones have 25 M.
 ENCODER = ConformerConfig(
     features=FEATURES, dim=1024, num_layers=24, num_heads=8, kernel_size=5, ff_multiple=4, conv_channels=2048
 )
 
-# PAPER: 350 M parameters, vocabulary 256 k. Ours: the embedding is tied and counted (197 M of them), and the rest of
-# the shape. Heads of 64, feed-forward of 3 widths.
+# 350 M parameters (arXiv 2305.15255). Ours: the embedding is tied and counted among them (197 M), heads of 64, a
+# feed-forward of three widths.
 LM = LMConfig(dim=768, num_layers=20, num_heads=12, num_kv_heads=12, ff_dim=2304, dropout=0.0, tie_embeddings=True)
 
 
 def data() -> DataConfig:
-    """Utterances of up to 12 s, prompts of 3.75 s (PAPER: the published ones are 60,000 samples)."""
+    """Utterances of up to 12 s, prompts of 3.75 s (the published ones are 60,000 samples)."""
     return DataConfig(
         tasks=(TaskConfig("speech", "librispeech"),),
         mixtures=(MixtureConfig("train", (("speech", 1.0),)),),
-        vocabulary=SentencePieceConfig(size=256_000),  # PAPER: 256 k
+        vocabulary=SentencePieceConfig(size=256_000),  # 256 k (unverified)
         max_seconds=12.0,  # ours
         prompt_seconds=3.75,
         max_prompt_seconds=3.75,
@@ -59,7 +59,7 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
         "joint",
         (StreamConfig(JointConfig(), "train", batch),),
         steps=100_000,  # ours
-        # Ours: Adam in the field's usual setting, decay and warm-up included.
+        # Ours: Adam with its usual weight decay and warm-up.
         optimizer=AdamConfig(2e-4, warmup_steps=2000, weight_decay=0.01, b2=0.98),
         save_every=1000,
         log_every=50,
@@ -69,7 +69,7 @@ def experiment(lm: LMConfig = LM, name: str = "spectron_350m", batch: int = 128)
         data(),
         (joint,),
         features=FEATURES,
-        # One frame a decoder step, bottleneck 64, λ 0.1, K 3: PAPER, the defaults.
+        # The paper's, and the defaults: one frame a decoder step, K 3, bottleneck 64 and λ 0.1 (both unverified).
         model=ModelConfig(
             encoder=ENCODER, lm=lm, compute_dtype="bfloat16", scan_layers=True, remat="full", logits_chunk=16
         ),

@@ -105,7 +105,7 @@ def log_mel(samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], featur
     """Samples [B, S] (int16, or float in [−1, 1)) → natural log of mel power, Sequence float32 [B, S // hop, F].
 
     Row b has num_samples[b] // hop frames; frame t is centred on [t·hop, (t + 1)·hop). What stands past num_samples
-    is read as silence. Jit it with `features` static. PAPER §1: 60,000 samples are 300 frames.
+    is read as silence. Jit it with `features` static. 60,000 samples are 300 frames.
     """
     filters = jnp.asarray(mel_filterbank(features))  # first: it names an impossible setting
     samples = jnp.asarray(samples)

@@ -197,7 +197,7 @@ def test_json_of_another_program_is_refused_with_the_key(change, expected):
 def test_derived_numbers_are_the_papers():
     features = FeatureConfig()
     assert (features.window, features.hop, features.fft_size) == (800, 200, 1024)
-    assert features.num_frames(60_000) == 300  # PAPER §1
+    assert features.num_frames(60_000) == 300  # a published "3 s" prompt
 
 
 @pytest.mark.parametrize(
