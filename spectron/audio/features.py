@@ -1,4 +1,4 @@
-"""Log-mel on the device, from int16 samples: the only mel in the project. Imports numpy and jax alone."""
+"""Log-mel spectrograms from int16 samples, on the device, and their normalisation. Imports numpy and jax alone."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ def power_spectrum(samples: Float[Array, "B S"], features: FeatureConfig) -> Flo
 
 
 def _power_by_matmul(frames: Float[Array, "B T W"], fft_size: int) -> Float[Array, "B T N"]:
-    # Power does not depend on where time starts. Counted from the middle of the window, whose first value is zero,
-    # sample n pairs with window − n: half the products, and half the rounding, as 1e-4 in log units needs.
+    # Power does not depend on the origin of time. Counted from the middle of the window (whose first value is zero),
+    # samples n and window − n form a pair: half the products, and half the rounding error, so that log-mel is exact to
+    # 1e-4.
     window = frames.shape[-1]
     left, right = frames[..., 1 : window // 2 + 1], frames[..., :0:-1][..., : (window - 1) // 2]
     right = jnp.pad(right, ((0, 0), (0, 0), (0, left.shape[-1] - right.shape[-1])))
@@ -104,8 +105,9 @@ def _half_dft_basis(window: int, fft_size: int) -> tuple[Float[np.ndarray, "H N"
 def log_mel(samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], features: FeatureConfig) -> Sequence:
     """Samples [B, S] (int16, or float in [−1, 1)) → natural log of mel power, Sequence float32 [B, S // hop, F].
 
-    Row b has num_samples[b] // hop frames; frame t is centred on [t·hop, (t + 1)·hop). What stands past num_samples
-    is read as silence. Jit it with `features` static. 60,000 samples are 300 frames.
+    Row b has num_samples[b] // hop frames; frame t is centred on [t·hop, (t + 1)·hop). Samples past num_samples are
+    read as silence. `features` is static under jit. By default 60,000 samples are 300 frames, as in the paper's
+    published prompts (arXiv 2305.15255).
     """
     filters = jnp.asarray(mel_filterbank(features))  # first: it names an impossible setting
     samples = jnp.asarray(samples)
@@ -119,17 +121,17 @@ def log_mel(samples: Shaped[Array, "B S"], num_samples: Int[Array, " B"], featur
 
 
 def normalise(seq: Sequence, stats: Statistics) -> Sequence:
-    """Log-mel → zero mean and unit deviation by `stats`; padding stays zero."""
+    """Log-mel → zero mean and unit deviation; padding stays zero."""
     return Sequence((seq.values - stats.mean) / stats.std, seq.mask).masked()
 
 
 def denormalise(values: Float[Array, "... F"], stats: Statistics) -> Float[Array, "... F"]:
-    """The inverse of normalise on bare values [..., F]; padding is the caller's."""
+    """The inverse of normalise, on values [..., F] without a mask."""
     return values * stats.std + stats.mean
 
 
 def measure(log_mels: Iterable[Float[np.ndarray, "_ F"]], features: FeatureConfig) -> Statistics:
-    """Mean and deviation (at least features.std_floor) over all frames of all [T, F]: float32 [F] each, on the host.
+    """Mean and deviation (at least features.std_floor) over the frames of all log-mels [T, F], computed on the host.
 
     Raises UserError when there is no frame.
     """
@@ -138,7 +140,7 @@ def measure(log_mels: Iterable[Float[np.ndarray, "_ F"]], features: FeatureConfi
         values = np.asarray(each, np.float64)
         if not len(values):
             continue
-        # Chan's pairwise update: sums of squares would cancel.
+        # Chan's pairwise update: a sum of squares minus the squared sum would lose precision.
         total, shift = count + len(values), values.mean(axis=0) - mean
         scatter += np.square(values - values.mean(axis=0)).sum(axis=0) + np.square(shift) * count * len(values) / total
         mean, count = mean + shift * len(values) / total, total

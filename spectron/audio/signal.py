@@ -1,4 +1,4 @@
-"""Waveform arithmetic shared by the device and the host: sample formats, and signal ↔ overlapping frames."""
+"""Sample formats, and signal ↔ overlapping frames, for arrays on the host and on the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_int16(samples: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def to_int16(samples: Float[Array, "*shape"]) -> Int[Array, "*shape"]:
-    """Float [...] in [−1, 1) → int16, rounded; what is louder is clipped, never wrapped."""
+    """Float [...] in [−1, 1) → int16, rounded and clipped."""
     library = jnp if isinstance(samples, jax.Array) else np
     scaled = library.round(library.clip(library.asarray(samples), -1, 1) * _FULL_SCALE)
     return library.minimum(scaled, _FULL_SCALE - 1).astype(library.int16)
@@ -34,19 +34,19 @@ def hann(window: int) -> Float[np.ndarray, " W"]:
 
 
 def first_sample(window: int, hop: int) -> int:
-    """Where frame 0 begins: frame t is centred on its step and spans `window` samples from t·hop + this."""
+    """The sample at which frame 0 begins. Frame t spans `window` samples from t·hop + first_sample, around its step."""
     return hop // 2 - window // 2
 
 
 def frame(samples: Float[Array, "B S"], window: int, hop: int) -> Float[Array, "B T W"]:
-    """[B, S] → the S // hop centred frames [B, T, window]; outside the signal is zero."""
+    """[B, S] → the T = S // hop centred frames [B, T, window]; the signal is zero-padded at both ends."""
     size, steps = samples.shape[1], samples.shape[1] // hop
     per_window = -(-window // hop)
     padded_size = (steps + per_window - 1) * hop
     left = -first_sample(window, hop)
-    # lax.pad also cuts (negative widths), as a hop wider than the window needs.
+    # lax.pad also crops (negative widths), which a hop wider than the window needs.
     padded = jax.lax.pad(samples, jnp.zeros((), samples.dtype), ((0, 0, 0), (left, padded_size - left - size, 0)))
-    # Slices of whole steps side by side instead of a gather: the gather is slow on CPU and TPU.
+    # Concatenated slices of whole steps in place of a gather, which is slow on CPU and TPU.
     chunks = padded.reshape(samples.shape[0], steps + per_window - 1, hop)
     frames = jnp.concatenate([chunks[:, i : i + steps] for i in range(per_window)], axis=-1)
     return frames[..., :window]

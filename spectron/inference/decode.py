@@ -235,7 +235,7 @@ def _write_frames(
 ) -> tuple[DecodeState, Bool[Array, " B"], Bool[Array, " B"]]:
     """The next frame step of the active slots; where the frames end, and where they end by the stop head."""
     del keys
-    frames, stop = model.apply({"params": weights}, hidden[:, None], method="speak")
+    frames, stop = model.apply({"params": weights}, hidden[:, None], method="predict_frames")
     frames = frames.reshape(frames.shape[0], config.step_width)
     slots = jnp.arange(frames.shape[0])
     place = jnp.minimum(state.num_steps, config.frame_steps - 1)

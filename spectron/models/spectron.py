@@ -125,7 +125,7 @@ class Spectron(nn.Module):
         _, text_hidden, frame_hidden = joined.split(hidden)
         if self.is_initializing():
             self.logits(text_hidden[:, :1])  # creates the parameters of the text head
-        frames, stop = self.speak(frame_hidden)
+        frames, stop = self.predict_frames(frame_hidden)
         return Output(text_hidden, frame_hidden, frames, stop)
 
     def _read(
@@ -148,7 +148,7 @@ class Spectron(nn.Module):
         """Hidden states of the LM on text alone, without a prompt."""
         return self.lm.hidden_states(tokens, mask)
 
-    def speak(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
+    def predict_frames(self, hidden: Float[Array, "B N D"]) -> tuple[Float[Array, "B T F"], Float[Array, "B T"]]:
         """Hidden states of frame positions → their frames (normalised log-mel) and stop logits, one per frame."""
         batch, steps, _ = hidden.shape
         per_step = self.config.frames.frames_per_step
@@ -172,7 +172,7 @@ class Spectron(nn.Module):
         positions: Int[Array, " B"],
         cache: Cache,
     ) -> tuple[Float[Array, "B D"], Cache]:
-        """Decode one position of every slot; returns hidden states, for `logits` and `speak`, and the cache.
+        """Decode one position of every slot; returns hidden states, for `logits` and `predict_frames`, and the cache.
 
         Slots where `reads_text` is true read their token, the others their previous frame step. Without tokens, or
         without frames (None), all slots read the other. positions: real elements that a slot has already, which are at

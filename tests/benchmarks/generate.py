@@ -40,6 +40,7 @@ from spectron.inference.batch_job import JobSettings, generate  # noqa: E402
 from spectron.inference.decode import FREE, decode  # noqa: E402
 from spectron.inference.engine import Request  # noqa: E402
 from spectron.inference.inputs import Input  # noqa: E402
+from spectron.models.encoder import unit_statistics  # noqa: E402
 from spectron.objectives.joint import make_model  # noqa: E402
 from spectron.parallel.sharding import unbox  # noqa: E402
 from spectron.types import Sequence, Statistics  # noqa: E402
@@ -103,9 +104,11 @@ def writer(longest: int) -> Spectron:
     bands = experiment.features.num_mels
 
     def init() -> Any:
-        some = Sequence(jnp.zeros((1, 8, bands)), jnp.ones((1, 8), bool))
+        samples, lengths = jnp.zeros((1, 1600), jnp.int16), jnp.asarray([1600])
         tokens = Sequence(jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool))
-        return make_model(experiment).init(jax.random.key(0), some, tokens, some)["params"]
+        frames = Sequence(jnp.zeros((1, 8, bands)), jnp.ones((1, 8), bool))
+        statistics = unit_statistics(experiment)
+        return make_model(experiment).init(jax.random.key(0), samples, lengths, statistics, tokens, frames)["params"]
 
     params = unbox(jax.jit(init)())
     params["stop"]["bias"] = params["stop"]["bias"] + 1e3

@@ -39,9 +39,9 @@ def rotation(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding of [B, H, T, K]."""
-    cos, sin = turn
+    cos, sin = rotary
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
@@ -59,12 +59,12 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
     ) -> Tensor:
         def heads(flat: Tensor) -> Tensor:
             return flat.unflatten(-1, (-1, self.width)).transpose(1, 2)
 
-        query, key = rotate(heads(self.query(x)), turn), rotate(heads(self.key(x)), turn)
+        query, key = rotate(heads(self.query(x)), rotary), rotate(heads(self.key(x)), rotary)
         value = heads(self.value(x))
         if cache is not None:
             end = index + x.shape[1]
@@ -147,9 +147,9 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(c.dim, eps=1e-6)
         self.drop = nn.Dropout(c.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, rotary: tuple[Tensor, Tensor], attention_mask: Tensor) -> Tensor:
         x = x + 0.5 * self.ff_in(x)
-        x = x + self.drop(self.attention(self.attention_norm(x), turn, attention_mask))
+        x = x + self.drop(self.attention(self.attention_norm(x), rotary, attention_mask))
         x = x + self.conv(x, mask)
         return masked(self.norm(x + 0.5 * self.ff_out(x)), mask)
 
@@ -168,9 +168,9 @@ class Encoder(nn.Module):
             x = specaugment(x, mask, self.config.specaugment)
         x, mask = self.subsampling(x, mask)
         c = self.config
-        turn = rotation(torch.arange(x.shape[1], device=x.device)[None], c.dim // c.num_heads, c.rope_base)
+        rotary = rotation(torch.arange(x.shape[1], device=x.device)[None], c.dim // c.num_heads, c.rope_base)
         for layer in self.layers:
-            x = layer(x, mask, turn, mask[:, None, None])
+            x = layer(x, mask, rotary, mask[:, None, None])
         return x, mask
 
 
@@ -213,9 +213,9 @@ class DecoderBlock(nn.Module):
         self.drop = nn.Dropout(c.dropout)
 
     def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], attention_mask: Tensor, cache: Any = None, index: int = 0
     ) -> Tensor:
-        x = x + self.drop(self.attention(self.attention_norm(x), turn, attention_mask, cache, index))
+        x = x + self.drop(self.attention(self.attention_norm(x), rotary, attention_mask, cache, index))
         return x + self.drop(self.ff(self.ff_norm(x)))
 
 
@@ -245,9 +245,9 @@ class Decoder(nn.Module):
     def forward(
         self, x: Tensor, positions: Tensor, attention_mask: Tensor, cache: Cache | None = None, index: int = 0
     ) -> Tensor:
-        turn = rotation(positions, self.config.dim // self.config.num_heads, self.config.rope_base)
+        rotary = rotation(positions, self.config.dim // self.config.num_heads, self.config.rope_base)
         for i, layer in enumerate(self.layers):
-            x = layer(x, turn, attention_mask[:, None], None if cache is None else cache[i], index)
+            x = layer(x, rotary, attention_mask[:, None], None if cache is None else cache[i], index)
         return self.final_norm(x)
 
     def score(self, tokens: Tensor, mask: Tensor, prefix: Tensor) -> Tensor:

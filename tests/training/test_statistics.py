@@ -1,0 +1,78 @@
+"""Log-mel statistics: those of the predicted spectrogram, and the encoder's own where it reads other features."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from models import tiny
+
+from spectron.audio.features import log_mel, measure
+from spectron.checkpoints.manager import make_meta, statistics_of
+from spectron.config import CTCConfig, FeatureConfig, StageConfig, StreamConfig
+from spectron.models.encoder import unit_statistics
+from spectron.objectives import make_objective
+from spectron.objectives.joint import make_model
+from spectron.training.stage import find_statistics
+from spectron.types import UserError
+
+STAGE = StageConfig("ctc", (StreamConfig(CTCConfig(), "speech"),))
+OTHER = FeatureConfig(num_mels=6, low_hz=200.0, window_seconds=0.025, hop_seconds=0.01)
+
+
+class Feed:
+    """The same batch again and again."""
+
+    def batches(self, step):
+        while True:
+            yield tiny.batch(100)
+
+
+def with_encoder(**settings):
+    experiment = tiny.experiment()
+    encoder = dataclasses.replace(experiment.model.encoder, **settings)
+    return dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, encoder=encoder))
+
+
+def measured(features):
+    batch = tiny.batch(100)
+    mel = jax.jit(log_mel, static_argnums=2)(batch.samples, batch.num_samples, features)
+    return measure([np.asarray(row)[mask] for row, mask in zip(mel.values, mel.mask, strict=True)], features)
+
+
+def test_equal_features_are_measured_once(tmp_path):
+    found = find_statistics(tiny.experiment(), STAGE, tmp_path, Feed())
+    assert found.encoder is None and found.of_encoder is found
+    np.testing.assert_allclose(found.mean, measured(tiny.FEATURES).mean, rtol=1e-5)
+
+
+def test_an_encoder_with_other_features_has_statistics_of_its_own(tmp_path):
+    experiment = with_encoder(features=OTHER)
+    found = find_statistics(experiment, STAGE, tmp_path, Feed())
+    np.testing.assert_allclose(found.mean, measured(tiny.FEATURES).mean, rtol=1e-5)
+    np.testing.assert_allclose(found.of_encoder.mean, measured(OTHER).mean, rtol=1e-5)
+    np.testing.assert_allclose(found.of_encoder.std, measured(OTHER).std, rtol=1e-5)
+    meta = json.loads(json.dumps(make_meta(experiment, "ctc", found)))
+    jax.tree.map(np.testing.assert_array_equal, statistics_of(meta), found)
+
+
+def test_such_an_encoder_trains():
+    experiment = with_encoder(features=OTHER)
+    objective = make_objective(CTCConfig(), experiment, unit_statistics(experiment))
+    batch = tiny.batch(2)
+    params = jax.jit(objective.init)(jax.random.key(0), batch)
+    assert params["encoder"]["subsampling"]["conv_0"]["kernel"].value.shape[0] == 3 * OTHER.num_mels
+    assert np.isfinite(jax.jit(objective.loss)(tiny.unbox(params), batch, jax.random.key(1)).total())
+    assert int(objective.encoder.output_length(16_000)) == 25
+
+
+def test_encoder_and_spectrogram_share_a_sample_rate():
+    experiment = with_encoder(features=FeatureConfig(sample_rate=8000, high_hz=4000.0, num_mels=8))
+    for make in (make_model, lambda e: make_objective(CTCConfig(), e, None)):
+        with pytest.raises(UserError, match=r"model\.encoder reads 8000 samples per second"):
+            make(experiment)
+
+
+def test_a_text_stage_has_no_statistics(tmp_path):
+    assert find_statistics(tiny.experiment(), STAGE, tmp_path, None) is None
