@@ -119,14 +119,14 @@ def _watch(stopped: threading.Event) -> None:
         beat += 1
         try:
             store.key_value_set(f"{PULSE_KEY}{me}", str(beat), allow_overwrite=True)
-            gone = _overdue(store, seen) if me == 0 else _lost(store)
+            lost = _overdue(store, seen) if me == 0 else _reported(store)
         except jax.errors.JaxRuntimeError:
-            gone = "process 0"
-        if gone and not stopped.is_set():
+            lost = "process 0"
+        if lost and not stopped.is_set():
             if me == 0:
-                store.key_value_set(LOST_KEY, gone)
+                store.key_value_set(LOST_KEY, lost)
             print(
-                f"spectron: Lost {gone} of {count}: no sign of life for {SILENCE_SECONDS:.0f} s. {ADVICE}",
+                f"spectron: Lost {lost} of {count}: no sign of life for {SILENCE_SECONDS:.0f} s. {ADVICE}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -144,7 +144,7 @@ def _overdue(store: Any, seen: dict[int, tuple[str, float]]) -> str:
     return f"process{'es' * (len(late) > 1)} {', '.join(map(str, late))}" if late else ""
 
 
-def _lost(store: Any) -> str:
+def _reported(store: Any) -> str:
     """The processes that process 0 has reported as lost, "" if none."""
     try:
         return store.key_value_try_get(LOST_KEY)

@@ -16,7 +16,7 @@ from spectron.audio.features import log_mel, measure
 from spectron.checkpoints.checkpoint import Base, Checkpoint, base_of, place
 from spectron.checkpoints.manager import FOLDER
 from spectron.checkpoints.trees import merge, paths_of, select
-from spectron.config import DataConfig, Experiment, FeatureConfig, FrozenConfig, StageConfig, as_dict
+from spectron.config import DataConfig, Experiment, FeatureConfig, StageConfig, as_dict
 from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
 from spectron.parallel import sharding
@@ -40,19 +40,12 @@ def reading(feed: Feed, step: int) -> Iterator[Iterator[Batch]]:
 def open_sources(experiment: Experiment, stage: StageConfig, workdir: Path) -> dict[str, Checkpoint]:
     """Part → the checkpoint that it starts from (start_from), of an earlier stage in this work folder or of a folder.
 
-    Raises UserError if there is none, or if the stage freezes a part that does not start from one.
+    Raises UserError if there is none.
     """
-    for prefix, config in (*stage.optimizers, ("", stage.optimizer)):
-        part = prefix.split("/")[0]
-        if isinstance(config, FrozenConfig) and part not in dict(stage.start_from):
-            raise UserError(
-                f"stages.{stage.name}: {part or 'optimizer'!r} is frozen and would keep its random initial values; "
-                f"name the checkpoint it comes from in stages.{stage.name}.start_from."
-            )
     names = [s.name for s in experiment.stages]
     earlier = names[: names.index(stage.name)]
     opened: dict[str, Checkpoint] = {}
-    for source in {source for _, source in stage.start_from}:
+    for _, source in stage.start_from:
         if source in earlier and not (workdir / source / FOLDER).is_dir():
             raise UserError(
                 f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; "
@@ -68,7 +61,7 @@ def fresh_state(
     """The state before the first step, and for each frozen part what checkpoints in `folder` record about its base.
 
     The parts in `sources` come from there, the others are initialised at random. Raises UserError for a part that the
-    stage does not have, or that has other shapes.
+    stage does not have or that has other shapes, and for a frozen part without a source.
     """
     abstract, stage = program.abstract, program.stage
     whole = merge(abstract.params, abstract.frozen)
@@ -76,6 +69,12 @@ def fresh_state(
         if part not in whole:
             raise UserError(
                 f"stages.{stage.name}.start_from: there is no part {part!r}; this stage has {', '.join(whole)}."
+            )
+    for part in abstract.frozen:
+        if part not in sources:
+            raise UserError(
+                f"stages.{stage.name}: {part!r} is frozen and would keep its random initial values; name the "
+                f"checkpoint it comes from in stages.{stage.name}.start_from."
             )
     state = program.init()
     params, frozen, bases = dict(state.params), {}, {}

@@ -96,6 +96,15 @@ def test_part_of_a_part_can_be_frozen(finished, tmp_path):
     assert (after["bias"] != before["bias"]).all()
 
 
+def test_the_default_can_be_frozen(finished, tmp_path):
+    shutil.copytree(finished / "text", tmp_path / "text")
+    trained = 'stages.speech.optimizers=[["encoder", {"kind": "adam"}], ["ctc_head", {"kind": "muon"}]]'
+    assert loop.train(experiment(*SHORT, "stages.speech.optimizer.kind=frozen", trained), tmp_path, ["speech"])
+    same(Checkpoint.open(tmp_path).load(("lm",))["lm"], Checkpoint.open(tmp_path / "text").load()["lm"])
+    rates = {name for name in lines(tmp_path / "speech")[0] if name.startswith("learning_rate")}
+    assert rates == {"learning_rate/encoder", "learning_rate/ctc_head"}
+
+
 def test_an_export_holds_everything(finished, tmp_path):
     export(finished, tmp_path / "export")
     shutil.rmtree(shutil.copytree(finished, tmp_path / "run") / "text")
@@ -138,7 +147,7 @@ def test_frozen_matrices_are_held_in_compute_dtype_and_the_loss_is_the_same(kind
     config = experiment("model.compute_dtype=bfloat16")
     statistics = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
     objective = make_objective(ObjectiveConfig.members[kind](), config, statistics)
-    batch = noise_batch(config, "text" if kind == "text_lm" else "speech", 2, 0, 0)
+    batch = jax.device_put(noise_batch(config, "text" if kind == "text_lm" else "speech", 2, 0, 0))
     params = sharding.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
     layout = frozen_layout(params, config.model.compute_dtype)
     held = jax.tree.map(lambda x, a: x.astype(a.dtype), params, layout)

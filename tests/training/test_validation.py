@@ -91,7 +91,7 @@ def test_log_perplexity_of_texts(config, tmp_path):
     ("changes", "message"),
     [
         ({"evaluate_on": "haerd"}, "'haerd' is no task; known: heard, words"),
-        ({"streams": (StreamConfig(SilentConfig(), "heard"),)}, "'silent' has no validation figure; leave it empty"),
+        ({"streams": (StreamConfig(SilentConfig(), "heard"),)}, "'silent' has no validation metric; leave it empty"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(config, changes, message):

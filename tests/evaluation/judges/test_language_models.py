@@ -59,7 +59,7 @@ def logits_of(objective, params):
     score = jax.jit(lambda *row: objective.lm.apply({"params": params["lm"]}, *row, method="score"))
 
     def logits(ids):
-        read = jnp.asarray([([objective.sos, *ids] + [0] * LONGEST)[:LONGEST]], jnp.int32)
+        read = jnp.asarray([([objective.vocabulary.sos_id, *ids] + [0] * LONGEST)[:LONGEST]], jnp.int32)
         mask = (jnp.arange(LONGEST) <= len(ids))[None]
         return jax.nn.log_softmax(score(read, mask, jnp.zeros(1, jnp.int32))[0, : len(ids) + 1])
 
