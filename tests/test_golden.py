@@ -71,7 +71,7 @@ def test_parameters_are_the_golden_ones(name):
 
 
 # A tiny checkpoint and its export as this version wrote them: every later version must read them and get these values.
-# After a change of the format, write them anew (see above) under the new version's name, and refuse the old in a sentence.
+# A new format gets files under its own version, and refuses the old ones in a sentence.
 
 
 def written(name: str) -> Path:
