@@ -9,7 +9,7 @@ import pytest
 from models import tiny
 
 from spectron.audio.features import denormalise, log_mel, normalise
-from spectron.config import AdamConfig, StageConfig
+from spectron.config import AdamConfig, StackMLPConnectorConfig, StageConfig
 from spectron.inference.api import Spectron
 from spectron.inference.decode import FREE, decode, decode_until_done
 from spectron.inference.decode_config import DecodeConfig, MaxLengths, trained_lengths
@@ -53,8 +53,22 @@ def decoded(generator, samples, numbers, seed, batch_size, **changes):
     return jax.device_get(decode(generator.weights, STATISTICS, padded, lengths, keys, config=config))
 
 
-def test_the_loop_writes_what_the_uncached_model_would(generator):
+def other_parts():
+    """A stacking connector, a causal prefix, and an LM with biases, LayerNorm and learned positions."""
+    experiment = tiny.experiment(prenet_dropout=0.0)
+    model = dataclasses.replace(
+        experiment.model,
+        connector=StackMLPConnectorConfig(stack=2, hidden=12),
+        lm=tiny.FAMILIES["gpt2"],
+        bidirectional_prefix=False,
+    )
+    return make_generator(dataclasses.replace(experiment, model=model))
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_the_loop_writes_what_the_uncached_model_would(generator, other):
     """Feed the decoded text and frames back through teacher forcing: its best tokens and frames must be the same."""
+    generator = other_parts() if other else generator
     experiment, samples = generator.experiment, prompts(4)
     out = decoded(generator, samples, range(4), 0, 4)
     padded = np.zeros((4, generator.prompt_size), np.int16)

@@ -53,6 +53,10 @@ def connector(config):
     return make_connector(ModelConfig(connector=config, lm=tiny.LM))
 
 
+def decoder(config):
+    return Layer(Decoder(config, 9), 16, lambda x: (x.masked().values, count_positions(x.mask), prefix_lm_mask(x.mask)))
+
+
 LAYERS = {
     "subsampling": Layer(Subsampling(8, 16), 8, lambda x: (x,)),
     "convolution": Layer(ConvModule(tiny.ENCODER, True), 16, lambda x: (x.masked().values, x.mask)),
@@ -64,11 +68,8 @@ LAYERS = {
     "conformer without scan": Layer(Conformer(tiny.ENCODER, scan_layers=False), 8, lambda x: (x,), "encode"),
     "linear connector": Layer(connector(LinearConnectorConfig()), 8, lambda x: (x,)),
     "stacking connector": Layer(connector(StackMLPConnectorConfig(stack=3, hidden=12)), 8, lambda x: (x,)),
-    "decoder": Layer(
-        Decoder(tiny.LM, 9),
-        16,
-        lambda x: (x.masked().values, count_positions(x.mask), prefix_lm_mask(x.mask, jnp.zeros_like(x.mask))),
-    ),
+    "decoder": decoder(tiny.LM),
+    **{f"decoder, {name}": decoder(config) for name, config in tiny.FAMILIES.items()},
 }
 
 

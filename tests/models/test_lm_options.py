@@ -43,25 +43,6 @@ OPTIONS = {
     "tied embeddings": ({"tie_embeddings": True}, {"head/kernel": None, "embedding": (11, 16)}),
     "scale of tied logits": ({"tie_embeddings": True, "tied_logit_scale": 1.0}, {"head/kernel": None}),
 }
-GPT2_LIKE = dataclasses.replace(
-    tiny.LM,
-    num_kv_heads=4,
-    gated=False,
-    qkv_bias=True,
-    out_bias=True,
-    ff_bias=True,
-    norm="layer",
-    norm_epsilon=1e-5,
-    positions="learned",
-    max_positions=40,
-    tie_embeddings=True,
-    tied_logit_scale=1.0,
-)
-GEMMA_LIKE = dataclasses.replace(
-    tiny.LM, head_dim=6, num_kv_heads=1, norm_offset=1.0, embedding_scale=4.0, attention_scale=0.3
-)
-QWEN_LIKE = dataclasses.replace(tiny.LM, qkv_bias=True, activation="silu", rope_base=1e6)
-FAMILIES = {"gpt2": GPT2_LIKE, "gemma": GEMMA_LIKE, "qwen": QWEN_LIKE}
 
 ERF = np.vectorize(math.erf)
 ACTIVATIONS = {
@@ -162,10 +143,10 @@ def test_the_options_change_the_values():
             assert np.abs(reference(parameters(config)[1], tokens, config) - base).max() > 1e-4, name
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", tiny.FAMILIES)
 @pytest.mark.parametrize("layout", ["scanned", "decode layout"])
 def test_cached_steps_equal_the_whole_pass(name, layout):
-    config = FAMILIES[name]
+    config = tiny.FAMILIES[name]
     scan = layout == "scanned"
     tokens, mask = inputs()
     whole = Decoder(config, VOCAB, scan_layers=scan)
@@ -208,12 +189,12 @@ def test_an_impossible_option_is_refused(settings, message):
 
 def test_a_cache_longer_than_the_learned_positions_is_refused():
     with pytest.raises(UserError, match="max_positions 40"):
-        empty_cache(GPT2_LIKE, 1, 41)
+        empty_cache(tiny.FAMILIES["gpt2"], 1, 41)
 
 
 def test_families_take_a_bidirectional_prefix():
     """The contract tests run causal masks; the prefix of Spectron is not."""
-    decoder, params = parameters(GEMMA_LIKE)
+    decoder, params = parameters(tiny.FAMILIES["gemma"])
     x = tiny.sequence([6], 16)
     joined = join([Segment(x.values[:, :4], x.mask[:, :4], True), Segment(x.values[:, 4:], x.mask[:, 4:])])
     arguments = (joined.values, joined.positions, joined.attention_mask)

@@ -33,6 +33,26 @@ ENCODER = ConformerConfig(
     dropout=0.0,
 )
 LM = LMConfig(dim=16, num_layers=2, num_heads=4, num_kv_heads=2, ff_dim=24)
+# Between them they use every option of LMConfig.
+GPT2_LIKE = dataclasses.replace(
+    LM,
+    num_kv_heads=4,
+    gated=False,
+    qkv_bias=True,
+    out_bias=True,
+    ff_bias=True,
+    norm="layer",
+    norm_epsilon=1e-5,
+    positions="learned",
+    max_positions=40,
+    tie_embeddings=True,
+    tied_logit_scale=1.0,
+)
+GEMMA_LIKE = dataclasses.replace(
+    LM, head_dim=6, num_kv_heads=1, norm_offset=1.0, embedding_scale=4.0, attention_scale=0.3
+)
+QWEN_LIKE = dataclasses.replace(LM, qkv_bias=True, activation="silu", rope_base=1e6)
+FAMILIES = {"gpt2": GPT2_LIKE, "gemma": GEMMA_LIKE, "qwen": QWEN_LIKE}
 
 
 def experiment(frames_per_step: int = 2, prenet_dropout: float = 0.5) -> Experiment:
