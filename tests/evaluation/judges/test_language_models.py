@@ -76,7 +76,7 @@ def test_our_scores_are_the_decoders(ours, logits_of):
         by_hand = logits_of(ids)
         assert log_prob == pytest.approx(sum(float(by_hand[i, token]) for i, token in enumerate(ids)), abs=1e-4)
     assert ours.facts["settings"]["stage"] == "text"
-    assert ours.facts["checksum"] == CheckpointLM("x").facts["checksum"]
+    assert ours.facts["checksum"] == CheckpointLM(ours.facts["name"]).facts["checksum"]
 
 
 def test_our_completions_are_the_likeliest_tokens(ours, logits_of):
