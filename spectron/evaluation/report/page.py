@@ -13,11 +13,10 @@ from jaxtyping import Float, Int
 from spectron.audio import spectrogram_png
 from spectron.config import FeatureConfig
 from spectron.data.shards import encode_flac
-from spectron.evaluation.picking import spreading
-from spectron.evaluation.scores.intervals import Figure
-from spectron.evaluation.scores.tables import Results, Table, meanings
+from spectron.evaluation.results import Figure, Results, Table, meanings
 from spectron.utils.files import write_text
 from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, render
+from spectron.utils.spacing import evenly_spaced_order
 
 MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
 MEDIA_LEFT_OUT = "Rows without a player were judged like the others: the page holds only so many sounds."
@@ -77,7 +76,7 @@ def write_page(path: Path, page: Page, max_media: int = MAX_MEDIA) -> None:
     """
     media: list[Media | None] = [None] * len(page.items)
     remaining = max_media
-    for i in spreading(len(page.items)):
+    for i in evenly_spaced_order(len(page.items)):
         item_media = _media(page.items[i], page.features)
         remaining -= item_media.size()
         if remaining < 0:

@@ -11,12 +11,12 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.picking import spreading
+from spectron.evaluation.metrics.intervals import Figure, average, proportion
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell, Item
-from spectron.evaluation.scores.intervals import Figure, average, proportion
-from spectron.evaluation.scores.tables import Results, Table
+from spectron.evaluation.results import Results, Table
 from spectron.utils.html import render
+from spectron.utils.spacing import evenly_spaced_order
 
 FEATURES = FeatureConfig()
 SCORES = (0.5, 0.25, 10.0, -3.0, 2.0)
@@ -100,7 +100,8 @@ def test_sounds_that_do_not_fit_are_left_out_evenly_and_verdicts_stay(tmp_path):
     assert page.MEDIA_LEFT_OUT in text
     assert [("<audio" in row) for row in rows] == [True, False, False, False, True]
     assert all("nobody" in row for row in rows)
-    assert spreading(8) == [0, 4, 2, 6, 1, 5, 3, 7] and spreading(1) == [0] and spreading(0) == []
+    assert evenly_spaced_order(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert evenly_spaced_order(1) == [0] and evenly_spaced_order(0) == []
 
 
 def test_without_sounds_there_is_no_empty_column(tmp_path):
