@@ -159,15 +159,11 @@ def augment(key: Array, log_mels: Float[Array, "B T F"]) -> Float[Array, "B T F"
     noise = log_mels.max(axis=(1, 2), keepdims=True) + level + colour
     grain = 0.1 * jax.random.normal(keys[4], log_mels.shape)
     mixed = normalise(jnp.logaddexp(log_mels + grain, noise) + tilt, jnp.ones((batch, steps, 1), bool))
-    first_band, bands_off, first_step, steps_off = (
-        jax.random.randint(k, shape, 0, high)
-        for k, shape, high in zip(
-            jax.random.split(keys[5], 4),
-            [(batch, 1, 1)] * 2 + [(batch, 3, 1)] * 2,
-            (bands, bands // 8, steps, 8),
-            strict=True,
-        )
-    )
+    draws = jax.random.split(keys[5], 4)
+    first_band = jax.random.randint(draws[0], (batch, 1, 1), 0, bands)
+    bands_off = jax.random.randint(draws[1], (batch, 1, 1), 0, bands // 8)
+    first_step = jax.random.randint(draws[2], (batch, 3, 1), 0, steps)
+    steps_off = jax.random.randint(draws[3], (batch, 3, 1), 0, 8)
     band, step = jnp.arange(bands), jnp.arange(steps)
     hidden = ((step >= first_step) & (step < first_step + steps_off)).any(axis=1)[..., None]
     return jnp.where(hidden | ((band >= first_band) & (band < first_band + bands_off)), 0.0, mixed)

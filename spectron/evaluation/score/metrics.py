@@ -11,7 +11,8 @@ import numpy as np
 
 from spectron.evaluation.judges.base import Facts, LanguageModel, SpeakerEncoder, SpeechQuality, check_rate, facts_of
 from spectron.evaluation.metrics import perplexity, similarity, text_scores, wer
-from spectron.evaluation.metrics.intervals import known, proportion, seed_average
+from spectron.evaluation.metrics.answers import answer_table
+from spectron.evaluation.metrics.intervals import known, seed_average
 from spectron.evaluation.results import Table
 from spectron.evaluation.score.items import ScoredItem
 from spectron.evaluation.suite import Record
@@ -215,18 +216,8 @@ class Questions(TextMetric):
 
     def tables(self, row: str, records: Sequence[Record]) -> list[Table]:
         """All answers, then the short ones and the others, where there are both."""
-        groups = {row: records}
-        if len({record["short"] for record in records}) == 2:
-            groups[f"{row}, short answers"] = [record for record in records if record["short"]]
-            groups[f"{row}, other answers"] = [record for record in records if not record["short"]]
-        rows = {
-            name: {
-                scorer: proportion(scorer, [[record[scorer]] for record in chosen], definition)
-                for scorer, definition in text_scores.DEFINITIONS.items()
-            }
-            for name, chosen in groups.items()
-        }
-        return [Table("Answers", rows, text_scores.SHORT_NOTE)]
+        verdicts = [{scorer: [record[scorer]] for scorer in text_scores.SCORERS} for record in records]
+        return [answer_table({row: (verdicts, [record["short"] for record in records])})]
 
 
 def _left_out(row: str, lacking: Sequence[bool], why: str) -> str:

@@ -74,8 +74,7 @@ def evaluate_probes(
 ) -> Results:
     """All probes of a checkpoint on a task; results and report.html in OUT. Killed and called again, it goes on.
 
-    prompts: lengths in seconds. text: forced as one more probe. Raises UserError. (Of the counting world:
-    counting.probes.)
+    prompts: lengths in seconds. text: forced as one more probe. Raises UserError.
     """
     check_prompts(prompts, "seconds above 0")
     check_output(out)
@@ -165,11 +164,9 @@ class ProbesSuite(SpeakingSuite):
             voices = runner.voices("prompts", [item.prompt for item in self.items], with_windows=False)
         full_run: list[list[Generated]] = []
         for each in [*self.forcing(), *self.other_lengths()]:
-            words = (
-                self.prompt_words
-                if each.items is self.items
-                else speaking.prompt_words(each.items, runner, f"prompts-{each.key}")
-            )
+            words = self.prompt_words
+            if each.items is not self.items:
+                words = speaking.prompt_words(each.items, runner, f"prompts-{each.key}")
             generated = self._generate(each, full_run, work)
             full_run = full_run or generated  # of the first probe, which is the full one
             row = _measured(each, words, generated, runner, voices)

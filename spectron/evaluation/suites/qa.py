@@ -13,12 +13,12 @@ from jaxtyping import Int
 from spectron.audio.spectrograms import log_mels
 from spectron.data.question_sets import Question, QuestionSet
 from spectron.evaluation.judges.base import facts_of
+from spectron.evaluation.metrics import answers
 from spectron.evaluation.metrics.alignment import fit_text
-from spectron.evaluation.metrics.intervals import proportion
-from spectron.evaluation.metrics.text_scores import DEFINITIONS, SCORERS, SHORT_NOTE, is_short
+from spectron.evaluation.metrics.text_scores import SCORERS, is_short
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell
-from spectron.evaluation.results import Figure, Table
+from spectron.evaluation.results import Table
 from spectron.evaluation.suite import Record, Suite, once
 from spectron.types import UserError
 from spectron.utils.chunk_cache import ChunkCache, checksum
@@ -26,7 +26,6 @@ from spectron.utils.chunk_cache import ChunkCache, checksum
 PROMPT = "Question: {question}\nAnswer:"  # ours: what a text LM continues; its first line is the answer
 MAX_TOKENS = 32  # ours: room for the longest alias of a name, not for an essay
 CHUNK = 32  # ours: prompts a text LM is given at once
-SHORT, LONG = "short answers", "other answers"  # rows of answers of at most two characters, and of the others
 
 
 def check(sets: Sequence[QuestionSet], template: str) -> None:
@@ -93,31 +92,17 @@ def by_set(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {name: [r for r in records if r["set"] == name] for name in once(r["set"] for r in records)}
 
 
-def subsets(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """All of a set and, where some answers have at most two characters, those and the others apart."""
-    short = [r for r in records if is_short(r["answers"])]
-    parts = {"": list(records), LONG: [r for r in records if r not in short], SHORT: short}
-    return parts if short else {"": parts[""]}
-
-
 def answer_table(records: Sequence[Record], systems: Mapping[str, str]) -> Table:
-    """Rows for every set, system and subset; columns are the scorers. systems: name → what is judged.
-
-    Title and columns are those of `spectron score qa`, so that rows of both can be joined.
-    """
-    rows: dict[str, dict[str, Figure]] = {}
-    for name, of_set in by_set(records).items():
-        for subset, chosen in subsets(of_set).items():
-            rows |= {", ".join(filter(None, (name, system, subset))): _scores(chosen, system) for system in systems}
-    meaning = (f"- {system}: {text}" for system, text in systems.items())
-    return Table("Answers", rows, "\n".join([SHORT_NOTE, *meaning]))
-
-
-def _scores(records: Sequence[Record], system: str) -> dict[str, Figure]:
-    return {
-        scorer: proportion(f"{system}, {scorer}", [verdicts(r, system, scorer) for r in records], DEFINITIONS[scorer])
-        for scorer in SCORERS
+    """Rows for every set and system, as in `spectron score qa`. systems: name → what is judged."""
+    rows = {
+        f"{name}, {system}": (
+            [{scorer: verdicts(r, system, scorer) for scorer in SCORERS} for r in of_set],
+            [is_short(r["answers"]) for r in of_set],
+        )
+        for name, of_set in by_set(records).items()
+        for system in systems
     }
+    return answers.answer_table(rows, "\n".join(f"- {system}: {text}" for system, text in systems.items()))
 
 
 def data_facts(sets: Sequence[QuestionSet], spoken: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -151,14 +136,14 @@ class QASuite(Suite):
         groups: Sequence[str] = (),
     ) -> page.Item:
         """A question's row: the first seed's texts with their verdicts, then `more` columns, players and a picture."""
-        answers = "; ".join(record["answers"][:5]) + (" …" if len(record["answers"]) > 5 else "")
-        cells = {"Question": Cell(record["question"], small=f"right: {answers}")}
+        listed = "; ".join(record["answers"][:5]) + (" …" if len(record["answers"]) > 5 else "")
+        cells = {"Question": Cell(record["question"], small=f"right: {listed}")}
         for system in systems:
             first = record["said"][system][0]
             marks = {scorer: first[scorer] for scorer in SCORERS}
             cells[system[:1].upper() + system[1:]] = Cell(first["text"], marks=marks, value=sum(marks.values()))
         mels = log_mels([samples for _, samples in sounds], self.features) if sounds else []
         picture = [("question | answer", mels[0], mels[1])] if mels and len(mels[0]) else []
-        filters = [record["set"], *([SHORT] if is_short(record["answers"]) else []), *groups]
+        filters = [record["set"], *([answers.SHORT] if is_short(record["answers"]) else []), *groups]
         cells |= more or {}
         return page.Item(record["id"], cells, sounds, picture, right, filters, record["question"], record["set"])

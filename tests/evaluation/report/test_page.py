@@ -91,10 +91,9 @@ def test_everything_is_in_the_file_and_named(path):
 
 def test_sounds_that_do_not_fit_are_left_out_evenly_and_verdicts_stay(tmp_path):
     many = items()
-    page.write_page(tmp_path / "p.html", page.Page("t", (), (), many[:1], "", FEATURES))
+    page.write(tmp_path / "p.html", Results("t", ()), many[:1], (), FEATURES)
     one = sum(map(len, re.findall(r'"(data:[^"]*)"', (tmp_path / "p.html").read_text())))
-    drawn = page.Page("t", (), (), many, "", FEATURES)
-    page.write_page(tmp_path / "p.html", drawn, max_media=round(2.6 * one))
+    page.write(tmp_path / "p.html", Results("t", ()), many, (), FEATURES, max_media=round(2.6 * one))
     text = (tmp_path / "p.html").read_text()
     rows = re.findall(r"<tr data-state.*?</tr>", text, re.DOTALL)
     assert page.MEDIA_LEFT_OUT in text
@@ -106,7 +105,7 @@ def test_sounds_that_do_not_fit_are_left_out_evenly_and_verdicts_stay(tmp_path):
 
 def test_without_sounds_there_is_no_empty_column(tmp_path):
     bare = [Item("q", {"Text": Cell("")})]
-    page.write_page(tmp_path / "p.html", page.Page("t", (), (), bare, "", FEATURES))
+    page.write(tmp_path / "p.html", Results("t", ()), bare, (), FEATURES)
     text = (tmp_path / "p.html").read_text()
     assert page.MEDIA_LEFT_OUT not in text and "One by one" in text
     assert "Spectrograms" not in text and "—" in text and 'data-filter="right"' not in text

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio import wav
 from spectron.data.question_sets import Question, QuestionSet, read_questions
+from spectron.evaluation.metrics.answers import LONG, SHORT
 from spectron.evaluation.score.metrics import Questions
 from spectron.evaluation.suites import qa
 from spectron.evaluation.suites.qa import after_question
@@ -129,14 +130,8 @@ def test_every_system_is_judged_by_every_scorer(evaluated):
     whole = tables["Answers"]
     systems = ["text stream", "text behind the question", "speech", "cascade", "text LM", "question repeated"]
     assert list(whole.rows) == [
-        f"{name}{system}{subset}"
-        for name, subset in (
-            ("small, ", ""),
-            ("small, ", f", {qa.LONG}"),
-            ("small, ", f", {qa.SHORT}"),
-            ("other, ", ""),
-        )
-        for system in systems
+        *(f"small, {system}{kind}" for system in systems for kind in ("", f", {LONG}", f", {SHORT}")),
+        *(f"other, {system}" for system in systems),
     ]
     assert whole.columns == ["substring", "contains", "exact"]
     for table in results.tables:
@@ -150,7 +145,7 @@ def test_every_system_is_judged_by_every_scorer(evaluated):
         "exact": 0.2,
     }
     assert whole.rows["small, cascade"]["contains"].value == 0.0, "who hears 'it is 3' knows no capital"
-    assert whole.rows[f"small, speech, {qa.SHORT}"]["contains"].n == 2
+    assert whole.rows[f"small, speech, {SHORT}"]["contains"].n == 2
     beside = tables["Beside the answers"].rows["small"]
     assert list(beside) == ["stopped", "seconds", "question errors", "recogniser's errors"]
     assert 0 < beside["seconds"].value <= 0.5 and beside["recogniser's errors"].value > 0.5
