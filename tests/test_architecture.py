@@ -38,8 +38,8 @@ LADDER = (
     "__main__",
 )
 RUNG = {name: i for i, name in enumerate(LADDER)}
-# The same inside spectron/evaluation; what lies there beside the folders imports none of them.
-EVALUATION = ("judges", "scores", "report", "scoring", "suites")
+# The same inside spectron/evaluation, files and folders.
+EVALUATION = ("results", "judges", "metrics", "report", "suite", "score", "suites", "counting")
 STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of each other
 CORPUS_LIBRARIES = ("seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "apache_beam")
 ABSENT = (
@@ -109,16 +109,14 @@ def test_imports_go_down_the_ladder(path):
 
 def test_evaluation_has_a_ladder_of_its_own():
     house = ROOT / "spectron" / "evaluation"
-    for path in (p for p in MODULES if p.is_relative_to(house)):
-        folder = path.relative_to(house).parts[0]
-        below = EVALUATION[: EVALUATION.index(folder) + 1] if (house / folder).is_dir() else ()
+    for path in (p for p in MODULES if p.is_relative_to(house) and p.name != "__init__.py"):
+        area = path.relative_to(house).parts[0].removesuffix(".py")
+        assert area in EVALUATION, f"{name_of(path)} has no place on evaluation's ladder; give it one in this test"
         for name in imports_of(path):
-            other = name.split(".")[2] if name.startswith("spectron.evaluation.") else ""
-            if (house / other).is_dir() and other:
-                assert other in below, f"{name_of(path)} imports {name}, which stands above it"
-        assert folder != "suites" or not any(n.startswith("spectron.evaluation.scoring") for n in imports_of(path)), (
-            f"{name_of(path)}: suites and the score command are neighbours"
-        )
+            parts = name.split(".")
+            if name.startswith("spectron.evaluation.") and parts[2] != area:
+                assert parts[2] in EVALUATION[: EVALUATION.index(area)], f"{name_of(path)} imports {name} from above"
+                assert {area, parts[2]} != {"suites", "score"}, f"{name_of(path)}: suites and score are neighbours"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

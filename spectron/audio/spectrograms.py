@@ -11,33 +11,23 @@ from jaxtyping import Float, Int
 from spectron.audio.features import log_mel
 from spectron.audio.fft_slots import fft_slot
 from spectron.config import FeatureConfig
+from spectron.utils.padding import batches_by_length, round_up
 
-_ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
+ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
 
 _analyse = jax.jit(lambda samples, lengths, features: log_mel(samples, lengths, features).values, static_argnums=2)
 
 
-def by_length(recordings: Seq[Int[np.ndarray, " _"]], rows: int = _ROWS) -> list[list[int]]:
-    """The recordings' numbers in groups of at most `rows`, like lengths together: little padding is computed."""
-    order = sorted(range(len(recordings)), key=lambda i: len(recordings[i]))
-    return [order[start : start + rows] for start in range(0, len(order), rows)]
-
-
 def log_mels(recordings: Seq[Int[np.ndarray, " _"]], features: FeatureConfig) -> list[Float[np.ndarray, "_ F"]]:
     """int16 [S] each → log-mel [S // hop, F] each."""
-    made: list[Float[np.ndarray, "T F"]] = [np.zeros((0, features.num_mels), np.float32)] * len(recordings)
+    spectrograms: list[Float[np.ndarray, "_ F"]] = [np.zeros((0, features.num_mels), np.float32)] * len(recordings)
     grid = max(1, round(_SECONDS / features.hop_seconds)) * features.hop
-    for group in by_length(recordings):
-        size = max(1, -(-len(recordings[group[-1]]) // grid)) * grid
-        samples, lengths = np.zeros((_ROWS, size), np.int16), np.zeros(_ROWS, np.int32)
-        for row, i in enumerate(group):
-            lengths[row] = len(recordings[i])
-            samples[row, : lengths[row]] = recordings[i]
+    for batch in batches_by_length(recordings, ROWS, lambda longest: round_up(longest, grid)):
         with fft_slot():
-            values = np.asarray(_analyse(samples, lengths, features))
-        for row, i in enumerate(group):
-            made[i] = values[row, : lengths[row] // features.hop]
-    return made
+            values = np.asarray(_analyse(batch.values, batch.lengths, features))
+        for row, i in enumerate(batch.indices):
+            spectrograms[i] = values[row, : batch.lengths[row] // features.hop]
+    return spectrograms
 
 
 def distance(first: Float[np.ndarray, "T F"], second: Float[np.ndarray, "T2 F"]) -> float:

@@ -82,7 +82,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         if arguments.out and len(example.samples):
             wav.write(Path(arguments.out) / f"{arguments.task}-{i}.wav", example.samples, rate)
     if arguments.out:
-        from spectron.evaluation.report import task_page
+        from spectron.corpora import task_page
 
         page = Path(arguments.out) / "inspect.html"
         task_page.write(page, experiment, arguments.task, source, shown)

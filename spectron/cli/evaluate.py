@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from spectron.cli import flags, questions
@@ -30,7 +29,7 @@ def _add_counting(suites: Any) -> None:
     flags.add_decoding(counting, 3)
     flags.add_limit(counting, "items")
     flags.add_set(counting)
-    counting.set_defaults(run=_evaluate_counting)
+    counting.set_defaults(run=_run_counting)
 
 
 def _add_world(suite: argparse.ArgumentParser, repeats: int) -> None:
@@ -42,11 +41,11 @@ def _add_world(suite: argparse.ArgumentParser, repeats: int) -> None:
 
 
 def _add_continuation(suites: Any) -> None:
-    continuation = suites.add_parser("continuation", help="prompts of real speech, continued and judged by outsiders")
+    continuation = suites.add_parser("continuation", help="prompts of real speech, continued and judged")
     continuation.add_argument("--task", required=True, help="one of its own tasks, or KIND:PATH (librispeech:DIR)")
     continuation.add_argument("--prompt-seconds", type=float, default=0.0, metavar="X", help="default: the task's own")
     _add_speaking(continuation, 1)
-    continuation.set_defaults(run=_evaluate_continuation)
+    continuation.set_defaults(run=_run_continuation)
 
 
 def _add_probes(suites: Any) -> None:
@@ -58,11 +57,11 @@ def _add_probes(suites: Any) -> None:
     probes.add_argument("--text", default="", help="force this text too")
     _add_world(probes, 1)
     _add_speaking(probes, 3)
-    probes.set_defaults(run=_evaluate_probes)
+    probes.set_defaults(run=_run_probes)
 
 
 def _add_speaking(suite: argparse.ArgumentParser, seeds: int) -> None:
-    """Of the suites in which a checkpoint continues the utterances of a task, before judges from outside."""
+    """Of the suites in which a checkpoint continues the utterances of a task, before judges."""
     flags.add_checkpoint(suite)
     flags.add_out(suite)
     suite.add_argument(
@@ -70,7 +69,7 @@ def _add_speaking(suite: argparse.ArgumentParser, seeds: int) -> None:
     )
     flags.add_decoding(suite, seeds)
     flags.add_limit(suite, "items")
-    flags.add_panel(suite)
+    flags.add_judges(suite)
     flags.add_set(suite)
 
 
@@ -84,7 +83,7 @@ def _add_recognition(suites: Any) -> None:
     recognition.add_argument("--word-bonus", type=float, default=0.0, metavar="X", help="added for every word")
     flags.add_limit(recognition, "utterances")
     flags.add_set(recognition)
-    recognition.set_defaults(run=_evaluate_recognition)
+    recognition.set_defaults(run=_run_recognition)
 
 
 def _add_likelihood(suites: Any) -> None:
@@ -105,11 +104,30 @@ def _add_likelihood(suites: Any) -> None:
     )
     flags.add_batch_size(likelihood, "recordings scored together, an even number")
     flags.add_limit(likelihood, "pairs (not items)")
-    likelihood.set_defaults(run=_evaluate_likelihood)
+    likelihood.set_defaults(run=_run_likelihood)
 
 
-def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
+def _judges(arguments: argparse.Namespace) -> Any:
+    """The judges asked for, once it is known that their answers can be kept. Raises UserError."""
+    from spectron.evaluation.judges.language_models import load_language_model
+    from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
+    from spectron.evaluation.suites.judge_runner import Judges
+    from spectron.recognition.recogniser import load_recogniser
+    from spectron.types import UserError
+    from spectron.utils.files import check_out
+
+    check_out(arguments.out)
+    if arguments.lm and not arguments.asr:
+        raise UserError("--lm reads what a recogniser heard: give --asr too.")
+    return Judges(
+        asr=load_recogniser(arguments.asr) if arguments.asr else None,
+        lm=load_language_model(arguments.lm) if arguments.lm else None,
+        speaker=Resemblyzer() if arguments.speaker else None,
+        mos=DNSMOS() if arguments.dnsmos else None,
+    )
+
+
+def _run_likelihood(arguments: argparse.Namespace) -> int:
     from spectron.evaluation.suites.likelihood import evaluate_likelihood
 
     results = evaluate_likelihood(
@@ -120,17 +138,15 @@ def _evaluate_likelihood(arguments: argparse.Namespace) -> int:
         arguments.batch_size,
         arguments.limit,
     )
-    print(markdown(results))
-    return 0
+    return flags.print_results(results, arguments.out)
 
 
-def _evaluate_recognition(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
-    from spectron.evaluation.suites.recognition import evaluate
+def _run_recognition(arguments: argparse.Namespace) -> int:
+    from spectron.evaluation.suites.recognition import evaluate_recognition
     from spectron.recognition.ctc_search import Fusion
 
     fusion = Fusion(arguments.lm, arguments.lm_weight, arguments.word_bonus) if arguments.lm else None
-    results = evaluate(
+    results = evaluate_recognition(
         arguments.recogniser,
         arguments.task,
         arguments.out,
@@ -138,39 +154,17 @@ def _evaluate_recognition(arguments: argparse.Namespace) -> int:
         fusion,
         arguments.limit,
     )
-    print(markdown(results))
-    return 0
+    return flags.print_results(results, arguments.out)
 
 
-def _panel(arguments: argparse.Namespace) -> Any:
-    """The judges asked for, once it is known that their answers can be kept. Raises UserError."""
-    from spectron.evaluation.judges.language_models import load_language_model
-    from spectron.evaluation.judges.sound_judges import DNSMOS, Resemblyzer
-    from spectron.evaluation.suites.panel import Panel
-    from spectron.recognition.recogniser import load_recogniser
-    from spectron.types import UserError
-    from spectron.utils.files import check_out
-
-    check_out(arguments.out)
-    if arguments.lm and not arguments.asr:
-        raise UserError("--lm reads what a recogniser heard: give --asr too.")
-    return Panel(
-        asr=load_recogniser(arguments.asr) if arguments.asr else None,
-        lm=load_language_model(arguments.lm) if arguments.lm else None,
-        speaker=Resemblyzer() if arguments.speaker else None,
-        mos=DNSMOS() if arguments.dnsmos else None,
-    )
-
-
-def _evaluate_continuation(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
+def _run_continuation(arguments: argparse.Namespace) -> int:
     from spectron.evaluation.suites.continuation import evaluate_continuation
 
     results = evaluate_continuation(
         arguments.checkpoint,
         arguments.task,
         arguments.out,
-        _panel(arguments),
+        _judges(arguments),
         split=arguments.split,
         prompt_seconds=arguments.prompt_seconds,
         seeds=arguments.seeds,
@@ -178,41 +172,40 @@ def _evaluate_continuation(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         overrides=arguments.set,
     )
-    print(markdown(results))
-    return 0
+    return flags.print_results(results, arguments.out)
 
 
-def _evaluate_probes(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
+def _run_probes(arguments: argparse.Namespace) -> int:
+    from spectron.evaluation.counting.world import evaluate_digit_probes
     from spectron.evaluation.suites.probes import evaluate_probes
     from spectron.types import UserError
 
-    others = ("judges", "repeats") if arguments.task else ("asr", "lm", "speaker", "dnsmos")
-    for flag in others:
+    not_used = ("judges", "repeats") if arguments.task else ("asr", "lm", "speaker", "dnsmos", "split")
+    for flag in not_used:
         if getattr(arguments, flag):
             where = "the counting world, without --task" if arguments.task else "another --task"
             raise UserError(f"--{flag} is for {where}; leave it out.")
-    results = evaluate_probes(
-        arguments.checkpoint,
-        arguments.out,
-        arguments.task,
-        _panel(arguments),
-        arguments.judges,
-        split=arguments.split,
-        prompts=arguments.prompts,
-        text=arguments.text,
-        seeds=arguments.seeds,
-        repeats=arguments.repeats or 1,
-        batch_size=arguments.batch_size,
-        limit=arguments.limit,
-        overrides=arguments.set,
-    )
-    print(markdown(results))
-    return 0
+    common = {
+        "prompts": arguments.prompts,
+        "text": arguments.text,
+        "seeds": arguments.seeds,
+        "batch_size": arguments.batch_size,
+        "limit": arguments.limit,
+        "overrides": arguments.set,
+    }
+    if arguments.task:
+        results = evaluate_probes(
+            arguments.checkpoint, arguments.out, arguments.task, _judges(arguments), split=arguments.split, **common
+        )
+    else:
+        results = evaluate_digit_probes(
+            arguments.checkpoint, arguments.out, arguments.judges, repeats=arguments.repeats or 1, **common
+        )
+    return flags.print_results(results, arguments.out)
 
 
-def _evaluate_counting(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.suites.counting import evaluate_counting, markdown
+def _run_counting(arguments: argparse.Namespace) -> int:
+    from spectron.evaluation.counting.suite import evaluate_counting
 
     results = evaluate_counting(
         arguments.checkpoint,
@@ -224,6 +217,4 @@ def _evaluate_counting(arguments: argparse.Namespace) -> int:
         overrides=arguments.set,
         limit=arguments.limit,
     )
-    print(markdown(results))
-    print(f"\nReport: {Path(arguments.out) / 'report.html'}")
-    return 0
+    return flags.print_results(results, arguments.out)

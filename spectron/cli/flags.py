@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 FILES = "folder for results.json, results.md, items.jsonl and report.html; a restarted run resumes"
@@ -10,6 +11,7 @@ LM = "a Spectron checkpoint with a text LM, or the local folder of a causal LM o
 
 if TYPE_CHECKING:
     from spectron.config import Experiment
+    from spectron.evaluation.results import Results
 
 
 def add_set(command: argparse.ArgumentParser) -> None:
@@ -56,8 +58,8 @@ def add_limit(command: argparse.ArgumentParser, what: str) -> None:
     command.add_argument("--limit", type=int, default=0, metavar="N", help=f"only N {what}, evenly spread")
 
 
-def add_panel(command: argparse.ArgumentParser) -> None:
-    """Add --asr, --lm, --speaker and --dnsmos: the judges."""
+def add_judges(command: argparse.ArgumentParser) -> None:
+    """--asr, --lm, --speaker and --dnsmos: who judges what is said."""
     add_asr(command)
     command.add_argument("--lm", metavar="DIR", help=f"language model that scores transcripts: {LM}")
     command.add_argument("--speaker", choices=["resemblyzer"], help="model that compares voices")
@@ -79,6 +81,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def print_results(results: Results, out: str) -> int:
+    """Print a suite's tables and where its report is; the exit code."""
+    from spectron.evaluation.results import markdown
+
+    print(markdown(results))
+    print(f"Report: {Path(out) / 'report.html'}")
+    return 0
 
 
 def load_config(arguments: argparse.Namespace, path: str) -> Experiment:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectron.cli import flags
 
 if TYPE_CHECKING:
-    from spectron.evaluation.suites.questions import QuestionSet
+    from spectron.data.question_sets import QuestionSet
 
 
 def add_spoken_qa(suites: Any) -> None:
@@ -52,7 +51,7 @@ def _add_questions(command: argparse.ArgumentParser) -> None:
 
 
 def _sets(arguments: argparse.Namespace) -> list[QuestionSet]:
-    from spectron.evaluation.suites.questions import read_questions
+    from spectron.data.question_sets import read_questions
     from spectron.types import UserError
     from spectron.utils.files import check_out
 
@@ -64,17 +63,17 @@ def _sets(arguments: argparse.Namespace) -> list[QuestionSet]:
 
 def _prompting(arguments: argparse.Namespace) -> dict[str, Any]:
     """prompt and max_tokens where they were given; a shell's backslash n is a line break."""
-    found = {"max_tokens": arguments.max_tokens} if arguments.max_tokens else {}
-    return found | ({"prompt": arguments.prompt.replace("\\n", "\n")} if arguments.prompt is not None else {})
+    given = {"max_tokens": arguments.max_tokens} if arguments.max_tokens else {}
+    return given | ({"prompt": arguments.prompt.replace("\\n", "\n")} if arguments.prompt is not None else {})
 
 
 def _spoken_qa(arguments: argparse.Namespace) -> int:
     sets = _sets(arguments)
     from spectron.evaluation.judges.language_models import load_language_model
-    from spectron.evaluation.suites.spoken_qa import Settings, evaluate_spoken_qa
+    from spectron.evaluation.suites.spoken_qa import QASettings, evaluate_spoken_qa
     from spectron.recognition.recogniser import load_recogniser
 
-    settings = Settings(
+    settings = QASettings(
         seeds=arguments.seeds,
         batch_size=arguments.batch_size,
         overrides=tuple(arguments.set),
@@ -83,7 +82,9 @@ def _spoken_qa(arguments: argparse.Namespace) -> int:
     )
     asr = load_recogniser(arguments.asr) if arguments.asr else None
     lm = load_language_model(arguments.cascade_lm) if arguments.cascade_lm else None
-    return _print(evaluate_spoken_qa(arguments.checkpoint, sets, arguments.out, asr, lm, settings), arguments.out)
+    return flags.print_results(
+        evaluate_spoken_qa(arguments.checkpoint, sets, arguments.out, asr, lm, settings), arguments.out
+    )
 
 
 def _knowledge(arguments: argparse.Namespace) -> int:
@@ -92,12 +93,6 @@ def _knowledge(arguments: argparse.Namespace) -> int:
     from spectron.evaluation.suites.knowledge import evaluate_knowledge
 
     before, after = (load_language_model(folder) for folder in (arguments.before, arguments.after))
-    return _print(evaluate_knowledge(before, after, sets, arguments.out, **_prompting(arguments)), arguments.out)
-
-
-def _print(results: Any, out: str) -> int:
-    from spectron.evaluation.scores.tables import markdown
-
-    print(markdown(results))
-    print(f"Report: {Path(out) / 'report.html'}")
-    return 0
+    return flags.print_results(
+        evaluate_knowledge(before, after, sets, arguments.out, **_prompting(arguments)), arguments.out
+    )

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectron.cli.flags import LM, add_out
+from spectron.cli.flags import LM, add_out, print_results
 
 if TYPE_CHECKING:
-    from spectron.evaluation.scoring.score import Metric
+    from spectron.evaluation.score.metrics import Metric
     from spectron.types import Recogniser
 
 _DATA = (
@@ -89,26 +89,25 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
-    from spectron.evaluation.scoring import items
-    from spectron.evaluation.scoring.score import score
+    from spectron.evaluation.score import items
+    from spectron.evaluation.score.suite import score
     from spectron.types import UserError
 
     if arguments.folder and (arguments.field or arguments.where):
         raise UserError("--field and --where choose from a --manifest; with --folder the roles are the folders.")
     metric = arguments.make(arguments)
     if arguments.manifest:
-        found = items.from_manifest(arguments.manifest, metric.roles, dict(arguments.field), dict(arguments.where))
+        fields, where = dict(arguments.field), dict(arguments.where)
+        scored = items.from_manifest(arguments.manifest, metric.roles, fields, where)
     else:
-        found = items.from_folders(dict(arguments.folder), metric.roles)
-    results = score(metric, found, arguments.out, arguments.row or Path(arguments.out).absolute().name)
-    print(markdown(results))
-    return 0
+        scored = items.from_folders(dict(arguments.folder), metric.roles)
+    results = score(metric, scored, arguments.out, arguments.row or Path(arguments.out).absolute().name)
+    return print_results(results, arguments.out)
 
 
 def _table(arguments: argparse.Namespace) -> int:
-    from spectron.evaluation.scores.tables import markdown
-    from spectron.evaluation.scoring.joining import joined
+    from spectron.evaluation.results import markdown
+    from spectron.evaluation.score.table import joined
 
     print(markdown(joined(arguments.results)))
     return 0
@@ -124,46 +123,46 @@ def _heard_by(arguments: argparse.Namespace) -> Recogniser | None:
 
 def _voices(arguments: argparse.Namespace) -> Metric:
     from spectron.evaluation.judges.sound_judges import Resemblyzer
-    from spectron.evaluation.scoring.metrics import Voices
+    from spectron.evaluation.score.metrics import Voices
 
     return Voices(Resemblyzer())
 
 
 def _dnsmos(arguments: argparse.Namespace) -> Metric:
     from spectron.evaluation.judges.sound_judges import DNSMOS
-    from spectron.evaluation.scoring.metrics import Quality
+    from spectron.evaluation.score.metrics import Quality
 
     return Quality("dnsmos", DNSMOS(), pairs=False)
 
 
 def _pesq(arguments: argparse.Namespace) -> Metric:
     from spectron.evaluation.judges.sound_judges import PESQ
-    from spectron.evaluation.scoring.metrics import Quality
+    from spectron.evaluation.score.metrics import Quality
 
     return Quality("pesq", PESQ(), pairs=True)
 
 
 def _stoi(arguments: argparse.Namespace) -> Metric:
     from spectron.evaluation.judges.sound_judges import STOI
-    from spectron.evaluation.scoring.metrics import Quality
+    from spectron.evaluation.score.metrics import Quality
 
     return Quality("stoi", STOI(), pairs=True)
 
 
 def _wer(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.scoring.metrics import Words
+    from spectron.evaluation.score.metrics import Words
 
     return Words(_heard_by(arguments))
 
 
 def _perplexity(arguments: argparse.Namespace) -> Metric:
     from spectron.evaluation.judges.language_models import load_language_model
-    from spectron.evaluation.scoring.metrics import Perplexity
+    from spectron.evaluation.score.metrics import Perplexity
 
     return Perplexity(load_language_model(arguments.lm), _heard_by(arguments), arguments.keep_case)
 
 
 def _qa(arguments: argparse.Namespace) -> Metric:
-    from spectron.evaluation.scoring.metrics import Questions
+    from spectron.evaluation.score.metrics import Questions
 
     return Questions(_heard_by(arguments))

@@ -1,1 +1,1 @@
-"""Evaluation suites, the judges they ask, and the report they write."""
+"""Evaluation: suites that measure a checkpoint, and `spectron score` for other systems' outputs."""

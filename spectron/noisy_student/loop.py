@@ -29,7 +29,8 @@ from spectron.corpora.labelling import label
 from spectron.corpora.labels import Label, clean_text, labels_path, read_labels
 from spectron.data.shards import Shards
 from spectron.data.vocabulary import make_pieces, make_vocabulary
-from spectron.evaluation.suites import recognition
+from spectron.evaluation.results import read_results
+from spectron.noisy_student import measuring
 from spectron.recognition import ngram
 from spectron.recognition.recogniser import RECIPE, Fusion, load_recogniser
 from spectron.training.loop import train
@@ -178,7 +179,7 @@ def make_labels(config: LoopConfig, generation: GenerationConfig, workdir: Path,
     chosen = selection.load(folder / "selection.json")
     pipelines.write(pool, folder / "pseudo", folder / "labels", chosen, options=("--runner", "inline"))
     if not (folder / "labels.json").is_file():
-        quality = recognition.label_quality(labels, chosen, truths(config))
+        quality = measuring.label_quality(labels, chosen, truths(config))
         write_bytes(folder / "labels.json", json.dumps(quality, indent=1).encode())
 
 
@@ -206,12 +207,12 @@ def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> N
     with timed(folder, "evaluate"):
         utterances = list(iterate(workdir / "data" / "dev"))
         lm = workdir / "lm.arpa"
-        heard = recognition.hear(checkpoint, utterances)
-        fusion = recognition.tune(heard, config.beam, lm) if lm.is_file() else Fusion()
+        speech = measuring.hear(checkpoint, utterances)
+        fusion = measuring.tune(speech, config.beam, lm) if lm.is_file() else Fusion()
         recipe = {"checkpoint": str(checkpoint), "fusion": dataclasses.asdict(fusion)}
         write_bytes(folder / RECIPE, json.dumps(recipe, indent=1).encode())
         title = f"{config.name}, {generation.name}"
-        recognition.report(heard, fusion, folder / "dev", title, config.beam.tuning_utterances)
+        measuring.report(speech, fusion, folder / "dev", title, config.beam.tuning_utterances)
 
 
 # The whole loop.
@@ -265,7 +266,8 @@ def summary(config: LoopConfig, workdir: Path) -> dict[str, Any]:
         if not (folder / "dev" / "results.json").is_file():
             continue
         row: dict[str, Any] = {"generation": generation.name}
-        row["dev"] = json.loads((folder / "dev" / "results.json").read_text())["figures"]
+        rates = read_results(folder / "dev").tables[0].rows  # way of decoding → {"WER": figure}
+        row["dev"] = {way: dataclasses.asdict(figures["WER"]) for way, figures in rates.items()}
         row["labels"] = json.loads((folder / "labels.json").read_text()) if (folder / "labels.json").is_file() else None
         row["seconds"] = json.loads((folder / "seconds.json").read_text())
         rows.append(row)

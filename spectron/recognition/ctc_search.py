@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from spectron.data.vocabulary import PAD, SPECIALS, CharacterVocabulary, Vocabulary
 from spectron.types import Hypothesis, UserError
+from spectron.utils.ctc import collapse
 
 LN10 = math.log(10)  # KenLM's scores are log10 probabilities
 IMPOSSIBLE = -1e4  # log-probability
@@ -35,9 +36,8 @@ class Fusion:
 
 def greedy(log_probs: Float[np.ndarray, "T V"], vocabulary: Vocabulary) -> Hypothesis:
     """Greedy CTC search: the best label of every frame, with repeats and blanks removed. The score is of this path."""
-    best = log_probs.argmax(axis=-1)
-    kept = best[(best != PAD) & (np.diff(best, prepend=-1) != 0)].tolist()
-    return Hypothesis(" ".join(vocabulary.decode(kept).split()), float(log_probs.max(axis=-1).sum()), len(kept))
+    labels = collapse(log_probs.argmax(axis=-1))
+    return Hypothesis(" ".join(vocabulary.decode(labels).split()), float(log_probs.max(axis=-1).sum()), len(labels))
 
 
 def _library() -> tuple[Any, Any, Any]:
@@ -153,8 +153,3 @@ class WordSearch:
         best = hypotheses[0]
         text = " ".join(self._words[i] for i in best.words if 0 <= i < len(self._words))
         return Hypothesis(text, float(best.score), len(self._vocabulary.encode(text)))
-
-
-def collapse(path: Sequence[int]) -> list[int]:
-    """A path of one label a frame → its labels, repeats and blanks taken out."""
-    return [label for i, label in enumerate(path) if label > PAD and (i == 0 or path[i - 1] != label)]

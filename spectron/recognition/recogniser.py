@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -19,6 +20,7 @@ from spectron.config.overrides import build
 from spectron.objectives.ctc import CTC
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
 from spectron.types import Hypothesis, Params, Recogniser, Statistics, UserError
+from spectron.utils.padding import batches_by_length
 
 __all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "resolve_recogniser"]
 
@@ -74,6 +76,13 @@ class CTCRecogniser:
         name = f"ctc {checkpoint.folder}"
         return cls(checkpoint.load(CTC.parts), checkpoint.experiment, checkpoint.statistics, fusion, name)
 
+    def with_fusion(self, fusion: Fusion) -> CTCRecogniser:
+        """The same model with another search."""
+        other = copy.copy(self)
+        other.__dict__.pop("search", None)
+        other.fusion = fusion
+        return other
+
     @functools.cached_property
     def search(self) -> WordSearch | None:
         """The beam search; None without a language model."""
@@ -83,30 +92,27 @@ class CTCRecogniser:
         """int16 [S] each → label log-probabilities float32 [T, V] each. Batches hold recordings of like lengths."""
         rate = self.experiment.features.sample_rate
         out: list[np.ndarray] = [np.zeros((0, self.vocabulary.size), np.float32)] * len(recordings)
-        sizes: dict[int, list[int]] = {}
-        for i, samples in enumerate(recordings):
-            if self.encoder.output_length(len(samples)):
-                sizes.setdefault(bucket(len(samples), rate), []).append(i)
-        for size, members in sorted(sizes.items()):
-            for first in range(0, len(members), ROWS):
-                chosen = members[first : first + ROWS]
-                samples, lengths = np.zeros((ROWS, size), np.int16), np.zeros(ROWS, np.int32)
-                for row, i in enumerate(chosen):
-                    lengths[row] = len(recordings[i])
-                    samples[row, : lengths[row]] = recordings[i]
-                heard = jax.device_get(
-                    _hear(self.params, self.statistics, samples, lengths, experiment=self.experiment)
-                )
-                for row, i in enumerate(chosen):
-                    out[i] = heard.values[row][heard.mask[row]]
+        heard = [i for i, samples in enumerate(recordings) if self.encoder.output_length(len(samples))]
+        sounds = [recordings[i] for i in heard]
+        for batch in batches_by_length(sounds, ROWS, lambda longest: bucket(longest, rate)):
+            emissions = jax.device_get(
+                _hear(self.params, self.statistics, batch.values, batch.lengths, experiment=self.experiment)
+            )
+            for row, i in enumerate(batch.indices):
+                out[heard[i]] = emissions.values[row][emissions.mask[row]]
         return out
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
         """int16 [S] each at the model's rate → a hypothesis each, in order."""
-        emissions = self.emissions(recordings)
-        if self.search is None:
-            return [greedy(log_probs, self.vocabulary) for log_probs in emissions]
-        return [self.search(log_probs) for log_probs in emissions]
+        ways = self.decode(self.emissions(recordings))
+        return ways.get("fused", ways["greedy"])
+
+    def decode(self, emissions: Sequence[np.ndarray]) -> dict[str, list[Hypothesis]]:
+        """Label log-probabilities [T, V] each → "greedy" and, with a language model, "fused" hypotheses."""
+        ways = {"greedy": [greedy(log_probs, self.vocabulary) for log_probs in emissions]}
+        if self.search is not None:
+            ways["fused"] = [self.search(log_probs) for log_probs in emissions]
+        return ways
 
 
 def resolve_recogniser(path: str | Path) -> str:

@@ -12,6 +12,7 @@ from spectron.objectives import make_objective
 from spectron.objectives.base import LABELS
 from spectron.parallel import sharding
 from spectron.types import Batch, Params, Statistics, UserError
+from spectron.utils.ctc import collapse
 
 
 def make_validation(
@@ -39,14 +40,8 @@ def make_validation(
     def metrics(params: Params) -> dict[str, float]:
         def predict(batch: Batch) -> list:
             outcome = np.asarray(evaluate({part: params[part] for part in objective.parts}, batch))
-            return [_collapsed(row) for row in outcome] if labels else outcome.tolist()
+            return [collapse(row) for row in outcome] if labels else outcome.tolist()
 
         return examples(predict)
 
     return metrics
-
-
-def _collapsed(path: np.ndarray) -> list[int]:
-    """A path of labels without repeats, blanks (0) and padding."""
-    first = np.append(True, path[1:] != path[:-1])
-    return path[first & (path > 0)].tolist()

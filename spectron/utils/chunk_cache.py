@@ -1,9 +1,10 @@
-"""Long work in chunks, each kept as one file that is there whole or not at all: what was done stays done."""
+"""A cache of finished chunks: long work survives a kill and goes on with the chunk that is missing."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from spectron.utils.files import remove_parts, write_bytes
 PLAN = "plan.json"
 
 
-class Journal:
+class ChunkCache:
     """A folder of numbered chunks that belongs to one plan.
 
     plan: everything that would change what the chunks hold (JSON). Raises UserError when the folder has another plan,
-    naming the first thing that differs. One process at a time may write.
+    naming the first key that differs. Only one process at a time may write.
     """
 
     def __init__(self, folder: str | Path, plan: Mapping[str, Any]):
@@ -40,20 +41,40 @@ class Journal:
                     )
         remove_parts(self.folder)
 
-    def __call__(self, items: int, size: int, work: Callable[[range], bytes], what: str) -> list[bytes]:
-        """What work(numbers) gave for every chunk of `size` of so many items, in order; now, or in an earlier run."""
+    def chunks(self, count: int, size: int, work: Callable[[range], bytes], label: str) -> list[bytes]:
+        """work(indices) for every chunk of `size` of `count` items, in order; computed now or in an earlier run.
+
+        label: of the progress bar.
+        """
         from tqdm import tqdm
 
-        found = []
-        with tqdm(total=items, desc=what, unit="item", disable=None) as bar:
-            for start in range(0, items, size):
-                numbers = range(start, min(start + size, items))
+        contents = []
+        with tqdm(total=count, desc=label, unit="item", disable=None) as bar:
+            for start in range(0, count, size):
+                indices = range(start, min(start + size, count))
                 path = self.folder / f"{start:07d}"
                 if not path.is_file():
-                    write_bytes(path, work(numbers))
-                found.append(path.read_bytes())
-                bar.update(len(numbers))
-        return found
+                    write_bytes(path, work(indices))
+                contents.append(path.read_bytes())
+                bar.update(len(indices))
+        return contents
+
+    def records(self, count: int, size: int, work: Callable[[range], Sequence[Any]], label: str) -> list[Any]:
+        """The same for work(indices) that returns one JSON value an item; the values of all items, in order."""
+
+        def encoded(indices: range) -> bytes:
+            return json.dumps(list(work(indices))).encode()
+
+        return [value for chunk in self.chunks(count, size, encoded, label) for value in json.loads(chunk)]
+
+
+def checksum(parts: Iterable[bytes]) -> str:
+    """Sixteen hexadecimal digits that change with any part, its length or its position."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

@@ -18,28 +18,31 @@ import tempfile
 import time
 from pathlib import Path
 
+from spectron.evaluation.counting.world import digit_cuts, pick_items
 from spectron.evaluation.judges.language_models import load_language_model
-from spectron.evaluation.suites import speaking_page
-from spectron.evaluation.suites.continuation import OURS, continue_items, load
-from spectron.evaluation.suites.digit_panel import digit_cuts, pick_items
-from spectron.evaluation.suites.panel import Panel
-from spectron.evaluation.suites.utterances import Item
+from spectron.evaluation.report import page
+from spectron.evaluation.suites.continuation import OURS, continue_items
+from spectron.evaluation.suites.generation import load_generator
+from spectron.evaluation.suites.judge_runner import Judges
+from spectron.evaluation.suites.utterances import SplitUtterance
 from spectron.inference.api import Spectron
 from spectron.recognition.recogniser import load_recogniser
 
 REPEATS = 12  # takes of every sequence and speaker: enough of them for any number of prompts
 
 
-def panel(work: Path) -> Panel:
+def panel(work: Path) -> Judges:
     """The judges that the same training made."""
     stages = {name: work / name for name in ("ctc", "text") if (work / name).is_dir()}
-    return Panel(
+    return Judges(
         asr=load_recogniser(stages["ctc"]) if "ctc" in stages else None,
         lm=load_language_model(stages["text"]) if "text" in stages else None,
     )
 
 
-def run(generator: Spectron, items: list[Item], judges: Panel, facts: dict, rows: int) -> tuple[float, list[str]]:
+def run(
+    generator: Spectron, items: list[SplitUtterance], judges: Judges, facts: dict, rows: int
+) -> tuple[float, list[str]]:
     """Seconds of the whole suite in an empty folder, and the transcripts."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -49,7 +52,7 @@ def run(generator: Spectron, items: list[Item], judges: Panel, facts: dict, rows
     return seconds, [line["transcript"] for line in lines if line["row"] == OURS]
 
 
-def decode(generator: Spectron, items: list[Item], rows: int) -> float:
+def decode(generator: Spectron, items: list[SplitUtterance], rows: int) -> float:
     """Seconds of decoding and vocoding alone: judges that fill up their batches have no part in it."""
     began = time.perf_counter()
     generator.generate([item.prompt for item in items], 0, rows)
@@ -65,8 +68,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", nargs="*", default=[])
     arguments = parser.parse_args()
-    speaking_page.write = lambda *_: None
-    generator, facts = load(arguments.checkpoint, arguments.set, 1, 1, 0)
+    page.write = lambda *_: None
+    generator, facts = load_generator(arguments.checkpoint, arguments.set, 1, 1, 0)
     examples = pick_items(generator.experiment, REPEATS, arguments.prompts)
     items, _ = digit_cuts(examples, (), generator.features)
     judges, ways = panel(arguments.checkpoint), {"batched": arguments.batch_size, "one by one": 1}

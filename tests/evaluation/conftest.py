@@ -45,11 +45,11 @@ def world(tmp_path_factory) -> Experiment:
 @pytest.fixture(scope="session")
 def judges_dir(world, tmp_path_factory):
     """The judges of the tones, trained once."""
-    from spectron.evaluation.judges import digit_judges, digits
+    from spectron.evaluation.counting import digit_judge, judges
 
     folder = tmp_path_factory.mktemp("judges")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(digit_judges.STEPS, "fsdd", 80)
-        patch.setattr(digits, "BATCH", 8)
-        digit_judges.get_judges(world.data, world.features, folder)
+        patch.setitem(judges.STEPS, "fsdd", 80)
+        patch.setattr(digit_judge, "BATCH", 8)
+        judges.get_judges(world, folder)
     return folder

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from spectron.evaluation.judges.outside import facts
+from spectron.evaluation.judges.base import facts
 from spectron.types import Hypothesis
 
 RATE = 16_000

@@ -5,7 +5,7 @@ import numpy as np
 from spectron.config import DataConfig, Experiment, FeatureConfig, WordsConfig
 from spectron.types import Answer, Hypothesis
 
-WORDS = ("one", "two", "three", "four", "five", "six")
+WORDS = ("ant", "bee", "cat", "dog", "elk", "fox")
 TICK = 4000  # samples of a spoken word in this world: a quarter of a second
 
 
@@ -87,7 +87,7 @@ def experiment() -> Experiment:
 class Talker:
     """Hears the prompt, writes it and the same words backwards, and says those; row 2 mishears its first word.
 
-    Forced text is spoken instead: all that stands behind as many words as were heard. Without text it says "six".
+    Forced text is spoken instead: all that stands behind as many words as were heard. Without text it says "fox".
     """
 
     def __init__(self):
@@ -107,9 +107,9 @@ class Talker:
             ids[0] = 4 + (ids[0] - 3) % len(WORDS)
         ids = [i for i in forced if i != 1] if forced else ids
         words = [WORDS[i - 4] if i > 3 else "<unk>" for i in ids]
-        speech = [w for w in words[len(heard) :] if w != "<unk>"] or ["six"]
+        speech = [w for w in words[len(heard) :] if w != "<unk>"] or ["fox"]
         if row == 2:
-            speech[-1] = "six"
+            speech[-1] = "fox"
         voice = 1000 * voice_of(prompt) if len(prompt) else 1000
         stopped_by = "maximum length" if (row, seed) == (1, 1) else "stop head"
         return Answer(" ".join(words), np.zeros((1, 1)), speak(speech, voice), stopped_by, tuple(ids))

@@ -11,6 +11,7 @@ from spectron.config import CharactersConfig
 from spectron.data.vocabulary import make_vocabulary
 from spectron.recognition import ctc_search, ngram
 from spectron.types import UserError
+from spectron.utils.ctc import collapse
 
 CHARACTERS = make_vocabulary(CharactersConfig((" ", "A", "B")))
 TEXTS = ["A BA A", "BA A", "A AB BA"]
@@ -30,7 +31,7 @@ def labellings(log_probs):
     """Labels → ln of the summed probability of all their alignments."""
     sums = {}
     for path in itertools.product([0, 4, 5, 6], repeat=len(log_probs)):
-        labels = tuple(ctc_search.collapse(path))
+        labels = tuple(collapse(np.array(path)))
         score = sum(log_probs[t, label] for t, label in enumerate(path))
         sums[labels] = np.logaddexp(sums.get(labels, -np.inf), score)
     return sums

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from spectron.evaluation.suites.questions import read_questions
+from spectron.data.question_sets import read_questions
 from spectron.types import UserError
 from spectron.utils.jsonl import read_objects
 

@@ -1,1 +1,1 @@
-"""What hears, reads, knows voices and rates: outside judges behind small interfaces, and the counting world's own."""
+"""Models that judge recordings and texts: recognisers, language models, speaker encoders, speech quality."""

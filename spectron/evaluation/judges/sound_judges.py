@@ -1,10 +1,13 @@
-"""Judges of sound: resemblyzer hears whose voice it is, DNSMOS, PESQ and STOI how good it sounds."""
+"""Judges of sound: speaker embeddings by resemblyzer, speech quality by DNSMOS, PESQ and STOI."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import math
 import sys
 import types
@@ -16,8 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from spectron.evaluation.judges.outside import RATE, checksum_of, facts, missing, version_of
+from spectron.evaluation.judges.base import RATE, facts, missing, version_of
 from spectron.types import UserError
+from spectron.utils.files import checksum_of
 
 LENGTHS = 0.1  # ours: seconds by which a recording and its reference may differ; the longer is cut
 SHORTEST = 0.25  # seconds: PESQ (ITU-T P.862) takes no less
@@ -28,8 +32,8 @@ class Resemblyzer:
     """resemblyzer's GE2E encoder (256 dimensions, VoxCeleb and LibriSpeech) with its own pre-processing.
 
     Loudness is raised to −30 dBFS, long silences are cut, windows of 1.6 s are embedded and averaged; a shorter
-    recording is one window, padded with zeros. All recordings of a call share one pass. Raises UserError where it is
-    not installed.
+    recording is one window, padded with zeros. All recordings of a call are one batch. Raises UserError where it is not
+    installed.
     """
 
     def __init__(self) -> None:
@@ -47,9 +51,9 @@ class Resemblyzer:
         windows: list[np.ndarray] = []
         owners: list[int] = []
         for i, samples in enumerate(recordings):
-            found = self._windows(samples)
-            windows += found
-            owners += [i] * len(found)
+            new = self._windows(samples)
+            windows += new
+            owners += [i] * len(new)
         out = np.zeros((len(recordings), 256), np.float32)
         if windows:
             with torch.inference_mode(), _one_thread(torch):
@@ -74,7 +78,7 @@ class Resemblyzer:
 class DNSMOS:
     """Predicted mean opinion scores after ITU-T P.835 and P.808 (Reddy et al. 2022), by the package speechmos.
 
-    Recordings below 9.01 s are repeated until they are as long, which is the package's own way.
+    Recordings below 9.01 s are repeated until they are as long, as the package does.
     """
 
     measures: ClassVar[dict[str, str]] = {
@@ -98,36 +102,48 @@ class DNSMOS:
 
     def rate(self, recordings: Sequence[np.ndarray], references: Sequence[np.ndarray] = ()) -> list[dict[str, float]]:
         """int16 [S] each, at 16 kHz → the four scores; NaN for a recording of nothing but zeros."""
-        return [self._one(samples) for samples in recordings]
+        return [self._rate(samples) for samples in recordings]
 
-    def _one(self, samples: np.ndarray) -> dict[str, float]:
+    def _rate(self, samples: np.ndarray) -> dict[str, float]:
         if not np.any(samples):
             return dict.fromkeys(self.measures, math.nan)
-        found = self._run(samples.astype(np.float32) / 32768, RATE, model_type="dnsmos")
-        return {name: float(found[key]) for name, key in zip(self.measures, self._keys, strict=True)}
+        scores = self._run(samples.astype(np.float32) / 32768, RATE, model_type="dnsmos")
+        return {name: float(scores[key]) for name, key in zip(self.measures, self._keys, strict=True)}
 
 
-class PESQ:
-    """Perceptual evaluation of speech quality, wide band (ITU-T P.862.2), by the package pesq."""
+class PairedQuality(abc.ABC):
+    """A measure of recordings against references of the same length. Raises UserError where its package is missing."""
 
-    measures: ClassVar[dict[str, str]] = {
-        "PESQ": "Wide-band PESQ (ITU-T P.862.2) of a recording beside its reference, 1.04 to 4.64."
-    }
+    name: ClassVar[str]
+    definition: ClassVar[str]
 
-    def __init__(self) -> None:
+    def __init__(self, package: str, settings: dict[str, Any]) -> None:
         try:
-            import pesq
+            self._library = importlib.import_module(package)
         except ImportError as error:
-            raise missing(error, "PESQ") from error
-        self._library = pesq
-        self.facts = facts("speech quality", "pesq", version_of("pesq"), {"mode": "wb"}, "")
+            raise missing(error, self.name) from error
+        self.measures = {self.name: self.definition}
+        self.facts = facts("speech quality", package, version_of(package), settings, "")
 
     def rate(self, recordings: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> list[dict[str, float]]:
-        """int16 [S] pairs at 16 kHz → {"PESQ"}; NaN where no utterance is found. UserError for unequal lengths."""
-        return [{"PESQ": self._one(a, b)} for a, b in zip(recordings, references, strict=True)]
+        """int16 [S] pairs at 16 kHz → {name: value}, NaN where there is too little. UserError for unequal lengths."""
+        pairs = itertools.starmap(equal_lengths, zip(recordings, references, strict=True))
+        return [{self.name: self._rate(samples, reference)} for samples, reference in pairs]
 
-    def _one(self, samples: np.ndarray, reference: np.ndarray) -> float:
-        samples, reference = equal_lengths(samples, reference)
+    @abc.abstractmethod
+    def _rate(self, samples: np.ndarray, reference: np.ndarray) -> float: ...
+
+
+class PESQ(PairedQuality):
+    """Perceptual evaluation of speech quality, wide band (ITU-T P.862.2), by the package pesq."""
+
+    name = "PESQ"
+    definition = "Wide-band PESQ (ITU-T P.862.2) of a recording against its reference, 1.04 to 4.64."
+
+    def __init__(self) -> None:
+        super().__init__("pesq", {"mode": "wb"})
+
+    def _rate(self, samples: np.ndarray, reference: np.ndarray) -> float:
         if len(samples) < SHORTEST * RATE or not (np.any(samples) and np.any(reference)):
             return math.nan
         try:
@@ -136,33 +152,22 @@ class PESQ:
             return math.nan
 
 
-class STOI:
+class STOI(PairedQuality):
     """Short-time objective intelligibility (Taal et al. 2011), by the package pystoi."""
 
-    measures: ClassVar[dict[str, str]] = {
-        "STOI": "Short-time objective intelligibility (Taal et al. 2011) beside its reference, up to 1."
-    }
+    name = "STOI"
+    definition = "Short-time objective intelligibility (Taal et al. 2011) against its reference, up to 1."
 
     def __init__(self) -> None:
-        try:
-            import pystoi
-        except ImportError as error:
-            raise missing(error, "STOI") from error
-        self._stoi = pystoi.stoi
-        self.facts = facts("speech quality", "pystoi", version_of("pystoi"), {"extended": False}, "")
+        super().__init__("pystoi", {"extended": False})
 
-    def rate(self, recordings: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> list[dict[str, float]]:
-        """int16 [S] pairs at 16 kHz → {"STOI"}; NaN below 0.4 s of speech. UserError for unequal lengths."""
-        return [{"STOI": self._one(a, b)} for a, b in zip(recordings, references, strict=True)]
-
-    def _one(self, samples: np.ndarray, reference: np.ndarray) -> float:
-        samples, reference = equal_lengths(samples, reference)
+    def _rate(self, samples: np.ndarray, reference: np.ndarray) -> float:
         if not np.any(reference):
             return math.nan
         with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)  # how the package says that too little speech is left
+            warnings.simplefilter("error", RuntimeWarning)  # the package's sign that too little speech is left
             try:
-                return float(self._stoi(reference / 32768, samples / 32768, RATE))
+                return float(self._library.stoi(reference / 32768, samples / 32768, RATE))
             except (RuntimeWarning, ValueError):
                 return math.nan
 

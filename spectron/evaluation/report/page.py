@@ -13,11 +13,10 @@ from jaxtyping import Float, Int
 from spectron.audio import spectrogram_png
 from spectron.config import FeatureConfig
 from spectron.data.shards import encode_flac
-from spectron.evaluation.picking import spreading
-from spectron.evaluation.scores.intervals import Figure
-from spectron.evaluation.scores.tables import Results, Table, meanings
+from spectron.evaluation.results import Figure, Results, Table, meanings
 from spectron.utils.files import write_text
 from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, render
+from spectron.utils.spacing import evenly_spaced_order
 
 MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
 MEDIA_LEFT_OUT = "Rows without a player were judged like the others: the page holds only so many sounds."
@@ -40,23 +39,20 @@ class Item:
     small: str = ""  # small print below the name
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """A report: title, introduction, sections, then the table of items."""
-
-    title: str
-    intro: Sequence[str]  # paragraphs
-    sections: Sequence[Section]
-    items: Sequence[Item]
-    shown: str  # a paragraph above the items
-    features: FeatureConfig
-    first: str = "Item"  # the heading of the items' first column
-
-
 def write(
-    path: Path, results: Results, items: Sequence[Item], intro: Sequence[str], features: FeatureConfig, first: str
+    path: Path,
+    results: Results,
+    items: Sequence[Item],
+    intro: Sequence[str],
+    features: FeatureConfig,
+    first: str = "Item",
+    max_media: int = MAX_MEDIA,
 ) -> None:
-    """Write the report of a suite: its tables, judges, data, settings and items. Raises UserError."""
+    """Write the report of a suite: its tables, judges, data, settings and items. Raises UserError.
+
+    intro: paragraphs. first: the heading of the items' first column. max_media: characters of sounds and pictures; of
+    items that need more, an evenly spaced part has them.
+    """
     facts = [(_words(key), text) for key, value in results.facts.items() if (text := _plain(value))]
     data = [(entry.get("name", ""), _plain({k: v for k, v in entry.items() if k != "name"})) for entry in results.data]
     judges = [
@@ -67,23 +63,8 @@ def write(
     sections = [table_section(table, defined) for table in results.tables]
     pairs = {"Judges": judges, "Data": data, "Settings": facts}
     sections += [Section(heading, rows) for heading, rows in pairs.items() if rows]
-    write_page(path, Page(results.suite, intro, sections, items, "", features, first))
-
-
-def write_page(path: Path, page: Page, max_media: int = MAX_MEDIA) -> None:
-    """Write the file. Raises UserError.
-
-    max_media: characters of sounds and pictures; of items that need more, an evenly spaced part has them.
-    """
-    media: list[Media | None] = [None] * len(page.items)
-    remaining = max_media
-    for i in spreading(len(page.items)):
-        item_media = _media(page.items[i], page.features)
-        remaining -= item_media.size()
-        if remaining < 0:
-            break
-        media[i] = item_media if item_media.size() else None
-    columns = list(dict.fromkeys(column for item in page.items for column in item.cells))
+    media = _media_of(items, features, max_media)
+    columns = list(dict.fromkeys(column for item in items for column in item.cells))
     rows = [
         Row(
             cells=[Cell(item.name, small=item.small), *(item.cells.get(column, "–") for column in columns)],
@@ -91,12 +72,25 @@ def write_page(path: Path, page: Page, max_media: int = MAX_MEDIA) -> None:
             right=item.right,
             groups=item.groups,
         )
-        for item, item_media in zip(page.items, media, strict=True)
+        for item, item_media in zip(items, media, strict=True)
     ]
-    left_out = any(media) and any(item.sounds and not m for item, m in zip(page.items, media, strict=True))
-    note = f"{page.shown} {MEDIA_LEFT_OUT if left_out else ''}".strip()
-    listing = Listing("Look and listen" if any(media) else "One by one", [page.first, *columns], rows, note)
-    write_text(path, render(page.title, page.intro, page.sections, listing))
+    left_out = any(media) and any(item.sounds and not m for item, m in zip(items, media, strict=True))
+    heading = "Look and listen" if any(media) else "One by one"
+    listing = Listing(heading, [first, *columns], rows, MEDIA_LEFT_OUT if left_out else "")
+    write_text(path, render(results.suite, intro, sections, listing))
+
+
+def _media_of(items: Sequence[Item], features: FeatureConfig, max_media: int) -> list[Media | None]:
+    """Pictures and sounds of as many items as max_media characters hold, evenly spaced."""
+    media: list[Media | None] = [None] * len(items)
+    remaining = max_media
+    for i in evenly_spaced_order(len(items)):
+        item_media = _media(items[i], features)
+        remaining -= item_media.size()
+        if remaining < 0:
+            break
+        media[i] = item_media if item_media.size() else None
+    return media
 
 
 def table_section(table: Table, defined: set[tuple[str, str]] | None = None) -> Section:
@@ -121,12 +115,6 @@ def table_section(table: Table, defined: set[tuple[str, str]] | None = None) -> 
 
 def _figure_cell(figure: Figure | None) -> Cell | str:
     return "–" if figure is None else Cell(figure.text(), small=figure.interval_text())
-
-
-def figures_section(heading: str, figures: Sequence[Figure]) -> Section:
-    """One line a figure: definition, value with its 95 % interval, number of items."""
-    rows = [[Cell(f.label, small=f.definition), _figure_cell(f), str(f.n)] for f in figures]
-    return Section(heading, rows, ("Figure", "Value, 95 % interval", "n"), "figures")
 
 
 def _words(key: str) -> str:

@@ -1,1 +1,1 @@
-"""What `spectron evaluate` runs, and their pages."""
+"""The suites of `spectron evaluate`."""

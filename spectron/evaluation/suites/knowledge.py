@@ -1,30 +1,27 @@
-"""`spectron evaluate knowledge`: what a text LM still knows after speech training, asked in writing."""
+"""`spectron evaluate knowledge`: what a text LM still answers after speech training, asked in writing."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from spectron.config import FeatureConfig
+from spectron.data.question_sets import QuestionSet
+from spectron.evaluation.metrics.intervals import Z95, proportion
+from spectron.evaluation.metrics.text_scores import SCORERS
 from spectron.evaluation.report import page
-from spectron.evaluation.scores.intervals import Z95, Figure, proportion
-from spectron.evaluation.scores.tables import Results, Table
-from spectron.evaluation.scores.text_scores import SCORERS
+from spectron.evaluation.results import INTERVAL, Figure, Results, Table
+from spectron.evaluation.suite import Record, check_output, run_suite
 from spectron.evaluation.suites import qa
-from spectron.evaluation.suites.qa import Asked
-from spectron.evaluation.suites.questions import QuestionSet
 
 BEFORE, AFTER = "before", "after"
-MEANING = {
+SYSTEMS = {
     BEFORE: "the text LM before speech training, given the question's text.",
     AFTER: "the text LM after it, given the same.",
 }
-INTRO = (
-    "The same written questions, answered by the language model before and after it was trained to listen and speak. A "
-    "row is right where the tokens of a right answer are contained in what the model answers after."
-)
 
 
 def evaluate_knowledge(
@@ -35,50 +32,68 @@ def evaluate_knowledge(
     prompt: str = qa.PROMPT,
     max_tokens: int = qa.MAX_TOKENS,
 ) -> Results:
-    """Ask two text LMs in writing; writes results.json, results.md, items.jsonl and report.html in OUT.
+    """Ask two text LMs in writing; results and report.html in OUT. Killed and called again, it goes on.
 
-    before, after: complete(prompts, max_tokens) → texts each, and `facts`. Work that was done stays done in OUT/work.
-    Raises UserError.
+    before, after: judges.base.LanguageModel. Raises UserError.
     """
-    page.check()
-    qa.check_prompt(prompt)
-    qa.check_names(sets)
-    out = Path(out)
-    questions = [(each.name, q) for each in sets for q in each.questions]
-    texts = [q.question for _, q in questions]
+    qa.check(sets, prompt)
+    check_output(out)
     lms = {BEFORE: before, AFTER: after}
-    found = {
-        name: qa.complete(lm, texts, prompt, max_tokens, out / "work" / name, f"asking, {name} speech training")
-        for name, lm in lms.items()
-    }
-    asked = [
-        Asked(name, q, {key: [answers[i]] for key, answers in found.items()}) for i, (name, q) in enumerate(questions)
-    ]
-    results = Results(
-        "knowledge",
-        [qa.table(asked, MEANING), *_changes(asked)],
-        {"prompt": prompt, "max_tokens": max_tokens},
-        [qa.judge_facts(f"lm {name}", lm) for name, lm in lms.items()],
-        qa.data_facts(sets),
+    suite = KnowledgeSuite(
+        facts={"prompt": prompt, "max_tokens": max_tokens},
+        judges=[qa.judge_facts(f"lm {name}", lm) for name, lm in lms.items()],
+        data=qa.data_facts(sets),
+        features=FeatureConfig(),
+        questions=[(each.name, q) for each in sets for q in each.questions],
+        lms=lms,
     )
-    qa.write(out, results, asked, [{}] * len(asked), lambda path: _report(path, results, asked))
-    return results
+    return run_suite(suite, out)
 
 
-def _changes(asked: Sequence[Asked]) -> list[Table]:
-    """Per set, by scorer: the difference, of the same questions, and how much of what was known is known still."""
-    made = []
-    for name in dict.fromkeys(a.set_name for a in asked):
-        rows = [a for a in asked if a.set_name == name]
-        made.append(Table(f"{name}, what changed", {scorer: _change(rows, scorer) for scorer in SCORERS}))
-    return made
+@dataclasses.dataclass(kw_only=True)
+class KnowledgeSuite(qa.QASuite):
+    """The same questions, answered before and after."""
 
-
-def _change(rows: Sequence[Asked], scorer: str) -> dict[str, Figure]:
-    pairs = [(a.verdicts(BEFORE, scorer)[0], a.verdicts(AFTER, scorer)[0]) for a in rows]
-    still = proportion(
-        "Still right", [[now] for then, now in pairs if then], "Of the questions right before, those right after."
+    name = "knowledge"
+    intro = (
+        "The same written questions, answered by the language model before and after it was trained to listen and "
+        "speak. A row is right where the tokens of a right answer are contained in what the model answers after."
     )
+
+    lms: dict[str, Any]
+
+    def measure(self, work: Path) -> list[Record]:
+        """Both answers to every question."""
+        texts = [q.question for _, q in self.questions]
+        prompt, max_tokens = self.facts["prompt"], self.facts["max_tokens"]
+        answers = {
+            name: qa.complete(lm, texts, prompt, max_tokens, work / name, f"asking, {name} speech training")
+            for name, lm in self.lms.items()
+        }
+        return [
+            qa.judged(name, question, {system: [each[i]] for system, each in answers.items()})
+            for i, (name, question) in enumerate(self.questions)
+        ]
+
+    def tables(self, records: Sequence[Record]) -> list[Table]:
+        """The answers, and what changed in each set."""
+        changes = [
+            Table(f"{name}, what changed", {scorer: _change(of_set, scorer) for scorer in SCORERS})
+            for name, of_set in qa.by_set(records).items()
+        ]
+        return [qa.answer_table(records, SYSTEMS), *changes]
+
+    def page_item(self, i: int, record: Record, with_media: bool) -> page.Item:
+        """The two answers."""
+        then, now = (qa.verdicts(record, system, "contains")[0] for system in SYSTEMS)
+        change = {(True, False): ["forgotten"], (False, True): ["learnt"]}.get((then, now), [])
+        return self.question_item(record, SYSTEMS, now, groups=change)
+
+
+def _change(records: Sequence[Record], scorer: str) -> dict[str, Figure]:
+    pairs = [(qa.verdicts(r, BEFORE, scorer)[0], qa.verdicts(r, AFTER, scorer)[0]) for r in records]
+    definition = "Of the questions right before, those right after."
+    still = proportion("Still right", [[now] for then, now in pairs if then], definition)
     return {"after less before": difference(pairs), "still right": still}
 
 
@@ -90,23 +105,14 @@ def difference(pairs: Sequence[tuple[bool, bool]]) -> Figure:
     """
     n, learnt = len(pairs), sum(now and not then for then, now in pairs)
     forgotten = sum(then and not now for then, now in pairs)
-    total, apart, changed = n + 2, learnt - forgotten, learnt + forgotten + 1
-    spread = Z95 * math.sqrt(changed - apart**2 / total) / total
+    total, balance, changed = n + 2, learnt - forgotten, learnt + forgotten + 1
+    half = Z95 * math.sqrt(changed - balance**2 / total) / total
     return Figure(
         "After less before",
-        apart / n if n else math.nan,
+        balance / n if n else math.nan,
         n,
-        max(-1.0, apart / total - spread),
-        min(1.0, apart / total + spread),
-        "Difference of the shares of right answers, of the same questions. 95 % interval: Agresti and Min's for "
-        "matched pairs.",
+        max(-1.0, balance / total - half),
+        min(1.0, balance / total + half),
+        f"Difference of the shares of right answers, of the same questions.{INTERVAL}Agresti and Min's for matched "
+        "pairs.",
     )
-
-
-def _report(path: Path, results: Results, asked: Sequence[Asked]) -> None:
-    items = []
-    for each in asked:
-        then, now = (each.verdicts(system, "contains")[0] for system in (BEFORE, AFTER))
-        change = {(True, False): ["forgotten"], (False, True): ["learnt"]}.get((then, now), [])
-        items.append(qa.written_item(each, qa.cells(each, MEANING), now, change))
-    page.write(path, results, items, [INTRO], FeatureConfig(), "Question id")

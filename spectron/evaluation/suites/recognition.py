@@ -1,176 +1,40 @@
-"""Word error rates of recognisers (jiwer's alignment), with intervals over utterances; weights of fusion tuned."""
+"""`spectron evaluate recognition`: the word error rate of a recogniser, greedy and with a language model."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
-from spectron.config.noisy_student import BeamConfig
+from spectron.config import DataConfig, Experiment
 from spectron.config.overrides import override
-from spectron.corpora.labels import Label
-from spectron.corpora.selection import ScoreFilter
 from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
-from spectron.data.vocabulary import Vocabulary
-from spectron.evaluation.judges.outside import facts_of
-from spectron.evaluation.picking import spread
+from spectron.evaluation.judges.base import facts_of
+from spectron.evaluation.metrics import wer
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell
-from spectron.evaluation.scores import tables
-from spectron.evaluation.scores.intervals import average
-from spectron.evaluation.scores.tables import Results, Table, plain
-from spectron.evaluation.scores.text_scores import plain_words
-from spectron.evaluation.scores.word_errors import WER, errors, word_error_rate
-from spectron.evaluation.suites.answers import checksum, judge_items
-from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
+from spectron.evaluation.results import Results, Table
+from spectron.evaluation.suite import Record, Suite, check_output, number_cell, reasons, run_suite
+from spectron.evaluation.suites.utterances import UNUSABLE, task_of
+from spectron.recognition.ctc_search import Fusion
 from spectron.recognition.recogniser import CTCRecogniser, load_recogniser
-from spectron.types import Example, Hypothesis, Recogniser, UserError
-from spectron.utils.files import check_out, write_text
+from spectron.types import Hypothesis, Recogniser, UserError
+from spectron.utils.chunk_cache import ChunkCache, checksum
+from spectron.utils.spacing import evenly_spaced
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # ours: recordings read at once
-SHOWN, PLAYERS = 240, 32  # ours: utterances on the page, and those of them with sounds, which make it heavy
-PLAIN = "Both texts in lower case, without accents and punctuation."
-UNUSABLE = "that cannot be used"
+Ways = dict[str, list[Hypothesis]]  # way of decoding ("own", "greedy", "fused") → a hypothesis per recording
 
 
-@dataclasses.dataclass(frozen=True)
-class Heard:
-    """Held-out utterances as a CTC model hears them: ids, texts, seconds and label log-probabilities [T, V] each."""
-
-    ids: list[str]
-    texts: list[str]
-    seconds: list[float]
-    emissions: list[np.ndarray]
-    vocabulary: Vocabulary
-    checkpoint: str
-
-
-def hear(checkpoint: str | Path, utterances: Sequence[Any]) -> Heard:
-    """Run a checkpoint over utterances (shards.Utterance) once; searches of many weights can share the result."""
-    recogniser = load_recogniser(checkpoint, Fusion())
-    if not isinstance(recogniser, CTCRecogniser):
-        raise UserError(f"{str(checkpoint)!r} is no CTC checkpoint of ours; its frames cannot be searched.")
-    emissions = []
-    for first in range(0, len(utterances), CHUNK):
-        emissions += recogniser.emissions([u.samples() for u in utterances[first : first + CHUNK]])
-    return Heard(
-        [u.id for u in utterances],
-        [" ".join(u.text.split()) for u in utterances],
-        [u.num_samples / u.sample_rate for u in utterances],
-        emissions,
-        recogniser.vocabulary,
-        str(checkpoint),
-    )
-
-
-def tune(heard: Heard, config: BeamConfig, lm: str | Path) -> Fusion:
-    """The weights of the fewest errors on a few of the held-out utterances."""
-    order = sorted(range(len(heard.ids)), key=lambda i: zlib.crc32(heard.ids[i].encode()))[: config.tuning_utterances]
-    base = Fusion(str(lm), 0.0, 0.0, config.beam, config.beam_tokens, config.beam_threshold)
-    search = WordSearch(base, heard.vocabulary)
-    best, fewest = base, float("inf")
-    for weight in config.lm_weights:
-        for bonus in config.word_bonuses:
-            tried = search.with_weights(weight, bonus)
-            wrong = sum(errors(heard.texts[i], tried(heard.emissions[i]).text)[0] for i in order)
-            if wrong < fewest:
-                best, fewest = dataclasses.replace(base, lm_weight=weight, word_bonus=bonus), wrong
-    return best
-
-
-def report(heard: Heard, fusion: Fusion, out: Path, title: str, tuned_on: int = 0) -> dict[str, Any]:
-    """Greedy and, with a language model, fused: OUT/items.jsonl, results.md and, last, results.json.
-
-    tuned_on: how many of these very utterances chose the weights of fusion, said in the results.
-    """
-    found = {"greedy": [greedy(x, heard.vocabulary) for x in heard.emissions]}
-    if fusion.lm:
-        search = WordSearch(fusion, heard.vocabulary)
-        found["fused"] = [search(x) for x in heard.emissions]
-    facts: dict[str, Any] = {"title": title, "checkpoint": heard.checkpoint, "fusion": dataclasses.asdict(fusion)}
-    if fusion.lm and tuned_on:
-        facts["tuned_on"] = min(tuned_on, len(heard.ids))
-    return write(out, heard.ids, heard.texts, heard.seconds, found, facts)
-
-
-def write(
-    out: Path,
-    ids: Sequence[str],
-    texts: Sequence[str],
-    seconds: Sequence[float],
-    found: dict[str, list[Hypothesis]],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """The figures of each way of decoding, and the files. Returns what results.json holds."""
-    figures = {name: word_error_rate(name, texts, [h.text for h in each]) for name, each in found.items()}
-    lines = []
-    for i, name in enumerate(ids):
-        row: dict[str, Any] = {"id": name, "seconds": round(seconds[i], 3), "text": texts[i]}
-        for way, each in found.items():
-            row[way] = {**each[i]._asdict(), "errors": errors(texts[i], each[i].text)[0]}
-        lines.append(json.dumps(row, ensure_ascii=False))
-    results = {**facts, "utterances": len(ids), "hours": round(sum(seconds) / 3600, 3)}
-    results["figures"] = {name: dataclasses.asdict(figure) for name, figure in figures.items()}
-    write_text(out / "items.jsonl", "\n".join(lines) + "\n")
-    write_text(out / "results.md", markdown(results))
-    write_text(out / "results.json", json.dumps(results, indent=1))
-    return results
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The figures as a table."""
-    lines = [f"{results['title']}: {results['utterances']} utterances, {results['hours']:.2f} h", ""]
-    lines += ["| decoding | WER | 95 % interval |", "|---|---|---|"]
-    for name, figure in results["figures"].items():
-        low, high = 100 * figure["low"], 100 * figure["high"]
-        lines.append(f"| {name} | {100 * figure['value']:.1f} % | {low:.1f} to {high:.1f} |")
-    if "tuned_on" in results:
-        lines += ["", f"The weights of fusion were chosen on {results['tuned_on']} of these utterances."]
-    return "\n".join(lines) + "\n"
-
-
-def label_quality(labels: Sequence[Label], chosen: ScoreFilter, said: dict[str, str]) -> dict[str, Any]:
-    """The labels' own word error rate, all, kept and rejected, where it is known what was said."""
-    known = [label for label in labels if label.id in said]
-    kept = [label for label in known if not chosen.reason(label)]
-    rejected = [label for label in known if chosen.reason(label)]
-    out: dict[str, Any] = {"hours": sum(x.seconds for x in labels) / 3600, "utterances": len(labels)}
-    out["hours_kept"] = sum(x.seconds for x in labels if not chosen.reason(x)) / 3600
-    for name, group in (("all", known), ("kept", kept), ("rejected", rejected)):
-        figure = word_error_rate(name, [said[x.id] for x in group], [x.text for x in group])
-        out[name] = dataclasses.asdict(figure)
-    reasons = [chosen.reason(label) for label in labels]
-    out["reasons"] = {reason or "kept": reasons.count(reason) for reason in sorted(set(reasons))}
-    return out
-
-
-# The command.
-
-
-def task_of(name: str, experiment: Experiment) -> TaskConfig:
-    """A task of the experiment by its name, or KIND:ROOT (manifest, librispeech, shards). Raises UserError."""
-    kind, sign, root = name.partition(":")
-    if sign and kind in ("manifest", "librispeech", "shards"):
-        return TaskConfig(name, kind, root=root)
-    for task in experiment.data.tasks:
-        if task.name == name:
-            return task
-    known = ", ".join(task.name for task in experiment.data.tasks)
-    raise UserError(f"--task {name!r} is unknown; give one of the checkpoint's ({known or 'none'}) or manifest:PATH.")
-
-
-def evaluate(
+def evaluate_recognition(
     path: str | Path,
     task: str,
     out: str | Path,
@@ -186,42 +50,103 @@ def evaluate(
     """
     if limit < 0:
         raise UserError(f"--limit {limit} must be above 0, or 0 for all utterances.")
-    check_out(out)
-    page.check()
-    errors("", "")  # what counts them is installed, or that is said now
-    recogniser, out = load_recogniser(path, fusion), Path(out)
+    check_output(out)
+    wer.word_errors("", "")  # raises now where a package is missing
+    recogniser = load_recogniser(path, fusion)
     judge = facts_of(recogniser)
     if isinstance(recogniser, CTCRecogniser):
-        _ = recogniser.search  # a language model that cannot be read is refused before anything is heard
+        _ = recogniser.search  # raises now where its language model cannot be read
     ours = recogniser.experiment if isinstance(recogniser, CTCRecogniser) else None
     experiment = override(ours or Experiment("elsewhere", DataConfig(), ()), overrides)
-    features = experiment.features
-    source = make_source(task_of(task, experiment), unlimited(experiment.data), features)
+    source = make_source(task_of(task, experiment), unlimited(experiment.data), experiment.features)
     chosen, left_out, data = survey(source, task, limit)
     facts = {"recogniser": str(path), "task": task, "set": list(overrides), "limit": limit, "left_out": left_out}
 
-    def work(numbers: range) -> list[dict[str, Any]]:
-        examples = [source[chosen[i]] for i in numbers]
-        found = transcripts(recogniser, [example.samples for example in examples])
-        return [
-            record(example, {way: each[i] for way, each in found.items()}, features.sample_rate)
-            for i, example in enumerate(examples)
-        ]
+    def transcribe(indices: range) -> Ways:
+        return transcripts(recogniser, [source[chosen[i]].samples for i in indices])
 
-    plan = {**facts, "judge": judge, "utterances": data, "jax": f"{jax.__version__} {jax.default_backend()}"}
-    records = judge_items(out / "work" / "recognition", plan, len(chosen), CHUNK, work, "recognising")
-    facts["hours"] = round(sum(each["seconds"] for each in records) / 3600, 3)
-    results = Results("recognition", [table_of(records)], facts, [judge], [data])
-    lines = (json.dumps(plain(each), ensure_ascii=False) + "\n" for each in records)
-    write_text(out / "items.jsonl", "".join(lines))
-    _page(out / "report.html", results, records, lambda i: source[chosen[i]].samples, features)
-    write_text(out / "results.md", tables.markdown(results))
-    write_text(out / "results.json", results.to_json())
-    return results
+    utterances = Utterances(lambda i: source[chosen[i]], len(chosen), transcribe)
+    suite = RecognitionSuite(
+        facts=facts, judges=[judge], data=[data], features=experiment.features, utterances=utterances
+    )
+    return run_suite(suite, out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterances:
+    """What is transcribed. get(i): an object with id, text and samples; transcribe(indices): their hypotheses."""
+
+    get: Callable[[int], Any]
+    count: int
+    transcribe: Callable[[range], Ways]
+
+
+@dataclasses.dataclass(kw_only=True)
+class RecognitionSuite(Suite):
+    """One row for each way of decoding."""
+
+    name = "recognition"
+    item_name = "Utterance"
+    intro = "Utterances as a recogniser hears them, beside what was said. Below the figures: the utterances."
+
+    utterances: Utterances
+    note: str = ""
+
+    def measure(self, work: Path) -> Sequence[Record]:
+        """Hypotheses of every utterance and their errors."""
+
+        def transcribe(indices: range) -> list[Record]:
+            found = self.utterances.transcribe(indices)
+            return [self._record(i, {way: each[i - indices.start] for way, each in found.items()}) for i in indices]
+
+        jax_version = f"{jax.__version__} {jax.default_backend()}"
+        plan = {**self.facts, "judge": self.judges[0], "utterances": self.data[0], "jax": jax_version}
+        cache = ChunkCache(work / "recognition", plan)
+        records: list[Record] = cache.records(self.utterances.count, CHUNK, transcribe, "recognising")
+        self.facts["hours"] = round(sum(each["seconds"] for each in records) / 3600, 3)
+        return records
+
+    def _record(self, i: int, hypotheses: Mapping[str, Hypothesis]) -> Record:
+        utterance = self.utterances.get(i)
+        text = " ".join(utterance.text.split())
+        record = {
+            "id": utterance.id,
+            "seconds": round(len(utterance.samples) / self.features.sample_rate, 3),
+            "text": text,
+        }
+        for way, hypothesis in hypotheses.items():
+            errors, words = wer.word_errors(text, hypothesis.text)
+            record[way] = {**hypothesis._asdict(), "errors": errors, "words": words}
+        return record
+
+    def tables(self, records: Sequence[Record]) -> list[Table]:
+        """The rate over all words."""
+        rows = {}
+        for way in ways(records[0]):
+            errors, words = ([each[way][key] for each in records] for key in ("errors", "words"))
+            rows[way] = {"WER": wer.wer_figure("WER", errors, words)}
+        return [Table("Word error rate", rows, self.note)]
+
+    def page_item(self, i: int, record: Record, with_media: bool) -> page.Item:
+        """The text beside the hypotheses."""
+        cells = {"Text": Cell(record["text"])}
+        for way in ways(record):
+            errors = record[way]["errors"]
+            cells[way.capitalize()] = Cell(record[way]["text"], errors == 0)
+            cells[f"Errors, {way}"] = number_cell(errors, decimals=0)
+        cells["Seconds"] = number_cell(record["seconds"])
+        sounds = [("utterance", self.utterances.get(i).samples)] if with_media else []
+        right = record[ways(record)[-1]]["errors"] == 0
+        return page.Item(record["id"], cells, sounds, right=right, description=record["text"])
+
+
+def ways(record: Record) -> list[str]:
+    """The ways of decoding that a record holds."""
+    return [name for name in ("own", "greedy", "fused") if name in record]
 
 
 def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int], dict[str, Any]]:
-    """(numbers of the utterances, how many were left out by reason, what results say of them): reads each once.
+    """(indices of the utterances, how many were left out by reason, the data's entry in the results); reads each once.
 
     Raises UserError where there is none.
     """
@@ -229,7 +154,7 @@ def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int
     left_out = {reason: len(ids) for reason, ids in source.rejected.items()}
 
     def contents() -> Iterator[bytes]:
-        for i in spread(range(len(source)), limit or len(source)):
+        for i in evenly_spaced(range(len(source)), limit or len(source)):
             try:
                 example = source[i]
             except BadExample as error:
@@ -241,66 +166,13 @@ def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int
 
     digest = checksum(contents())
     if not kept:
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise UserError(f"--task {task!r} has no utterance to transcribe: {why or 'it is empty'}; choose another.")
+        why = reasons(left_out) or "it is empty"
+        raise UserError(f"--task {task!r} has no utterance to transcribe: {why}; choose another.")
     return kept, left_out, {"name": task, "items": len(kept), "checksum": digest}
 
 
-def record(example: Example, found: dict[str, Hypothesis], rate: int) -> dict[str, Any]:
-    """What items.jsonl says of an utterance: way of decoding → hypothesis and its errors over so many words."""
-    text = " ".join(example.text.split())
-    told: dict[str, Any] = {"id": example.id, "seconds": round(len(example.samples) / rate, 3), "text": text}
-    for way, hypothesis in found.items():
-        wrong, words = errors(*(" ".join(plain_words(each)) for each in (text, hypothesis.text)))
-        told[way] = {**hypothesis._asdict(), "errors": wrong, "words": words}
-    return told
-
-
-def table_of(records: Sequence[dict[str, Any]]) -> Table:
-    """The rate over all words; a row for each way of decoding."""
-    rows = {}
-    for way in ways(records[0]):
-        wrong, words = ([each[way][key] for each in records] for key in ("errors", "words"))
-        rows[way] = {"WER": average("WER", wrong, f"{WER} {PLAIN}", "%", words)}
-    return Table("Word error rate", rows)
-
-
-def ways(record: dict[str, Any]) -> list[str]:
-    """The ways of decoding that a record holds."""
-    return [name for name in ("own", "greedy", "fused") if name in record]
-
-
-def _page(
-    path: Path,
-    results: Results,
-    records: Sequence[dict[str, Any]],
-    hear: Callable[[int], np.ndarray],
-    features: FeatureConfig,
-) -> None:
-    chosen = spread(range(len(records)), SHOWN)
-    heard = set(spread(chosen, PLAYERS))
-    items = []
-    for i in chosen:
-        each, best = records[i], ways(records[i])[-1]
-        cells = {"Text": Cell(each["text"])}
-        for way in ways(each):
-            cells[way.capitalize()] = Cell(each[way]["text"], each[way]["errors"] == 0)
-            cells[f"Errors, {way}"] = Cell(str(each[way]["errors"]), value=each[way]["errors"], brief=True)
-        cells["Seconds"] = Cell(f"{each['seconds']:.2f}", value=each["seconds"], brief=True)
-        sounds = [("utterance", hear(i))] if i in heard else []
-        items.append(page.Item(each["id"], cells, sounds, right=each[best]["errors"] == 0, description=each["text"]))
-    intro = ["Utterances as a recogniser hears them, beside what was said. Below the figures: the utterances."]
-    if len(chosen) < len(records):
-        intro.append(f"{len(chosen)} of {len(records)} are shown, evenly spread; all are in items.jsonl.")
-    page.write(path, results, items, intro, features, "Utterance")
-
-
-def transcripts(recogniser: Recogniser, recordings: list[np.ndarray]) -> dict[str, list[Hypothesis]]:
-    """Each way of decoding → a hypothesis per recording; our own models are run once for all of them."""
+def transcripts(recogniser: Recogniser, recordings: list[np.ndarray]) -> Ways:
+    """A hypothesis per recording for each way of decoding; our own models run once for all of them."""
     if not isinstance(recogniser, CTCRecogniser):
         return {"own": recogniser.transcribe(recordings)}
-    emissions = recogniser.emissions(recordings)
-    found = {"greedy": [greedy(x, recogniser.vocabulary) for x in emissions]}
-    if recogniser.search is not None:
-        found["fused"] = [recogniser.search(x) for x in emissions]
-    return found
+    return recogniser.decode(recogniser.emissions(recordings))

@@ -1,66 +1,76 @@
-"""Utterances cut in two for evaluation: what the model hears, and what truly follows."""
+"""Utterances of a task cut in two: the prompt that the model hears, and what truly follows."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int
 
-from spectron.config import DataConfig, Experiment, override
+from spectron.config import DataConfig, Experiment, TaskConfig
 from spectron.data.counting.utterances import GAP_SECONDS
 from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
-from spectron.evaluation.picking import spread, spreading
-from spectron.evaluation.scores.text_scores import plain_words
-from spectron.evaluation.suites.answers import checksum
-from spectron.evaluation.suites.recognition import task_of
-from spectron.inference.api import Spectron
+from spectron.evaluation.suite import reasons
 from spectron.types import Example, UserError
+from spectron.utils.chunk_cache import checksum
+from spectron.utils.spacing import evenly_spaced, evenly_spaced_order
 
 log = logging.getLogger(__name__)
 
-WORLD = ("counting", "random_digits", "spoken_digits")  # sources that make their utterances by data's limits
-Check = tuple[str, Callable[[Example], bool]]  # why an utterance is left out, and which ones are not
+COUNTING_SOURCES = ("counting", "random_digits", "spoken_digits")  # they make utterances by the limits of `data`
+UNUSABLE = "that cannot be used"
+Check = tuple[str, Callable[[Example], bool]]  # why an utterance is left out, and whether one passes
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
-    """One utterance. prompt, rest: int16 [S]; text: of both; heard: how many of its words the prompt holds, -1 if
-    nobody knows."""
+class SplitUtterance:
+    """One utterance. prompt, rest: int16 [S]; text: of both; prompt_words: how many of its words the prompt holds, −1
+    where that is not known."""
 
     id: str
     speaker: str
     prompt: Int[np.ndarray, " S"]
     rest: Int[np.ndarray, " S"]
     text: str
-    heard: int = -1
+    prompt_words: int = -1
 
     @property
     def words(self) -> list[str]:
-        """The text's words in lower case, as they stand between spaces."""
+        """The text's words in lower case, separated by spaces."""
         return self.text.lower().split()
 
-    def plain(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """The same without accents and punctuation, as errors are counted; of so many words only."""
-        return plain_words(" ".join(self.words[start:stop]))
+    def follows(self, prompt_words: int) -> str:
+        """The words after the prompt's."""
+        return " ".join(self.words[prompt_words:])
 
 
-def cut(example: Example, samples: int) -> Item:
+def task_of(name: str, experiment: Experiment) -> TaskConfig:
+    """A task of the experiment by its name, or KIND:ROOT (manifest, librispeech, shards). Raises UserError."""
+    kind, sign, root = name.partition(":")
+    if sign and kind in ("manifest", "librispeech", "shards"):
+        return TaskConfig(name, kind, root=root)
+    for task in experiment.data.tasks:
+        if task.name == name:
+            return task
+    tasks = ", ".join(task.name for task in experiment.data.tasks)
+    raise UserError(f"--task {name!r} is unknown; give one of the checkpoint's ({tasks or 'none'}) or manifest:PATH.")
+
+
+def cut(example: Example, samples: int) -> SplitUtterance:
     """An utterance whose first `samples` are the prompt."""
-    heard = sum(end <= samples for end in example.word_ends) if example.word_ends else -1
-    parts = example.samples[:samples], example.samples[samples:]
-    return Item(example.id, example.speaker, *parts, " ".join(example.text.split()), heard)
+    prompt_words = sum(end <= samples for end in example.word_ends) if example.word_ends else -1
+    prompt, rest = example.samples[:samples], example.samples[samples:]
+    return SplitUtterance(example.id, example.speaker, prompt, rest, " ".join(example.text.split()), prompt_words)
 
 
-def cut_after_words(example: Example, words: int, sample_rate: int, hop: int) -> Item:
-    """An utterance of the counting world whose first words are the prompt: half the least gap behind them, on the grid.
+def cut_after_words(example: Example, words: int, sample_rate: int, hop: int) -> SplitUtterance:
+    """An utterance of the counting world whose first words are the prompt: cut half the least gap after them, at a
+    multiple of the hop.
 
-    Raises UserError where it is not known when words end, or none would follow.
+    Raises UserError where the ends of words are not known, or no word would follow.
     """
     if not 0 < words < len(example.word_ends):
         raise UserError(
@@ -78,54 +88,53 @@ def read_examples(
     limit: int = 0,
     checks: Sequence[Check] = (),
 ) -> tuple[list[Example], dict[str, int]]:
-    """A task's utterances that hold such a prompt and min_continuation_seconds more; how many were left out, by reason.
+    """A task's utterances that are long enough to be continued, and how many were left out, by reason.
 
-    task: one of the experiment's, or KIND:PATH. split: instead of the task's own. seconds 0: prompts as the task has
-    them. checks: what else they must pass. limit: only so many, evenly spread; where one is left out, another takes its
-    place. Raises UserError.
+    task: one of the experiment's, or KIND:PATH. split: instead of the task's own. seconds: length of the prompt, which
+    min_continuation_seconds must follow; 0: prompts as the task has them. checks: further conditions. limit: only so
+    many, evenly spaced; another one takes the place of one that is left out. Raises UserError.
     """
-    chosen = task_of(task, experiment)
+    config = task_of(task, experiment)
     if split:
-        chosen = dataclasses.replace(chosen, split=split, size=0)  # the new split's own size
-    data = experiment.data if chosen.source in WORLD else _roomy(experiment.data, seconds)
-    source = make_source(chosen, data, experiment.features, experiment.seed)
+        config = dataclasses.replace(config, split=split, size=0)  # the new split's own size
+    data = experiment.data if config.source in COUNTING_SOURCES else _any_length(experiment.data, seconds)
+    source = make_source(config, data, experiment.features, experiment.seed)
     left_out = {reason: len(ids) for reason, ids in source.rejected.items()}
-    found: dict[int, Example] = {}
+    chosen: dict[int, Example] = {}
     least = round((seconds + experiment.data.min_continuation_seconds) * experiment.features.sample_rate)
     long_enough = "shorter than the prompt plus min_continuation_seconds", lambda e: len(e.samples) >= least
+    conditions = [*([long_enough] if seconds else []), *checks]
     for i in _order(len(source), limit):
+        if limit and len(chosen) == limit:
+            break
         try:
             example = source[i]
         except BadExample as error:
             log.warning("Left out: %s", error)
-            reason = "that cannot be used"
+            reason = UNUSABLE
         else:
-            asked = [*([long_enough] if seconds else []), *checks]
-            reason = next((why for why, passes in asked if not passes(example)), "")
-            if not reason:
-                found[i] = example
-                if len(found) == limit:
-                    break
-                continue
-        left_out[reason] = left_out.get(reason, 0) + 1
-    if not found:
-        why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+            reason = next((why for why, passes in conditions if not passes(example)), "")
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+        else:
+            chosen[i] = example
+    if not chosen:
         raise UserError(
-            f"--task {task!r} has no utterance left to continue: {why or 'it is empty'}; choose another --task or "
-            f"prompt length, or --set larger limits."
+            f"--task {task!r} has no utterance left to continue: {reasons(left_out) or 'it is empty'}; choose another "
+            f"--task or prompt length, or --set larger limits."
         )
-    return [found[i] for i in sorted(found)], left_out
+    return [chosen[i] for i in sorted(chosen)], left_out
 
 
 def _order(count: int, limit: int) -> list[int]:
-    """Numbers below `count`: so many of them evenly spread, then the others, to take the place of any left out."""
-    first = spread(range(count), limit or count)
+    """Indices below `count`: first `limit` evenly spaced ones, then all others, to replace what is left out."""
+    first = evenly_spaced(range(count), limit or count)
     chosen = set(first)
-    return [*first, *(i for i in spreading(count) if i not in chosen)]
+    return [*first, *(i for i in evenly_spaced_order(count) if i not in chosen)]
 
 
 def keep(examples: Sequence[Example], left_out: dict[str, int], check: Check) -> list[Example]:
-    """Those that pass; the others are counted in left_out, by the reason. Raises UserError where none is left."""
+    """Those that pass; the others are counted in left_out. Raises UserError where none is left."""
     reason, passes = check
     kept = [example for example in examples if passes(example)]
     if len(kept) < len(examples):
@@ -136,55 +145,24 @@ def keep(examples: Sequence[Example], left_out: dict[str, int], check: Check) ->
 
 
 def speakable(experiment: Experiment, samples: int = 0) -> Check:
-    """Has a model the time to say what stands behind so many samples (0: behind the example's own prompt)?"""
+    """Passes where the model has time to say what follows the first `samples` (0: the example's own prompt)."""
     seconds = experiment.data.max_continuation_seconds
     most = round(seconds * experiment.features.sample_rate)
-    reason = f"with more behind the prompt than data.max_continuation_seconds={seconds:g}"
+    reason = f"with more after the prompt than data.max_continuation_seconds={seconds:g}"
     return reason, lambda e: len(e.samples) - (samples or e.prompt_samples) <= most
 
 
-def _roomy(data: DataConfig, seconds: float) -> DataConfig:
-    """Utterances of every length that is enough."""
-    least = data.min_continuation_seconds
+def _any_length(data: DataConfig, seconds: float) -> DataConfig:
+    """The data's limits with no maximum length."""
     return dataclasses.replace(
-        unlimited(data), prompt_seconds=seconds or data.prompt_seconds, min_continuation_seconds=least
+        unlimited(data),
+        prompt_seconds=seconds or data.prompt_seconds,
+        min_continuation_seconds=data.min_continuation_seconds,
     )
 
 
-def with_room(generator: Spectron, prompts: Sequence[Int[np.ndarray, " S"]], seconds: float = 0.0) -> Spectron:
-    """The generator, or one that takes longer prompts and speaks for so many seconds, more than it was trained for."""
-    rate, data = generator.features.sample_rate, generator.experiment.data
-    longest = math.ceil(100 * max(map(len, prompts), default=0) / rate) / 100
-    room = max(longest, data.max_prompt_seconds), max(seconds, data.max_continuation_seconds)
-    if room == (data.max_prompt_seconds, data.max_continuation_seconds):
-        return generator
-    if longest > data.max_prompt_seconds:
-        trained = f"{data.max_prompt_seconds:g} s"
-        log.warning("Prompts of up to %.2f s: longer than the %s this model was trained for.", longest, trained)
-    data = dataclasses.replace(data, max_prompt_seconds=room[0], max_continuation_seconds=room[1])
-    wider = dataclasses.replace(generator.experiment, data=data)
-    return Spectron(generator.params, wider, generator.statistics)
-
-
-def configured(generator: Spectron, overrides: Sequence[str]) -> Spectron:
-    """The generator with other settings, "key=value" each: made anew, since it keeps what follows from them."""
-    if not overrides:
-        return generator
-    return Spectron(generator.params, override(generator.experiment, overrides), generator.statistics)
-
-
-def plan_of(generator: Spectron, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a generator's answers, beside prompts and seed."""
-    data = generator.experiment.data
-    room = [data.max_prompt_seconds, data.max_continuation_seconds, data.max_tokens]
-    return {**{key: facts.get(key) for key in ("checkpoint", "weights", "set")}, "room": room}
-
-
-def data_facts(name: str, items: Sequence[Item]) -> dict[str, object]:
-    """What results say of the data: its name, how many items, and a checksum of sound and text."""
-    parts = (part for item in items for part in (item.id.encode(), item.text.encode(), item.prompt, item.rest))
-    return {
-        "name": name,
-        "items": len(items),
-        "checksum": checksum(p if isinstance(p, bytes) else p.tobytes() for p in parts),
-    }
+def data_facts(name: str, items: Sequence[SplitUtterance]) -> dict[str, object]:
+    """The data's entry in the results: name, number of items, and a checksum of sounds and texts."""
+    fields = (field for item in items for field in (item.id.encode(), item.text.encode(), item.prompt, item.rest))
+    digest = checksum(field if isinstance(field, bytes) else field.tobytes() for field in fields)
+    return {"name": name, "items": len(items), "checksum": digest}

@@ -13,12 +13,13 @@ import tiny_run
 
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import TextLMConfig
+from spectron.evaluation.judges.base import facts_of
 from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
-from spectron.evaluation.judges.outside import checksum_of, facts_of
 from spectron.objectives.text_lm import TextLM
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
 from spectron.types import Batch, Statistics, TrainState, UserError
+from spectron.utils.files import checksum_of
 
 LONGEST = 24  # tokens of a text by hand
 NOTHING = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))

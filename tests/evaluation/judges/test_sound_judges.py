@@ -10,9 +10,9 @@ import pytest
 
 from spectron.audio import wav
 from spectron.evaluation.judges import sound_judges
-from spectron.evaluation.scoring.items import from_manifest
-from spectron.evaluation.scoring.metrics import Voices
-from spectron.evaluation.scoring.score import score
+from spectron.evaluation.score.items import from_manifest
+from spectron.evaluation.score.metrics import Voices
+from spectron.evaluation.score.suite import score
 from spectron.types import UserError
 
 WANTS = "the extra 'judges' is not installed"

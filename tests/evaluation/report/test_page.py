@@ -11,12 +11,12 @@ pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
-from spectron.evaluation.picking import spreading
+from spectron.evaluation.metrics.intervals import Figure, average, proportion
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell, Item
-from spectron.evaluation.scores.intervals import Figure, average, proportion
-from spectron.evaluation.scores.tables import Results, Table
+from spectron.evaluation.results import Results, Table
 from spectron.utils.html import render
+from spectron.utils.spacing import evenly_spaced_order
 
 FEATURES = FeatureConfig()
 SCORES = (0.5, 0.25, 10.0, -3.0, 2.0)
@@ -91,21 +91,21 @@ def test_everything_is_in_the_file_and_named(path):
 
 def test_sounds_that_do_not_fit_are_left_out_evenly_and_verdicts_stay(tmp_path):
     many = items()
-    page.write_page(tmp_path / "p.html", page.Page("t", (), (), many[:1], "", FEATURES))
+    page.write(tmp_path / "p.html", Results("t", ()), many[:1], (), FEATURES)
     one = sum(map(len, re.findall(r'"(data:[^"]*)"', (tmp_path / "p.html").read_text())))
-    drawn = page.Page("t", (), (), many, "", FEATURES)
-    page.write_page(tmp_path / "p.html", drawn, max_media=round(2.6 * one))
+    page.write(tmp_path / "p.html", Results("t", ()), many, (), FEATURES, max_media=round(2.6 * one))
     text = (tmp_path / "p.html").read_text()
     rows = re.findall(r"<tr data-state.*?</tr>", text, re.DOTALL)
     assert page.MEDIA_LEFT_OUT in text
     assert [("<audio" in row) for row in rows] == [True, False, False, False, True]
     assert all("nobody" in row for row in rows)
-    assert spreading(8) == [0, 4, 2, 6, 1, 5, 3, 7] and spreading(1) == [0] and spreading(0) == []
+    assert evenly_spaced_order(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    assert evenly_spaced_order(1) == [0] and evenly_spaced_order(0) == []
 
 
 def test_without_sounds_there_is_no_empty_column(tmp_path):
     bare = [Item("q", {"Text": Cell("")})]
-    page.write_page(tmp_path / "p.html", page.Page("t", (), (), bare, "", FEATURES))
+    page.write(tmp_path / "p.html", Results("t", ()), bare, (), FEATURES)
     text = (tmp_path / "p.html").read_text()
     assert page.MEDIA_LEFT_OUT not in text and "One by one" in text
     assert "Spectrograms" not in text and "—" in text and 'data-filter="right"' not in text

@@ -14,9 +14,10 @@ import numpy as np  # noqa: E402
 from inference.test_decode import make_generator, prompts  # noqa: E402
 from models import tiny  # noqa: E402
 
-from spectron.evaluation.suites.continuation import WORK, continue_items  # noqa: E402
-from spectron.evaluation.suites.panel import Panel  # noqa: E402
-from spectron.evaluation.suites.utterances import Item  # noqa: E402
+from spectron.evaluation.suite import WORK  # noqa: E402
+from spectron.evaluation.suites.continuation import continue_items  # noqa: E402
+from spectron.evaluation.suites.judge_runner import Judges  # noqa: E402
+from spectron.evaluation.suites.utterances import SplitUtterance  # noqa: E402
 from spectron.types import Hypothesis  # noqa: E402
 
 ITEMS, SEEDS, BATCH = 40, 2, 2
@@ -53,8 +54,8 @@ def main() -> None:
         return generate(prompts, seed, batch_size, numbers, forced)
 
     generator.generate = logged
-    items = [Item(f"i{i}", "", p, p[::-1].copy(), "one two three", 1) for i, p in enumerate(prompts(ITEMS))]
-    continue_items(generator, items, out, Panel(Ears(), Reader()), {"checkpoint": "noise"}, SEEDS, BATCH)
+    items = [SplitUtterance(f"i{i}", "", p, p[::-1].copy(), "one two three", 1) for i, p in enumerate(prompts(ITEMS))]
+    continue_items(generator, items, out, Judges(Ears(), Reader()), {"checkpoint": "noise"}, SEEDS, BATCH)
 
 
 if __name__ == "__main__":

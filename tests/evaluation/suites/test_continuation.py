@@ -12,27 +12,28 @@ from evaluation.fakes_run import Ears, Quality, Reader, Talker, Voices, speak
 
 from spectron.audio import wav
 from spectron.config import FeatureConfig
-from spectron.evaluation.picking import spread
-from spectron.evaluation.scores.alignment import distance, fit_start
-from spectron.evaluation.scoring import metrics
-from spectron.evaluation.scoring.items import from_manifest
-from spectron.evaluation.scoring.joining import joined
-from spectron.evaluation.scoring.score import score
-from spectron.evaluation.suites import continuation, speaking_page
+from spectron.evaluation.metrics.alignment import fit_start
+from spectron.evaluation.metrics.similarity import course_table
+from spectron.evaluation.score import metrics
+from spectron.evaluation.score.items import from_manifest
+from spectron.evaluation.score.suite import score
+from spectron.evaluation.score.table import joined
+from spectron.evaluation.suites import continuation, speaking
 from spectron.evaluation.suites.continuation import (
     COPY,
     OURS,
     TRUTH,
     continue_items,
     evaluate_continuation,
-    prompt_words,
 )
-from spectron.evaluation.suites.measures import figures, over_time, true_measure
-from spectron.evaluation.suites.panel import Hearing, Panel
-from spectron.evaluation.suites.utterances import Item, cut, keep, read_examples, speakable
+from spectron.evaluation.suites.judge_runner import JudgeRunner, Judges
+from spectron.evaluation.suites.speaking import figures, prompt_words, true_measure
+from spectron.evaluation.suites.utterances import SplitUtterance, cut, keep, read_examples, speakable
 from spectron.types import Answer, Example, UserError
+from spectron.utils.edit_distance import edit_distance
+from spectron.utils.spacing import evenly_spaced
 
-TEXTS = ("one two three three two one", "two three four four three", "three four five five four three two one one")
+TEXTS = ("ant bee cat cat bee ant", "bee cat dog dog cat", "cat dog elk elk dog cat bee ant ant")
 FACTS = {"checkpoint": "here", "set": [], "task": "made"}
 
 
@@ -54,8 +55,8 @@ def test_a_prompt_is_found_in_its_transcript(words, longer, expected):
 
 
 def test_distance():
-    assert distance(list("abc"), list("axcd")) == 2
-    assert distance([], ["a"]) == 1 == distance(["a"], [])
+    assert edit_distance(list("abc"), list("axcd")) == 2
+    assert edit_distance([], ["a"]) == 1 == edit_distance(["a"], [])
 
 
 def example(i, prompt=3):
@@ -76,7 +77,7 @@ def run(tmp_path, talker, panel, seeds=2, batch_size=2):
     return continue_items(talker, items(), tmp_path, panel, FACTS, seeds, batch_size)
 
 
-EVERYONE = Panel(Ears(), Reader(), Voices(), Quality())
+EVERYONE = Judges(Ears(), Reader(), Voices(), Quality())
 
 
 def test_every_figure_of_a_known_model(tmp_path):
@@ -101,40 +102,40 @@ def test_every_figure_of_a_known_model(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
     assert [(line["id"], line["row"], line["seed"]) for line in lines[:2]] == [("item 0", OURS, 0), ("item 0", OURS, 1)]
     assert len(lines) == 3 * 2 + 3 + 3
-    assert lines[0]["transcript"] == "one two three three two one" and lines[0]["opinion"]["heard"] == "three two one"
+    assert lines[0]["transcript"] == "ant bee cat cat bee ant" and lines[0]["judgement"]["heard"] == "cat bee ant"
     assert json.loads((tmp_path / "results.json").read_text())["judges"][0]["name"] == "ears"
     assert str(tmp_path) not in (tmp_path / "results.json").read_text()
     assert "| Spectron | 11.1 %" in (tmp_path / "results.md").read_text()
 
 
 def test_without_judges_what_needs_none_is_measured(tmp_path):
-    ours = run(tmp_path, Talker(), Panel()).tables[0]
+    ours = run(tmp_path, Talker(), Judges()).tables[0]
     assert set(ours.rows[OURS]) == {"transcript WER", "stops by itself", "seconds"}
     assert "--asr" in ours.note and "--lm" in ours.note
 
 
 def test_words_of_a_prompt_are_timed_or_heard(tmp_path):
-    untimed = [Item(i.id, i.speaker, i.prompt, i.rest, i.text) for i in items()]
-    hearing = Hearing(Panel(asr=Ears()), tmp_path, 2)
+    untimed = [SplitUtterance(i.id, i.speaker, i.prompt, i.rest, i.text) for i in items()]
+    hearing = JudgeRunner(Judges(asr=Ears()), tmp_path, 2)
     assert prompt_words(untimed, hearing) == [3, 3, 3]
-    assert prompt_words([items()[0], *untimed[1:]], Hearing(Panel(), tmp_path, 2)) == [3, None, None]
+    assert prompt_words([items()[0], *untimed[1:]], JudgeRunner(Judges(), tmp_path, 2)) == [3, None, None]
 
 
 def test_a_prompt_of_which_no_word_is_recognised_ends_nobody_knows_where(tmp_path):
     class Deaf(Ears):
         def transcribe(self, recordings):
-            return [h._replace(text="six" if h.text == "one two three" else "") for h in super().transcribe(recordings)]
+            return [h._replace(text="fox" if h.text == "ant bee cat" else "") for h in super().transcribe(recordings)]
 
-    untimed = [Item(i.id, i.speaker, i.prompt, i.rest, i.text) for i in items()]
-    panel = Panel(asr=Deaf())
-    assert prompt_words(untimed, Hearing(panel, tmp_path, 2)) == [None] * 3, (
+    untimed = [SplitUtterance(i.id, i.speaker, i.prompt, i.rest, i.text) for i in items()]
+    panel = Judges(asr=Deaf())
+    assert prompt_words(untimed, JudgeRunner(panel, tmp_path, 2)) == [None] * 3, (
         "the first is misheard, the others not heard"
     )
     results = continue_items(Talker(), untimed, tmp_path, panel, FACTS, 1, 2)
     for row in (OURS, TRUTH, COPY):
         assert not {"WER", "transcript WER"} & set(every_column(results, row)), "no errors against words of the prompt"
     assert "In 3 of 3 prompts the recogniser hears none" in results.tables[0].note
-    assert not re.search(r"(right|wrong).{,9}</span> one two three", (tmp_path / "report.html").read_text())
+    assert not re.search(r"(right|wrong).{,9}</span> ant bee cat", (tmp_path / "report.html").read_text())
 
 
 def test_a_second_run_asks_nobody(tmp_path):
@@ -147,15 +148,15 @@ def test_a_second_run_asks_nobody(tmp_path):
 
 
 def test_spread():
-    assert spread(range(10), 10) == list(range(10)) == spread(range(10), 12)
-    assert spread(range(10), 3) == [0, 4, 9] and spread(range(3), 2) == [0, 2]
+    assert evenly_spaced(range(10), 10) == list(range(10)) == evenly_spaced(range(10), 12)
+    assert evenly_spaced(range(10), 3) == [0, 4, 9] and evenly_spaced(range(3), 2) == [0, 2]
 
 
 @pytest.fixture
 def corpus(tmp_path):
     """A manifest of three utterances of 1.5, 1.25 and 2.25 s, and one too short to be continued."""
     lines = []
-    for i, text in enumerate((*TEXTS, "six six")):
+    for i, text in enumerate((*TEXTS, "fox fox")):
         wav.write(tmp_path / f"{i}.wav", speak(text.split(), 1000 * (1 + i)), 16_000)
         lines.append(json.dumps({"id": f"u{i}", "audio": f"{i}.wav", "text": text, "split": "test"}))
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
@@ -175,7 +176,7 @@ def test_what_is_too_short_is_left_out_and_counted(corpus):
 
 def test_from_a_manifest_to_results(corpus, monkeypatch, tmp_path):
     talker = Talker()
-    monkeypatch.setattr(continuation, "load", lambda *_: (talker, dict(FACTS)))
+    monkeypatch.setattr(continuation, "load_generator", lambda *_: (talker, dict(FACTS)))
     out = tmp_path / "out"
     results = evaluate_continuation("x", f"manifest:{corpus}", out, EVERYONE, "test", prompt_seconds=1.0, batch_size=2)
     assert results.facts["prompt_seconds"] == 1.0 and results.data[0]["items"] == 2
@@ -192,10 +193,10 @@ def test_what_the_model_has_no_time_to_say_is_left_out(corpus, monkeypatch, tmp_
     talker = Talker()
     data = dataclasses.replace(talker.experiment.data, max_continuation_seconds=1.0)
     talker.experiment = dataclasses.replace(talker.experiment, data=data)
-    monkeypatch.setattr(continuation, "load", lambda *_: (talker, dict(FACTS)))
-    results = evaluate_continuation("x", f"manifest:{corpus}", tmp_path / "out", Panel(), "test", batch_size=2)
+    monkeypatch.setattr(continuation, "load_generator", lambda *_: (talker, dict(FACTS)))
+    results = evaluate_continuation("x", f"manifest:{corpus}", tmp_path / "out", Judges(), "test", batch_size=2)
     assert results.data[0]["items"] == 2, "u2 has 1.5 s behind its prompt"
-    assert results.facts["left_out"]["with more behind the prompt than data.max_continuation_seconds=1"] == 1
+    assert results.facts["left_out"]["with more after the prompt than data.max_continuation_seconds=1"] == 1
     assert "are left out" in results.tables[0].note
     with pytest.raises(UserError, match="max_continuation_seconds=1"):
         keep([example(2)], {}, speakable(talker.experiment))
@@ -222,8 +223,8 @@ def test_errors_are_counted_without_case_accents_and_punctuation(tmp_path):
         def transcribe(self, recordings):
             return [h._replace(text=f"{h.text.upper()}!") for h in super().transcribe(recordings)]
 
-    plain = every_column(run(tmp_path / "a", Talker(), Panel(Ears())), OURS)
-    written = every_column(run(tmp_path / "b", Writer(), Panel(Listener())), OURS)
+    plain = every_column(run(tmp_path / "a", Talker(), Judges(Ears())), OURS)
+    written = every_column(run(tmp_path / "b", Writer(), Judges(Listener())), OURS)
     for name in ("transcript WER", "WER"):
         assert written[name].value == pytest.approx(plain[name].value) == pytest.approx(1 / 9)
 
@@ -231,24 +232,26 @@ def test_errors_are_counted_without_case_accents_and_punctuation(tmp_path):
 def test_windows_without_a_voice_are_left_out(tmp_path):
     quiet = np.zeros(20_000, np.int16)
     sounds = [tone(300, 2.5), np.concatenate([tone(300, 1.0), quiet]), quiet]
-    hearing = Hearing(Panel(speaker=PitchEncoder()), tmp_path, 2)
-    voices = hearing.voices("prompts", [tone(300, 1.0), tone(300, 1.0), tone(300, 1.0)], windows=False)
-    loud, half, silent = hearing.opinions("said", sounds, voices)
+    hearing = JudgeRunner(Judges(speaker=PitchEncoder()), tmp_path, 2)
+    voices = hearing.voices("prompts", [tone(300, 1.0), tone(300, 1.0), tone(300, 1.0)], with_windows=False)
+    loud, half, silent = hearing.judge("said", sounds, voices)
     assert loud.similarity == pytest.approx(1) and min(loud.course) > 0.99
     assert half.course[0] > 0.99 and math.isnan(half.course[-1])
     assert silent.similarity is None and all(map(math.isnan, silent.course))
-    nobody = hearing.voices("quiet", [quiet] * 3, windows=False)
-    assert all(each.similarity is None for each in hearing.opinions("said", sounds, nobody))
+    nobody = hearing.voices("quiet", [quiet] * 3, with_windows=False)
+    assert all(each.similarity is None for each in hearing.judge("said", sounds, nobody))
     measured = [[true_measure(items()[0], 3, s, o)] for s, o in zip(sounds, (loud, half, silent), strict=True)]
     found = figures(measured)
     assert found["Speaker similarity"].n == 2 and found["Drift"].n == 1 and found["Drift"].value == pytest.approx(0)
-    course = over_time({"x": measured})[0].rows["x"]
+    course = course_table({"x": [[m.judgement.course for m in each] for each in measured]})[0].rows["x"]
     assert list(course) == ["0–1 s"] and course["0–1 s"].n == 2 and course["0–1 s"].value > 0.99
 
 
 def test_a_row_of_the_suite_stands_beside_a_scored_one(tmp_path):
     """What was generated, scored as any system's recordings: the same figures in the same columns."""
-    made = [Item(f"i{k}", "", tone(200 + 100 * k, 1.0), tone(250 + 90 * k, 2.6), "a b c", 1) for k in range(3)]
+    made = [
+        SplitUtterance(f"i{k}", "", tone(200 + 100 * k, 1.0), tone(250 + 90 * k, 2.6), "a b c", 1) for k in range(3)
+    ]
     texts = {26: "b c d", 20: "b x"}
 
     class Hummer(Talker):
@@ -257,7 +260,7 @@ def test_a_row_of_the_suite_stands_beside_a_scored_one(tmp_path):
             return Answer("a b c d", np.zeros((1, 1)), samples, "stop head", (4,))
 
     ears, lm = LengthRecogniser(texts), LetterLM()
-    panel = Panel(ears, lm, PitchEncoder(), Level())
+    panel = Judges(ears, lm, PitchEncoder(), Level())
     suite = continue_items(Hummer(), made, tmp_path / "suite", panel, FACTS, 1, 2)
     lines = []
     for k, item in enumerate(made):
@@ -286,10 +289,10 @@ def test_a_recogniser_of_another_rate_is_refused_at_once():
     ears = Ears()
     ears.experiment = dataclasses.replace(Talker().experiment, features=FeatureConfig(sample_rate=8000))
     with pytest.raises(UserError, match="'ears' hears 8000 Hz"):
-        Panel(asr=ears)
+        Judges(asr=ears)
 
 
 def test_a_page_says_how_many_it_shows(tmp_path, monkeypatch):
-    monkeypatch.setattr(speaking_page, "ROWS", 2)
-    run(tmp_path, Talker(), Panel())
-    assert "2 of 3 items are shown." in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr(speaking.SpeakingSuite, "max_rows", 2)
+    run(tmp_path, Talker(), Judges())
+    assert "2 of 12 items are shown" in (tmp_path / "report.html").read_text()

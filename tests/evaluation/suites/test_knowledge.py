@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
+from spectron.data.question_sets import Question, QuestionSet
 from spectron.evaluation.suites.knowledge import difference, evaluate_knowledge
-from spectron.evaluation.suites.questions import Question, QuestionSet
 from spectron.types import UserError
 
 SET = QuestionSet("capitals", tuple(Question(str(i), f"Capital {i}?", (f"City {i}",)) for i in range(8)))

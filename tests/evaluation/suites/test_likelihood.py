@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ from models import tiny
 from spectron import cli
 from spectron.audio import wav
 from spectron.audio.features import log_mel, normalise
+from spectron.data.recording_pairs import Pair, read_pairs
 from spectron.evaluation.suites import likelihood
-from spectron.evaluation.suites.likelihood import LOG_Z, Likelihood, log_likelihood
-from spectron.evaluation.suites.pairs import Pair, read_pairs
+from spectron.evaluation.suites.likelihood import accuracies
 from spectron.inference.api import Spectron
+from spectron.inference.likelihood import LOG_Z, Likelihood, log_likelihood
 from spectron.objectives.joint import feedback, go_frames, make_model
 from spectron.types import Sequence, UserError
 
@@ -140,11 +142,15 @@ def test_wrong_pairs_are_one_sentence(tmp_path, content, message):
         read_pairs(tmp_path / "nothing")
 
 
+def records(good, bad):
+    return [{"good": a._asdict(), "bad": b._asdict()} for a, b in zip(good, bad, strict=True)]
+
+
 def test_accuracies_by_group_with_ties():
     pairs = [Pair(str(i), group, None, None) for i, group in enumerate("aab")]
     good = [Likelihood(-10, 10, -3, 3), Likelihood(-10, 10, -3, 3), Likelihood(-10, 5, -3, 3)]
     bad = [Likelihood(-30, 20, -3, 3), Likelihood(-10, 10, -9, 3), Likelihood(-9, 10, -9, 3)]
-    rows = likelihood.summarise(pairs, good, bad, {}).tables[0].rows
+    rows = accuracies(pairs, records(good, bad)).rows
     values = {name: {column: figure.value for column, figure in row.items()} for name, row in rows.items()}
     assert values["a"] == {"frames": 0.75, "text": 0.75, "both": 1.0}
     assert values["b"] == {"frames": 0.0, "text": 1.0, "both": 1.0}
@@ -156,7 +162,7 @@ def test_pairs_of_one_item_count_as_one():
     pairs = [Pair(str(i), "", None, None, item) for i, item in enumerate("aaab")]
     good = [Likelihood(-1, 1, -1, 1)] * 4
     bad = [Likelihood(-2, 1, -2, 1)] * 3 + [Likelihood(0, 1, 0, 1)]
-    figure = likelihood.summarise(pairs, good, bad, {}).tables[0].rows["all"]["both"]
+    figure = accuracies(pairs, records(good, bad)).rows["all"]["both"]
     assert (figure.value, figure.n) == (0.5, 2)
     assert "decoding seeds" not in figure.definition
     assert "its pairs" in figure.definition
@@ -174,7 +180,11 @@ def test_what_the_model_writes_costs_no_speech(generator, monkeypatch):
 def loaded(generator, tmp_path, monkeypatch):
     """A checkpoint whose weights are what is in a file."""
     monkeypatch.setattr(Spectron, "from_checkpoint", classmethod(lambda cls, _: generator))
-    monkeypatch.setattr(likelihood, "checkpoint_facts", lambda path: {"checkpoint": path, "weights": weights["sum"]})
+    monkeypatch.setattr(
+        likelihood.Checkpoint,
+        "open",
+        classmethod(lambda cls, path: SimpleNamespace(facts={"checkpoint": path, "weights": weights["sum"]})),
+    )
     weights = {"sum": "1"}
     return weights
 
@@ -206,12 +216,12 @@ def test_a_recording_without_a_frame_is_named(loaded, tmp_path):
 
 
 def test_a_few_pairs_are_evenly_spread(loaded, tmp_path, monkeypatch):
-    monkeypatch.setattr(likelihood, "SHOWN", 2)
+    monkeypatch.setattr(likelihood.LikelihoodSuite, "max_rows", 2)
     write(tmp_path / "sc", *[f"{i}_{kind}.wav" for i in range(5) for kind in ("correct", "incorrect")])
     run(tmp_path, limit=3)
     lines = map(json.loads, (tmp_path / "out" / "items.jsonl").read_text().splitlines())
     assert [line["id"] for line in lines] == ["0", "2", "4"]
-    assert "2 of 3 pairs are shown" in (tmp_path / "out" / "report.html").read_text()
+    assert "2 of 3 items are shown" in (tmp_path / "out" / "report.html").read_text()
     with pytest.raises(UserError, match="--limit -1"):
         run(tmp_path, limit=-1)
     for seconds in (0, math.nan, math.inf):

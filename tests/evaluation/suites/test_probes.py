@@ -10,16 +10,18 @@ from evaluation.fakes_run import Ears, Reader, Talker, Voices
 from evaluation.suites.test_continuation import FACTS, TEXTS, every_column, example, items
 
 from spectron.data.counting.utterances import test_items as all_items
-from spectron.evaluation.judges.outside import checksum_of
-from spectron.evaluation.scores.intervals import correlation
+from spectron.evaluation.counting import world as digit_world
+from spectron.evaluation.counting.judges import get_judges
+from spectron.evaluation.counting.world import closed_world, digit_cuts, is_seen, pick_items
+from spectron.evaluation.metrics.intervals import correlation
 from spectron.evaluation.suites import probes
-from spectron.evaluation.suites.digit_panel import digit_cuts, digit_panel, digit_voices, is_known, pick_items
-from spectron.evaluation.suites.measures import Measured
-from spectron.evaluation.suites.panel import Hearing, Opinion, Panel
-from spectron.evaluation.suites.probe_errors import error_figures, error_pairs, error_rows
+from spectron.evaluation.suites.judge_runner import Judgement, Judges
+from spectron.evaluation.suites.probe_errors import CLOSED, error_figures, error_pairs, error_rows
 from spectron.evaluation.suites.probes import FULL, NO_TEXT, NULL, OTHER, TRUE, another, probe
+from spectron.evaluation.suites.speaking import Measured
 from spectron.evaluation.suites.utterances import keep
 from spectron.types import Answer, UserError
+from spectron.utils.files import checksum_of
 
 RUN = {**FACTS, "decoding_seeds": 2, "batch_size": 2}
 
@@ -27,19 +29,19 @@ RUN = {**FACTS, "decoding_seeds": 2, "batch_size": 2}
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory):
     out = tmp_path_factory.mktemp("probes")
-    hearing = Hearing(Panel(Ears(), Reader(), Voices()), out / "work", 2, windows=False)
+    judges = Judges(Ears(), Reader(), Voices())
     full, short = items(3), items(2)
-    return probe(Talker(), full, {"prompt of 0.5 s": short}, out, hearing, RUN, "one two six"), out
+    return probe(Talker(), full, {"prompt of 0.5 s": short}, out, judges, RUN, "ant bee fox"), out
 
 
 def test_every_row_of_a_known_model(probed):
     rows = {name: every_column(probed[0], name) for name in probed[0].tables[0].rows}
-    assert list(rows) == [FULL, NO_TEXT, NULL, TRUE, OTHER, "text 'one two six'", "prompt of 0.5 s"]
+    assert list(rows) == [FULL, NO_TEXT, NULL, TRUE, OTHER, "text 'ant bee fox'", "prompt of 0.5 s"]
     follows = {name: row["WER against what follows"].value for name, row in rows.items()}
     # What follows: three two one; four three; five four three two one one.
     assert follows[FULL] == pytest.approx((0 + 1 + 4) / 11), "a word too many; four missing or wrong"
-    assert follows[NO_TEXT] == follows[NULL] == 1.0, "without text it says six"
-    assert follows[TRUE] == pytest.approx((0 + 0 + 1) / 11), "row 2 says six for the last word"
+    assert follows[NO_TEXT] == follows[NULL] == 1.0, "without text it says fox"
+    assert follows[TRUE] == pytest.approx((0 + 0 + 1) / 11), "row 2 says fox for the last word"
     assert rows[FULL]["transcript WER"].value == pytest.approx(1 / 9)
     assert rows["prompt of 0.5 s"]["transcript WER"].value == pytest.approx(1 / 6)
     assert all("transcript WER" not in rows[name] for name in (NO_TEXT, NULL, TRUE, OTHER)), "forced text has no errors"
@@ -71,7 +73,7 @@ def test_null_tokens_of_another_seed_are_of_that_seed(tmp_path):
             said = super().answer(prompt, seed, row, forced)
             return said if forced else dataclasses.replace(said, ids=(4,) * (2 + seed))
 
-    probe(Wordy(), items(), {}, tmp_path, Hearing(Panel(Ears()), tmp_path / "work", 2), RUN)
+    probe(Wordy(), items(), {}, tmp_path, Judges(Ears()), RUN)
     lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
     assert {(x["seed"], len(x["transcript"].split())) for x in lines if x["row"] == NULL} == {(0, 2), (1, 3)}
 
@@ -101,12 +103,12 @@ def test_errors_are_by_the_transcript():
     figures = error_figures([[(0.0, 0.0), (0.5, 1.0)], [(0.0, 0.5)]], "told")
     assert figures["errors, transcript right"].value == 0.25 and figures["errors, transcript wrong"].value == 1.0
     assert set(error_figures([[(0.0, 0.5)]], "told")) == {"errors, transcript right"}
-    assert error_pairs([], [], closed=True, likely=False)[0] == []
+    assert error_pairs([], [], CLOSED) == []
 
 
 def test_all_rows_together_are_in_one_unit():
     def row(nats):
-        return [[Measured("one two", 1, 2, ("two",), Opinion("three", n, 1), True, 1.0)] for n in nats]
+        return [[Measured("ant bee", 1, 2, "bee", Judgement("cat", n, 1), True, 1.0)] for n in nats]
 
     silent = {FULL: (row([None, None]), [None, None]), "prompt of 1 s": (row([4.0, 6.0]), [None, None])}
     rows = error_rows(silent, closed=False)
@@ -147,24 +149,23 @@ def test_the_counting_world_is_cut_between_digits(world):
     assert list(cuts) == ["prompt of 1 digit", "prompt of 4 digits"]
     for name, digits in (("prompt of 1 digit", 1), ("prompt of 4 digits", 4)):
         for whole, item in zip(examples, cuts[name], strict=True):
-            assert item.heard == digits and len(item.prompt) % world.features.hop == 0
+            assert item.prompt_words == digits and len(item.prompt) % world.features.hop == 0
             assert np.abs(item.rest[:100].astype(int)).max() < 30, "cut in the quiet between two digits"
             np.testing.assert_array_equal(np.concatenate([item.prompt, item.rest]), whole.samples)
-    assert [item.heard for item in full] == [3] * 4
+    assert [item.prompt_words for item in full] == [3] * 4
     with pytest.raises(UserError, match="after 6 words"):
         digit_cuts(examples, (6,), world.features)
-    assert [is_known(item) for item in full] == [True, True, True, False], "(3, 1) is held out"
+    assert [is_seen(item) for item in full] == [True, True, True, False], "(3, 1) is held out"
 
 
 def test_probes_of_the_counting_world(world, judges_dir, tmp_path):
     real = pick_items(world, 1, 6)
-    panel = digit_panel(world, judges_dir)
+    panel = get_judges(world, judges_dir)
     full, cuts = digit_cuts(real, (2,), world.features)
-    hearing = Hearing(panel, tmp_path / "work", 32, windows=False)
-    results = probe(Counter(world, real), full, cuts, tmp_path, hearing, RUN, voices=digit_voices(panel, full))
+    results = probe(Counter(world, real), full, cuts, tmp_path, panel, RUN, world=closed_world(panel, full))
     rows = results.tables[0].rows
     ears = np.mean([panel.asr.transcribe([i.rest])[0].text.split() == i.words[3:] for i in full])
-    seen = [is_known(item) for item in full]
+    seen = [is_seen(item) for item in full]
     shares = [
         rows[FULL][f"heard right, {name}"] for name in ("seen", "held-out") if f"heard right, {name}" in rows[FULL]
     ]
@@ -185,10 +186,14 @@ def test_probes_of_the_counting_world(world, judges_dir, tmp_path):
 
 
 def test_a_bad_length_is_named(world, monkeypatch, tmp_path):
-    monkeypatch.setattr(probes, "load", lambda *_: (Counter(world, []), dict(RUN)))
-    for task, given in (("manifest:x", -1.0), ("manifest:x", math.nan), ("", math.nan), ("", 1.5), ("", math.inf)):
+    monkeypatch.setattr(probes, "load_generator", lambda *_: (Counter(world, []), dict(RUN)))
+    monkeypatch.setattr(digit_world, "load_generator", lambda *_: (Counter(world, []), dict(RUN)))
+    for given in (-1.0, math.nan):
         with pytest.raises(UserError, match=f"--prompts {given:g}"):
-            probes.evaluate_probes("x", tmp_path, task, prompts=[1.0, given])
+            probes.evaluate_probes("x", tmp_path, "manifest:x", prompts=[1.0, given])
+    for given in (math.nan, 1.5, math.inf):
+        with pytest.raises(UserError, match=f"--prompts {given:g}"):
+            digit_world.evaluate_digit_probes("x", tmp_path, prompts=[1.0, given])
 
 
 def test_texts_that_cannot_be_written_are_left_out(monkeypatch, tmp_path):
@@ -196,7 +201,7 @@ def test_texts_that_cannot_be_written_are_left_out(monkeypatch, tmp_path):
     talker = Talker()
     data = dataclasses.replace(talker.experiment.data, max_tokens=8, max_continuation_seconds=0.8)
     talker.experiment = dataclasses.replace(talker.experiment, data=data)
-    monkeypatch.setattr(probes, "load", lambda *_: (talker, dict(RUN)))
+    monkeypatch.setattr(probes, "load_generator", lambda *_: (talker, dict(RUN)))
 
     def read(experiment, task, split, seconds, limit, checks):
         found, left_out = [example(i) for i in range(len(TEXTS))], {"x": 1}
@@ -212,4 +217,4 @@ def test_texts_that_cannot_be_written_are_left_out(monkeypatch, tmp_path):
     assert results.data[0]["items"] == 2 and "left out" in results.tables[0].note
     assert rooms == [0.0] * 5 + [1.57], "1.25 s behind the shorter prompt, a quarter more"
     with pytest.raises(UserError, match="max_tokens=8"):
-        probes.evaluate_probes("x", tmp_path, "manifest:x", text="one " * 9)
+        probes.evaluate_probes("x", tmp_path, "manifest:x", text="ant " * 9)

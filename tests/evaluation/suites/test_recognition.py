@@ -1,99 +1,22 @@
-"""Word error rates by hand, weights tuned on held-out speech, the labels' own quality, and the files of a report."""
+"""`spectron evaluate recognition`: what is heard is kept, errors are counted on normalised texts, mistakes are said."""
 
 import importlib.util
 import json
 
-import numpy as np
 import pytest
 import student_run
 
-from spectron.config import CharactersConfig, DataConfig, Experiment, TaskConfig
-from spectron.config.noisy_student import BeamConfig
-from spectron.corpora.labels import Label
-from spectron.corpora.selection import ScoreFilter
-from spectron.data.vocabulary import make_vocabulary
-from spectron.evaluation.scores.word_errors import errors, word_error_rate
+from spectron.config import DataConfig, Experiment, TaskConfig
 from spectron.evaluation.suites import recognition
-from spectron.evaluation.suites.recognition import Heard, label_quality, report, task_of, tune
+from spectron.evaluation.suites.utterances import task_of
 from spectron.recognition import ngram
 from spectron.recognition.ctc_search import Fusion
 from spectron.types import Hypothesis, UserError
 
 pytest.importorskip("jiwer")
-CHARACTERS = make_vocabulary(CharactersConfig((" ", "A", "B")))
 needs_flashlight = pytest.mark.skipif(
     importlib.util.find_spec("flashlight") is None, reason="flashlight-text is not installed"
 )
-
-
-@pytest.mark.parametrize(
-    ("said", "written", "wanted"),
-    [
-        ("A B C", "A B C", (0, 3)),
-        ("A B C", "A X C", (1, 3)),
-        ("A B C", "A C", (1, 3)),
-        ("A B C", "A B B C", (1, 3)),
-        ("A B C", "", (3, 3)),
-        ("", "", (0, 0)),
-        ("", "A B", (2, 0)),
-    ],
-)
-def test_errors_of_one_utterance(said, written, wanted):
-    assert errors(said, written) == wanted
-
-
-def test_the_rate_is_over_words_with_an_interval_over_utterances():
-    figure = word_error_rate("x", ["A B C D"] * 50 + ["A"] * 50, ["A B C D"] * 50 + ["B"] * 50)
-    assert (figure.value, figure.n, figure.unit) == (0.2, 100, "%")
-    assert 0.1 < figure.low < 0.2 < figure.high < 0.3
-
-
-def heard():
-    """Two recordings that sound a little more like AB than like BA; BA was said."""
-    log_probs = np.full((3, CHARACTERS.size), -9.0, np.float32)
-    log_probs[0, [5, 6]] = -0.7, -0.8
-    log_probs[1, 0] = -0.01
-    log_probs[2, [5, 6]] = -0.76, -0.75
-    return Heard(["a", "b"], ["BA", "BA"], [1.0, 2.0], [log_probs] * 2, CHARACTERS, "nowhere")
-
-
-@needs_flashlight
-def test_tuning_takes_the_weight_of_the_fewest_errors_and_the_report_says_all(tmp_path):
-    (tmp_path / "lm.arpa").write_bytes(ngram.estimate(["BA"] * 100 + ["AB"], 2).arpa())
-    config = BeamConfig(lm_weights=(0.0, 1.0, 2.0), word_bonuses=(0.0, -1.0))
-    fusion = tune(heard(), config, tmp_path / "lm.arpa")
-    assert (fusion.lm_weight, fusion.word_bonus) == (1.0, 0.0)
-    report(heard(), fusion, tmp_path / "out", "two", tuned_on=5)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert results["figures"]["greedy"]["value"] == 1.0
-    assert results["figures"]["fused"]["value"] == 0.0
-    assert results["utterances"] == 2
-    assert results["fusion"]["lm_weight"] == 1.0
-    first = json.loads((tmp_path / "out" / "items.jsonl").read_text().splitlines()[0])
-    assert (first["id"], first["greedy"]["text"], first["fused"]["text"]) == ("a", "AB", "BA")
-    assert first["greedy"]["errors"] == 1
-    said = (tmp_path / "out" / "results.md").read_text()
-    assert "| fused | 0.0 % |" in said
-    assert "chosen on 2 of these" in said
-
-
-def test_without_a_language_model_the_report_is_greedy(tmp_path):
-    assert set(report(heard(), Fusion(), tmp_path, "x")["figures"]) == {"greedy"}
-
-
-def test_labels_are_scored_kept_and_rejected():
-    labels = [
-        Label("a", "A B", -1.0, 2, 3600.0),
-        Label("b", "A X", -50.0, 2, 1800.0),
-        Label("c", "", 0.0, 0, 1800.0),
-        Label("unknown", "A", -1.0, 1, 3600.0),
-    ]
-    quality = label_quality(labels, ScoreFilter(0, 0, 1, -2.0), {"a": "A B", "b": "A B", "c": "C D"})
-    assert quality["kept"]["value"] == 0.0
-    assert quality["rejected"]["value"] == 0.75
-    assert quality["all"]["value"] == 0.5
-    assert (quality["hours"], quality["hours_kept"]) == (3.0, 2.0)
-    assert quality["reasons"] == {"kept": 2, "score below the threshold": 1, "without text": 1}
 
 
 def test_tasks_by_name_or_by_kind_and_place():
@@ -103,12 +26,6 @@ def test_tasks_by_name_or_by_kind_and_place():
     for wrong in ("devv", "text:x"):
         with pytest.raises(UserError, match="--task"):
             task_of(wrong, experiment)
-
-
-def test_no_reader_is_asked_for_a_length(tmp_path):
-    wide = recognition.unlimited(DataConfig(max_seconds=1.0))
-    assert wide.max_seconds == float("inf")
-    assert wide.prompt_seconds == 0
 
 
 # The command.
@@ -137,11 +54,10 @@ def corpus(tmp_path, monkeypatch):
     student_run.write_corpus(tmp_path, "corpus", ["1"], 6)
     said = [json.loads(line)["text"] for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
     monkeypatch.setattr(recognition, "CHUNK", 2)
-    monkeypatch.setattr(recognition, "pin", str)
 
     def run(ears, out="out", task=f"manifest:{tmp_path / 'corpus'}", **settings):
         monkeypatch.setattr(recognition, "load_recogniser", lambda path, fusion: ears)
-        return recognition.evaluate("ears", task, tmp_path / out, **settings)
+        return recognition.evaluate_recognition("ears", task, tmp_path / out, **settings)
 
     return said, run
 
@@ -193,7 +109,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_heard(corpus, tm
 def test_the_language_model_is_known_by_its_content(tmp_path):
     from recognition.test_recogniser import fresh
 
-    from spectron.evaluation.judges.outside import facts_of
+    from spectron.evaluation.judges.base import facts_of
 
     told = []
     for texts in (["A B"] * 3, ["B A"] * 3):

@@ -12,7 +12,7 @@ from evaluation.fakes_run import Ears, Quality, Reader, Talker, Voices
 from evaluation.suites.test_continuation import FACTS, items
 
 from spectron.evaluation.suites.continuation import continue_items
-from spectron.evaluation.suites.panel import Panel
+from spectron.evaluation.suites.judge_runner import Judges
 from spectron.utils import chunk_cache
 
 SCRIPT = Path(__file__).with_name("restarting.py")
@@ -26,7 +26,7 @@ class Killed(BaseException):
 
 def test_ten_random_ends_leave_the_same_bytes(tmp_path, monkeypatch):
     """Every write of a chunk may be the last, before or after it is there."""
-    panel = Panel(Ears(), Reader(), Voices(), Quality())
+    panel = Judges(Ears(), Reader(), Voices(), Quality())
     continue_items(Talker(), items(), tmp_path / "whole", panel, FACTS, 2, 1)
     rng, talker, kills = random.Random(1), Talker(), 0
     write = chunk_cache.write_bytes

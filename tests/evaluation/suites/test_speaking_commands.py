@@ -9,9 +9,8 @@ import tiny_checkpoints
 from cli.test_cli import one_sentence, write_checkpoint
 
 from spectron import cli
-from spectron.evaluation.judges.outside import checkpoint_facts
-from spectron.evaluation.suites.continuation import load
-from spectron.evaluation.suites.utterances import configured, plan_of
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.evaluation.suites.generation import configured, load_generator, plan_of
 from spectron.inference.api import Spectron
 
 
@@ -93,7 +92,7 @@ def test_probes_of_any_task(made, tmp_path, capsys):
         (
             "continuation",
             ["--prompt-seconds", "0.6"],
-            ["3 with more behind the prompt", "data.max_continuation_seconds=0.5"],
+            ["3 with more after the prompt", "data.max_continuation_seconds=0.5"],
         ),
         ("continuation", ["--prompt-seconds", "nan"], ["--prompt-seconds nan"]),
         ("continuation", ["--lm", "nowhere"], ["give --asr too"]),
@@ -124,7 +123,7 @@ def twins(tmp_path):
 
 
 def test_another_model_in_the_same_place_is_another_model(twins):
-    first, second = (checkpoint_facts(folder) for folder in twins)
+    first, second = (Checkpoint.open(folder).facts for folder in twins)
     made = configured(Spectron.from_checkpoint(twins[0]), ())
     plans = [plan_of(made, {**facts, "checkpoint": "here"}) for facts in (first, second)]
     assert plans[0] != plans[1] and plans[0]["weights"] == first["weights"]
@@ -133,5 +132,5 @@ def test_another_model_in_the_same_place_is_another_model(twins):
 def test_settings_reach_all_that_follows_from_them(twins):
     generator = configured(Spectron.from_checkpoint(twins[0]), ["data.max_prompt_seconds=0.75"])
     assert generator.prompt_size == 12_000 and generator.experiment.data.max_prompt_seconds == 0.75
-    loaded, facts = load(twins[0], ["data.max_prompt_seconds=0.75"], 1, 1, 0)
-    assert loaded.prompt_size == 12_000 and facts["weights"] == checkpoint_facts(twins[0])["weights"]
+    loaded, facts = load_generator(twins[0], ["data.max_prompt_seconds=0.75"], 1, 1, 0)
+    assert loaded.prompt_size == 12_000 and facts["weights"] == Checkpoint.open(twins[0]).facts["weights"]

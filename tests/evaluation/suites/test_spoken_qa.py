@@ -11,11 +11,12 @@ import tiny_checkpoints
 pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 
 from spectron.audio import wav
-from spectron.evaluation.scoring.metrics import Questions
-from spectron.evaluation.suites import qa, spoken_qa
-from spectron.evaluation.suites.qa import Asked, behind
-from spectron.evaluation.suites.questions import Question, QuestionSet, read_questions
-from spectron.evaluation.suites.spoken_qa import Settings, evaluate_spoken_qa
+from spectron.data.question_sets import Question, QuestionSet, read_questions
+from spectron.evaluation.metrics.answers import LONG, SHORT
+from spectron.evaluation.score.metrics import Questions
+from spectron.evaluation.suites import qa
+from spectron.evaluation.suites.qa import after_question
+from spectron.evaluation.suites.spoken_qa import QASettings, evaluate_spoken_qa
 from spectron.types import Hypothesis, UserError
 
 
@@ -32,7 +33,7 @@ from spectron.types import Hypothesis, UserError
     ],
 )
 def test_the_answer_stands_behind_the_words_that_fit_the_question(transcript, rest, errors):
-    assert behind("What is the capital of India?", transcript) == (rest, errors, 6)
+    assert after_question("What is the capital of India?", transcript) == (rest, errors, 6)
 
 
 def test_first_line():
@@ -41,20 +42,21 @@ def test_first_line():
 
 
 def asked(name, answers, **said):
-    return Asked(name, Question("1", "who?", answers), {k: [v] if isinstance(v, str) else v for k, v in said.items()})
+    texts = {system: [each] if isinstance(each, str) else each for system, each in said.items()}
+    return qa.judged(name, Question("1", "who?", answers), texts)
 
 
 def test_short_answers_stand_apart_and_seeds_are_no_items():
     rows = [asked("s", ("Cl",), speech=["clear", "cl"]), asked("s", ("Paris",), speech=["in paris!", "london"])]
-    table = qa.table(rows, {"speech": "heard."})
+    table = qa.answer_table(rows, {"speech": "heard."})
     assert list(table.rows) == ["s, speech", "s, speech, other answers", "s, speech, short answers"]
     whole, _, short = table.rows.values()
     assert {k: v.value for k, v in whole.items()} == {"substring": 0.75, "contains": 0.5, "exact": 0.25}
     assert whole["substring"].n == 2
     assert short["substring"].value == 1.0 and short["contains"].value == 0.5
     assert "heard." in table.note and "The paper's" in whole["substring"].definition
-    assert list(qa.table(rows[1:], {"speech": ""}).rows) == ["s, speech"], "nobody's answer is short"
-    scored = Questions(None).conclude("x", [{"short": False, "substring": True, "contains": True, "exact": True}])[1][0]
+    assert list(qa.answer_table(rows[1:], {"speech": ""}).rows) == ["s, speech"], "nobody's answer is short"
+    scored = Questions(None).tables("x", [{"short": False, "substring": True, "contains": True, "exact": True}])[0]
     assert (scored.title, scored.columns) == (table.title, table.columns), "rows of `spectron score` stand beside"
 
 
@@ -110,7 +112,7 @@ def sets(tmp_path_factory):
     return [read_questions(f"small={folder / 'dev.jsonl'}"), read_questions(f"other={folder / 'dev.jsonl'}", 2)]
 
 
-SETTINGS = Settings(seeds=2, batch_size=4)
+SETTINGS = QASettings(seeds=2, batch_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -128,14 +130,8 @@ def test_every_system_is_judged_by_every_scorer(evaluated):
     whole = tables["Answers"]
     systems = ["text stream", "text behind the question", "speech", "cascade", "text LM", "question repeated"]
     assert list(whole.rows) == [
-        f"{name}{system}{subset}"
-        for name, subset in (
-            ("small, ", ""),
-            ("small, ", f", {qa.LONG}"),
-            ("small, ", f", {qa.SHORT}"),
-            ("other, ", ""),
-        )
-        for system in systems
+        *(f"small, {system}{kind}" for system in systems for kind in ("", f", {LONG}", f", {SHORT}")),
+        *(f"other, {system}" for system in systems),
     ]
     assert whole.columns == ["substring", "contains", "exact"]
     for table in results.tables:
@@ -149,7 +145,7 @@ def test_every_system_is_judged_by_every_scorer(evaluated):
         "exact": 0.2,
     }
     assert whole.rows["small, cascade"]["contains"].value == 0.0, "who hears 'it is 3' knows no capital"
-    assert whole.rows[f"small, speech, {qa.SHORT}"]["contains"].n == 2
+    assert whole.rows[f"small, speech, {SHORT}"]["contains"].n == 2
     beside = tables["Beside the answers"].rows["small"]
     assert list(beside) == ["stopped", "seconds", "question errors", "recogniser's errors"]
     assert 0 < beside["seconds"].value <= 0.5 and beside["recogniser's errors"].value > 0.5
@@ -219,7 +215,7 @@ def test_the_report_is_heard_and_sorted_in_a_browser(evaluated, tmp_path):
 
 
 def test_without_judges_the_text_is_judged_alone(checkpoint, sets, tmp_path):
-    results = evaluate_spoken_qa(checkpoint, sets[1:], tmp_path, settings=Settings(batch_size=2))
+    results = evaluate_spoken_qa(checkpoint, sets[1:], tmp_path, settings=QASettings(batch_size=2))
     assert list(results.tables[0].rows) == [
         f"other, {each}" for each in ("text stream", "text behind the question", "question repeated")
     ]
@@ -229,7 +225,7 @@ def test_without_judges_the_text_is_judged_alone(checkpoint, sets, tmp_path):
 def test_mistakes_are_said_before_any_work(checkpoint, sets, tmp_path):
     for given, said in (
         (dict(lm=Scholar()), "give --asr too"),
-        (dict(settings=Settings(prompt="Q:")), "--prompt 'Q:' must hold"),
+        (dict(settings=QASettings(prompt="Q:")), "--prompt 'Q:' must hold"),
         (dict(sets=[sets[0]] * 2), "Two question sets are called 'small'"),
         (dict(checkpoint=tmp_path / "none"), "none"),
     ):
@@ -240,9 +236,9 @@ def test_mistakes_are_said_before_any_work(checkpoint, sets, tmp_path):
 
 def test_other_rates_are_brought_to_the_recognisers(checkpoint):
     tone = (8000 * np.sin(np.arange(8000) / 10)).astype(np.int16)
-    (made,) = spoken_qa._at_rate([tone], 8000)
+    (made,) = wav.resample_all([tone], 8000, 16_000)
     assert len(made) == 16_000 and made.dtype == np.int16 and abs(made).max() == pytest.approx(8000, rel=0.1)
-    assert spoken_qa._at_rate([tone[:0]], 8000)[0].size == 0
+    assert wav.resample_all([tone[:0]], 8000, 16_000)[0].size == 0
 
 
 def test_question_sets_say_what_they_are():

@@ -1,0 +1,106 @@
+"""Scorers of answers against references, from the paper's to the strictest, and the normaliser that they share."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+
+from spectron.utils.number_words import to_digits
+
+Scorer = Callable[[Sequence[str], str], bool]  # (references, answer) → right?
+
+ARTICLES = ("a", "an", "the")
+SHORT = 2  # characters of a short answer, at most
+# Letters that Unicode does not decompose into a plain one and a mark.
+_PLAIN = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "%": " percent ", "&": " and "}
+)
+# "don't" → "dont", "U.S." → "us", "Ph.D." → "phd"; 3.14 keeps its point, and "Paris.The" is two words.
+_JOINED = re.compile(r"['’‘`´]|(?<=\b[^\W\d_])\.(?=[^\W\d_]\b|\W|$)|(?<=[^\W\d_])\.(?=[^\W\d_]\.)")
+_POSSESSIVE = re.compile(r"(?<=\w)['’‘`´]s\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # 1,000 → 1000
+_OTHER = re.compile(r"(?<!\d)\.|\.(?!\d)|[^\w.]|_")  # all other punctuation ends a word
+
+
+def plain_words(text: str) -> list[str]:
+    """Lower-case words without accents or punctuation; numbers and articles as they were written.
+
+    Apostrophes and the dots of abbreviations are dropped, all other punctuation separates words; "%" and "&" are
+    written out.
+    """
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    decomposed = unicodedata.normalize("NFKD", decomposed.casefold())  # "ℋ" is a capital H only now
+    unmarked = "".join(character for character in decomposed if not unicodedata.combining(character))
+    read_out = _THOUSANDS.sub("", unmarked.translate(_PLAIN))
+    return _OTHER.sub(" ", _JOINED.sub("", read_out)).split()
+
+
+def tokens(text: str) -> list[str]:
+    """plain_words with number words as digits and without articles, unless nothing else is there ("The The").
+
+    "The Twenty-First  Café!" → 21st, cafe.
+    """
+    words = to_digits(plain_words(text))
+    return [word for word in words if word not in ARTICLES] or words
+
+
+def substring(references: Sequence[str], said: str) -> bool:
+    """The paper's: a lower-cased reference stands somewhere in the lower-cased text, inside another word too.
+
+    Nothing else is done to either, so "Zürich", "5" and "the Alps" are not found in "zurich", "five" and "alps".
+    Blank references are left out.
+    """
+    heard = said.lower()
+    return any(reference.strip().lower() in heard for reference in references if reference.strip())
+
+
+def contains(references: Sequence[str], said: str) -> bool:
+    """A reference's tokens stand among the said ones as one run. References without tokens are left out."""
+    return any(_run(wanted, heard) for wanted, heard in _compared(references, said))
+
+
+def exact(references: Sequence[str], said: str) -> bool:
+    """A reference's tokens are the said ones, no more and no fewer. References without tokens are left out."""
+    return any(wanted == heard for wanted, heard in _compared(references, said))
+
+
+def _compared(references: Sequence[str], said: str) -> Iterator[tuple[list[str], list[str]]]:
+    """Each reference's tokens with the said ones, and what else may count as them.
+
+    Articles are kept where the reference is nothing else; of one that ends in an article ("Vitamin A") this last one is
+    kept, and each such article among the said words in turn. Where possessives were said, once more without their "'s".
+    """
+    for reference in references:
+        words = to_digits(plain_words(reference))
+        if not words:
+            continue
+        named = words[-1] in ARTICLES and any(word not in ARTICLES for word in words)
+        wanted = [*tokens(reference), *(words[-1:] if named else ())]
+        for heard in dict.fromkeys((said, _POSSESSIVE.sub("", said))):
+            heard_words = to_digits(plain_words(heard))
+            if named:
+                for i in (i for i, word in enumerate(heard_words) if word == words[-1]):
+                    yield wanted, [w for k, w in enumerate(heard_words) if k == i or w not in ARTICLES]
+            else:
+                yield wanted, heard_words if wanted[-1] in ARTICLES else tokens(heard)
+
+
+def _run(wanted: list[str], heard: list[str]) -> bool:
+    return any(heard[i : i + len(wanted)] == wanted for i in range(len(heard) - len(wanted) + 1))
+
+
+def is_short(references: Sequence[str]) -> bool:
+    """Whether a reference has at most two characters: `substring` finds it inside many a word ("us" in "because")."""
+    return any(0 < len(reference.strip()) <= SHORT for reference in references)
+
+
+SCORERS: dict[str, Scorer] = {"substring": substring, "contains": contains, "exact": exact}
+DEFINITIONS = {
+    "substring": "The paper's: answers whose lower-cased text holds a lower-cased reference, inside a word too.",
+    "contains": "Share of answers whose normalised tokens hold those of a reference as one run (lower case, "
+    "accents folded, punctuation and articles dropped, but for one that ends a reference (Vitamin A), number words as "
+    "digits, a possessive with or without its 's).",
+    "exact": "Share of answers whose normalised tokens are those of a reference, no more and no fewer.",
+}
+SHORT_NOTE = f"Short: a reference of at most {SHORT} characters, which is found by chance inside many a word."

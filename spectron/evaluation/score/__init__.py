@@ -1,0 +1,1 @@
+"""`spectron score`: measure recordings and texts that any system made."""

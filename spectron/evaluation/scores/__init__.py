@@ -1,1 +1,0 @@
-"""What is counted, figures with intervals, and their tables."""

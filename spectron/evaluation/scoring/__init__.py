@@ -1,1 +1,0 @@
-"""`spectron score`: recordings and texts of any system."""

@@ -1,0 +1,23 @@
+"""Evenly spaced choices: the items that --limit keeps and that a page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+def evenly_spaced(values: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the values, at equal distances."""
+    if len(values) <= most:
+        return list(values)
+    return [values[i] for i in np.linspace(0, len(values) - 1, max(most, 0)).round().astype(int)]
+
+
+def evenly_spaced_order(count: int) -> list[int]:
+    """All numbers below `count` in an order whose every prefix is evenly spaced (van der Corput's sequence)."""
+    bits = max(1, (count - 1).bit_length())
+    return sorted(range(count), key=lambda i: f"{i:0{bits}b}"[::-1])
