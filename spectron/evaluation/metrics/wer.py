@@ -51,9 +51,3 @@ def word_errors(reference: str, hypothesis: str, words: Normaliser = english_wor
 def wer_figure(label: str, errors: Sequence[float], words: Sequence[float], definition: str = WER) -> Figure:
     """Σ errors / Σ words, with a bootstrap interval over utterances."""
     return average(label, errors, definition, "%", words)
-
-
-def word_error_rate(label: str, references: Sequence[str], hypotheses: Sequence[str]) -> Figure:
-    """The rate over all words of these utterances."""
-    pairs = [word_errors(a, b) for a, b in zip(references, hypotheses, strict=True)]
-    return wer_figure(label, [errors for errors, _ in pairs], [words for _, words in pairs])

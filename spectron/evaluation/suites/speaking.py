@@ -15,7 +15,6 @@ from spectron.evaluation.metrics import perplexity, similarity, wer
 from spectron.evaluation.metrics.alignment import fit_text
 from spectron.evaluation.metrics.intervals import proportion, seed_average
 from spectron.evaluation.metrics.perplexity import Surprise
-from spectron.evaluation.metrics.text_scores import plain_words
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell
 from spectron.evaluation.results import Figure, Table
@@ -24,6 +23,7 @@ from spectron.evaluation.suites.generation import STOPS, Generated
 from spectron.evaluation.suites.judge_runner import Judgement, JudgeRunner, Judges
 from spectron.evaluation.suites.utterances import SplitUtterance
 from spectron.inference.api import Spectron
+from spectron.utils.plain_words import plain_words
 from spectron.utils.spacing import evenly_spaced
 
 # Quantities that `spectron score` measures too stand in its tables, so that rows of both can be joined.
@@ -117,7 +117,9 @@ def figures(
         **average("transcript WER", TRANSCRIPT, "%", lambda m: _pair(m.prompt_errors, m.prompt_words)),
         **average("WER", f"{FAITHFUL} {normalised}", "%", lambda m: m.word_errors(words)),
         **perplexity.perplexity_figures(surprises),
-        **share("nothing heard", "The recogniser heard no word at all.", lambda m: _not(m.heard)),
+        **share(
+            "nothing heard", "The recogniser heard no word at all.", lambda m: None if m.heard is None else not m.heard
+        ),
         **similarity.similarity_figures(
             [[m.judgement.similarity for m in each] for each in row],
             [[m.judgement.course for m in each] for each in row],
@@ -133,10 +135,6 @@ def figures(
 
 def _pair(value: float | None, weight: float) -> tuple[float, float] | None:
     return None if value is None else (value, weight)
-
-
-def _not(words: list[str] | None) -> bool | None:
-    return None if words is None else not words
 
 
 def titled(title: str, rows: Mapping[str, Mapping[str, Figure]], note: str, quality: Mapping[str, str]) -> list[Table]:
