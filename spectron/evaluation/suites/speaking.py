@@ -133,6 +133,10 @@ def figures(
     return {name: figure for name, figure in columns.items() if not math.isnan(figure.value)}
 
 
+def _heard_nothing(m: Measured) -> bool | None:
+    return None if m.heard is None else not m.heard
+
+
 def _pair(value: float | None, weight: float) -> tuple[float, float] | None:
     return None if value is None else (value, weight)
 
