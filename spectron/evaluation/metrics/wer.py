@@ -35,9 +35,7 @@ def _whisper_normaliser() -> Callable[[str], str]:
     try:
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
     except ImportError as error:
-        raise UserError(
-            f"Word error rates need the package {error.name!r}; pip install 'spectron-jax[eval]'."
-        ) from error
+        raise UserError(f"Word errors need the package {error.name!r}; pip install 'spectron-jax[eval]'.") from error
     normaliser: Callable[[str], str] = EnglishTextNormalizer({})
     return normaliser
 
