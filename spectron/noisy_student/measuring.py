@@ -14,7 +14,7 @@ from spectron.config.noisy_student import BeamConfig
 from spectron.corpora.labels import Label
 from spectron.corpora.selection import ScoreFilter
 from spectron.evaluation.judges.base import facts_of
-from spectron.evaluation.metrics.wer import word_error_rate, word_errors
+from spectron.evaluation.metrics.wer import wer_figure, word_errors
 from spectron.evaluation.results import Results
 from spectron.evaluation.suite import run_suite
 from spectron.evaluation.suites.recognition import RecognitionSuite, Utterances
@@ -110,8 +110,8 @@ def label_quality(labels: Sequence[Label], chosen: ScoreFilter, texts: dict[str,
     out: dict[str, Any] = {"hours": sum(x.seconds for x in labels) / 3600, "utterances": len(labels)}
     out["hours_kept"] = sum(x.seconds for x in labels if not chosen.reason(x)) / 3600
     for name, group in groups.items():
-        figure = word_error_rate(name, [texts[x.id] for x in group], [x.text for x in group])
-        out[name] = dataclasses.asdict(figure)
+        errors = [word_errors(texts[x.id], x.text) for x in group]
+        out[name] = dataclasses.asdict(wer_figure(name, [e for e, _ in errors], [n for _, n in errors]))
     reasons = [chosen.reason(label) for label in labels]
     out["reasons"] = {reason or "kept": reasons.count(reason) for reason in sorted(set(reasons))}
     return out

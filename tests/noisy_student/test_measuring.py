@@ -10,7 +10,7 @@ import pytest
 from spectron.config import CharactersConfig, DataConfig, Experiment
 from spectron.config.noisy_student import BeamConfig
 from spectron.corpora.labels import Label
-from spectron.corpora.selection import Selection
+from spectron.corpora.selection import ScoreFilter
 from spectron.data.vocabulary import make_vocabulary
 from spectron.noisy_student.measuring import HeldOutSpeech, label_quality, report, tune
 from spectron.recognition import ngram
@@ -87,7 +87,7 @@ def test_labels_are_scored_kept_and_rejected():
         Label("c", "", 0.0, 0, 1800.0),
         Label("unknown", "A", -1.0, 1, 3600.0),
     ]
-    quality = label_quality(labels, Selection(0, 0, 1, -2.0), {"a": "A B", "b": "A B", "c": "C D"})
+    quality = label_quality(labels, ScoreFilter(0, 0, 1, -2.0), {"a": "A B", "b": "A B", "c": "C D"})
     assert quality["kept"]["value"] == 0.0
     assert quality["rejected"]["value"] == 0.75
     assert quality["all"]["value"] == 0.5

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spectron.evaluation.metrics.text_scores import plain_words
 from spectron.utils.edit_distance import edit_distance
+from spectron.utils.plain_words import plain_words
 
 
 def fit_start(words: Sequence[str], longer: Sequence[str]) -> tuple[int, int]:

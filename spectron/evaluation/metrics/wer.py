@@ -26,8 +26,7 @@ def english_words(text: str) -> list[str]:
 
     Its list of British spellings is a file of Whisper's weights, not of the package: spellings stay as they are.
     """
-    words: list[str] = _whisper_normaliser()(text).split()
-    return words
+    return _whisper_normaliser()(text).split()
 
 
 @functools.cache
@@ -35,9 +34,7 @@ def _whisper_normaliser() -> Callable[[str], str]:
     try:
         from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
     except ImportError as error:
-        raise UserError(
-            f"Word error rates need the package {error.name!r}; pip install 'spectron-jax[eval]'."
-        ) from error
+        raise UserError(f"Word errors need the package {error.name!r}; pip install 'spectron-jax[eval]'.") from error
     normaliser: Callable[[str], str] = EnglishTextNormalizer({})
     return normaliser
 
@@ -51,9 +48,3 @@ def word_errors(reference: str, hypothesis: str, words: Normaliser = english_wor
 def wer_figure(label: str, errors: Sequence[float], words: Sequence[float], definition: str = WER) -> Figure:
     """Σ errors / Σ words, with a bootstrap interval over utterances."""
     return average(label, errors, definition, "%", words)
-
-
-def word_error_rate(label: str, references: Sequence[str], hypotheses: Sequence[str]) -> Figure:
-    """The rate over all words of these utterances."""
-    pairs = [word_errors(a, b) for a, b in zip(references, hypotheses, strict=True)]
-    return wer_figure(label, [errors for errors, _ in pairs], [words for _, words in pairs])

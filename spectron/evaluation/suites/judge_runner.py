@@ -124,12 +124,8 @@ class JudgeRunner:
         ratings = self.ratings(name, recordings) if judges.mos else [{}] * count
         judgements = []
         for i in range(count):
-            cosines = [cosine(_vector(prompt_voices[i][0]), _vector(v)) for v in voices[i] if prompt_voices[i]]
+            cosines = [cosine(np.float32(prompt_voices[i][0]), np.float32(v)) for v in voices[i] if prompt_voices[i]]
             nats, tokens = likelihoods[i] or (None, 0)
             whole = cosines[0] if cosines and not math.isnan(cosines[0]) else None
             judgements.append(Judgement(heard[i], nats, tokens, whole, tuple(cosines[1:]), ratings[i]))
         return judgements
-
-
-def _vector(values: Sequence[float]) -> Any:
-    return np.asarray(values, np.float32)

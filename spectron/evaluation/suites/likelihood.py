@@ -8,7 +8,6 @@ say) are averaged first, as the published suites do.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -155,10 +154,7 @@ def accuracies(pairs: Sequence[Pair], records: Sequence[Record]) -> Table:
 def content_of(pairs: Sequence[Pair]) -> str:
     """A checksum of the pairs' names, groups and items, and of their recordings' bytes."""
     return checksum(
-        part
+        content
         for pair in pairs
-        for part in (
-            *(name.encode() for name in (pair.id, pair.group, pair.item)),
-            *(hashlib.sha256(path.read_bytes()).digest() for path in (pair.good, pair.bad)),
-        )
+        for content in (repr((pair.id, pair.group, pair.item)).encode(), pair.good.read_bytes(), pair.bad.read_bytes())
     )

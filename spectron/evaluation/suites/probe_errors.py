@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from spectron.evaluation.metrics import wer
 from spectron.evaluation.metrics.intervals import average, correlation
-from spectron.evaluation.metrics.text_scores import plain_words
 from spectron.evaluation.results import Figure
 from spectron.evaluation.suites.speaking import Measured, Row
+from spectron.utils.plain_words import plain_words
 
 ErrorPairs = list[list[tuple[float, float]]]  # [item][seed]: errors per word of the transcript, of the continuation
 

@@ -16,7 +16,6 @@ import numpy as np
 from spectron.evaluation.judges.base import RATE
 from spectron.evaluation.metrics import wer
 from spectron.evaluation.metrics.intervals import proportion, seed_average
-from spectron.evaluation.metrics.text_scores import plain_words
 from spectron.evaluation.report.page import Cell
 from spectron.evaluation.results import Figure, Results, Table
 from spectron.evaluation.suite import Record, check_output, run_suite
@@ -30,6 +29,7 @@ from spectron.evaluation.suites.utterances import Check, SplitUtterance, cut, da
 from spectron.inference.api import Spectron
 from spectron.inference.decode_config import trained_lengths
 from spectron.types import Example, UserError
+from spectron.utils.plain_words import plain_words
 
 FULL, NO_TEXT, NULL, TRUE, OTHER = "full", "without text", "null tokens", "true text", "another's text"
 PROMPTS = (1.0, 2.0, 3.75, 6.0)  # seconds (ours)

@@ -16,7 +16,7 @@ from spectron.data.question_sets import VOICE, QuestionSet, recordings, synthesi
 from spectron.evaluation.judges.base import RATE
 from spectron.evaluation.metrics import wer
 from spectron.evaluation.metrics.intervals import average, proportion, seed_average
-from spectron.evaluation.metrics.text_scores import SCORERS, plain_words
+from spectron.evaluation.metrics.text_scores import SCORERS
 from spectron.evaluation.report import page
 from spectron.evaluation.results import Figure, Results, Table
 from spectron.evaluation.suite import Record, check_output, number_cell, run_suite, stop_cell
@@ -25,6 +25,7 @@ from spectron.evaluation.suites.generation import STOPS, Generated, configured, 
 from spectron.evaluation.suites.judge_runner import JudgeRunner, Judges
 from spectron.inference.api import Spectron
 from spectron.types import UserError
+from spectron.utils.plain_words import plain_words
 
 TEXT, ANSWER, SPEECH = "text stream", "text behind the question", "speech"
 CASCADE, WRITTEN, REPEAT = "cascade", "text LM", "question repeated"
@@ -188,6 +189,7 @@ class SpokenQASuite(qa.QASuite):
 
 def _beside(records: Sequence[Record]) -> dict[str, Figure]:
     """One set's row of the second table."""
+    seconds = [float(np.mean(r["seconds"])) for r in records]
     errors = [[qa.after_question(r["question"], each["text"])[1:] for each in r["said"][TEXT]] for r in records]
     written = (
         "Word errors of the question's words in the text stream, at its first words that fit them best, over the "
@@ -195,9 +197,7 @@ def _beside(records: Sequence[Record]) -> dict[str, Figure]:
     )
     row = {
         "stopped": proportion("Stopped", [r["stopped"] for r in records], STOPS),
-        "seconds": average(
-            "Seconds", [float(np.mean(r["seconds"])) for r in records], "Length of the spoken answer.", "s"
-        ),
+        "seconds": average("Seconds", seconds, "Length of the spoken answer.", "s"),
         "question errors": seed_average("Question errors", errors, written, "%"),
     }
     if "question_heard" in records[0]:

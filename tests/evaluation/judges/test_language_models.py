@@ -14,7 +14,7 @@ import tiny_run
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import TextLMConfig
 from spectron.evaluation.judges.base import facts_of
-from spectron.evaluation.judges.language_models import CheckpointLM, load_language_model
+from spectron.evaluation.judges.language_models import load_language_model
 from spectron.objectives.text_lm import TextLM
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
@@ -51,7 +51,7 @@ def ours(params, tmp_path):
     """An untrained model in a checkpoint of stage "text", step 3."""
     with Checkpointer(tmp_path / "checkpoints") as saver:
         saver.save(3, TrainState(jnp.int32(3), params, {}, {}), make_meta(tiny_run.experiment(), "text", None))
-    return CheckpointLM(tmp_path)
+    return load_language_model(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -67,27 +67,27 @@ def logits_of(objective, params):
     return logits
 
 
-def test_our_scores_are_the_decoders(ours, logits_of):
+def test_our_scores_are_the_decoders(ours, objective, logits_of):
     texts = ["one two three", "", "three nobody", "zero " * 20]
     found = ours.score(texts)
     assert [tokens for _, tokens in found] == [3, 0, 2, 20]
     assert found[1] == (0.0, 0)
     for text, (log_prob, _) in zip(texts, found, strict=True):
-        ids = ours._vocabulary.encode(text)
+        ids = objective.vocabulary.encode(text)
         by_hand = logits_of(ids)
         assert log_prob == pytest.approx(sum(float(by_hand[i, token]) for i, token in enumerate(ids)), abs=1e-4)
     assert ours.facts["settings"]["stage"] == "text"
-    assert ours.facts["checksum"] == CheckpointLM(ours.facts["name"]).facts["checksum"]
+    assert ours.facts["checksum"] == load_language_model(ours.facts["name"]).facts["checksum"]
 
 
-def test_our_completions_are_the_likeliest_tokens(ours, logits_of):
+def test_our_completions_are_the_likeliest_tokens(ours, objective, logits_of):
     prompts = ["one two", "three", ""]
     said = ours.complete(prompts, 3)
     for prompt, completion in zip(prompts, said, strict=True):
-        ids = ours._vocabulary.encode(prompt)
+        ids = objective.vocabulary.encode(prompt)
         for _ in range(3):
             ids.append(int(logits_of(ids)[-1].argmax()))
-        assert completion == ours._vocabulary.decode(ids[len(prompt.split()) :]).strip()
+        assert completion == objective.vocabulary.decode(ids[len(prompt.split()) :]).strip()
     assert said == [ours.complete([prompt], 3)[0] for prompt in prompts]
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron.evaluation.metrics.text_scores import DEFINITIONS, SCORERS, is_short, plain_words, tokens
+from spectron.evaluation.metrics.text_scores import DEFINITIONS, SCORERS, is_short, tokens
 from spectron.utils.number_words import to_digits
+from spectron.utils.plain_words import plain_words
 
 VERDICTS = [
     json.loads(line) for line in Path(__file__).with_name("qa_verdicts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -2,8 +2,8 @@
 
 import pytest
 
-from spectron.evaluation.metrics.text_scores import plain_words
-from spectron.evaluation.metrics.wer import english_words, word_error_rate, word_errors
+from spectron.evaluation.metrics.wer import english_words, wer_figure, word_errors
+from spectron.utils.plain_words import plain_words
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_errors_of_one_utterance(said, written, wanted):
 
 
 def test_the_rate_is_over_words_with_an_interval_over_utterances():
-    figure = word_error_rate("x", ["A B C D"] * 50 + ["A"] * 50, ["A B C D"] * 50 + ["B"] * 50)
+    figure = wer_figure("x", [0] * 50 + [1] * 50, [4] * 50 + [1] * 50)
     assert (figure.value, figure.n, figure.unit) == (0.2, 100, "%")
     assert 0.1 < figure.low < 0.2 < figure.high < 0.3
 
