@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[level]) for level in (1, 2)
 from benchmarks import timing, torch_training  # noqa: E402
 from benchmarks.torch_twin import Twin  # noqa: E402
 
-from spectron.config import AdamConfig, Experiment, StageConfig, load_experiment  # noqa: E402
+from spectron.config import AdamConfig, Experiment, JointConfig, StageConfig, load_experiment  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.parallel import sharding  # noqa: E402
 from spectron.training.step import make_program  # noqa: E402
@@ -95,7 +95,8 @@ def main() -> int:
     experiment = load_experiment(arguments.config)
     streams = experiment.stage("joint").streams
     batches = tuple(
-        timing.noise_batch(experiment, s.batch_size, i, s.objective == "spectron") for i, s in enumerate(streams)
+        timing.noise_batch(experiment, s.batch_size, i, isinstance(s.objective, JointConfig))
+        for i, s in enumerate(streams)
     )
     # torch.optim.Muon multiplies in bfloat16, which a CPU without such units emulates.
     plain, library = (

@@ -25,7 +25,7 @@ from benchmarks import timing, torch_training  # noqa: E402
 from benchmarks.transformers_twin import Assembled  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from spectron.config import Experiment, LearningRateConfig, StageConfig, load_experiment  # noqa: E402
+from spectron.config import Experiment, JointConfig, LearningRateConfig, StageConfig, load_experiment  # noqa: E402
 from spectron.objectives import make_objective  # noqa: E402
 from spectron.types import Batch  # noqa: E402
 
@@ -65,7 +65,7 @@ def compare(ours: int, theirs: int) -> str:
 def noise(experiment: Experiment) -> tuple[Batch, ...]:
     """A batch for every stream of the joint stage, as step.py makes them."""
     return tuple(
-        timing.noise_batch(experiment, stream.batch_size, i, stream.objective == "spectron")
+        timing.noise_batch(experiment, stream.batch_size, i, isinstance(stream.objective, JointConfig))
         for i, stream in enumerate(experiment.stage("joint").streams)
     )
 
@@ -75,10 +75,10 @@ def loss(twin: Assembled, stage: StageConfig, batches: tuple[Batch, ...]) -> Ten
     found = torch.zeros(())
     for stream, numpy_batch in zip(stage.streams, batches, strict=True):
         batch = torch_training.to_torch(numpy_batch)
-        if stream.objective == "spectron":
+        if isinstance(stream.objective, JointConfig):
             term = torch_training.total(twin, torch_training.joint_terms(twin, batch))
         else:
-            term = torch_training.text_terms(twin, batch, stream.prefix_tokens)["text_lm"]
+            term = torch_training.text_terms(twin, batch, stream.objective.prefix_tokens)["text_lm"]
         found = found + stream.weight * term
     return found
 
