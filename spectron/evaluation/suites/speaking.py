@@ -115,9 +115,7 @@ def figures(
         **average("transcript WER", TRANSCRIPT, "%", lambda m: _pair(m.prompt_errors, m.prompt_words)),
         **average("WER", f"{FAITHFUL} {normalised}", "%", lambda m: m.word_errors(words)),
         **perplexity.perplexity_figures(surprises),
-        **share(
-            "nothing heard", "The recogniser heard no word at all.", lambda m: None if m.heard is None else not m.heard
-        ),
+        "nothing heard": proportion("nothing heard", silent, "The recogniser heard no word at all."),
         **similarity.similarity_figures(
             [[m.judgement.similarity for m in each] for each in row],
             [[m.judgement.course for m in each] for each in row],
