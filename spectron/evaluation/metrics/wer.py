@@ -26,8 +26,7 @@ def english_words(text: str) -> list[str]:
 
     Its list of British spellings is a file of Whisper's weights, not of the package: spellings stay as they are.
     """
-    words: list[str] = _whisper_normaliser()(text).split()
-    return words
+    return _whisper_normaliser()(text).split()
 
 
 @functools.cache

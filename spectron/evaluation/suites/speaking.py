@@ -103,10 +103,8 @@ def figures(
         pairs = [[each for m in item if (each := pair(m)) is not None] for item in row]
         return {label: seed_average(label, pairs, definition, unit)}
 
-    def share(label: str, definition: str, value: Callable[[Measured], bool | None]) -> dict[str, Figure]:
-        verdicts = [[each for m in item if (each := value(m)) is not None] for item in row]
-        return {label: proportion(label, verdicts, definition)}
-
+    silent = [[not m.heard for m in each if m.heard is not None] for each in row]
+    stops = [[m.stopped for m in each if m.stopped is not None] for each in row]
     surprises = [
         [Surprise(j.nats, j.tokens, len((j.heard or "").split())) for m in each if (j := m.judgement).nats is not None]
         for each in row
@@ -117,9 +115,7 @@ def figures(
         **average("transcript WER", TRANSCRIPT, "%", lambda m: _pair(m.prompt_errors, m.prompt_words)),
         **average("WER", f"{FAITHFUL} {normalised}", "%", lambda m: m.word_errors(words)),
         **perplexity.perplexity_figures(surprises),
-        **share(
-            "nothing heard", "The recogniser heard no word at all.", lambda m: None if m.heard is None else not m.heard
-        ),
+        "nothing heard": proportion("nothing heard", silent, "The recogniser heard no word at all."),
         **similarity.similarity_figures(
             [[m.judgement.similarity for m in each] for each in row],
             [[m.judgement.course for m in each] for each in row],
@@ -128,13 +124,9 @@ def figures(
     for name in dict.fromkeys([*(quality or ()), *sorted(rated)]):  # in the judge's own order
         definition = (quality or {}).get(name, f"Mean of {name}.")
         columns |= average(name, definition, "", lambda m, of=name: _pair(m.judgement.mos.get(of), 1))  # type: ignore[misc]
-    columns |= share("stops by itself", STOPS, lambda m: m.stopped)
+    columns["stops by itself"] = proportion("stops by itself", stops, STOPS)
     columns |= average("seconds", "Length of the continuation.", "s", lambda m: (m.seconds, 1))
     return {name: figure for name, figure in columns.items() if not math.isnan(figure.value)}
-
-
-def _heard_nothing(m: Measured) -> bool | None:
-    return None if m.heard is None else not m.heard
 
 
 def _pair(value: float | None, weight: float) -> tuple[float, float] | None:
