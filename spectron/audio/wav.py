@@ -126,7 +126,7 @@ def resample_all(recordings: Sequence[Int[np.ndarray, " _"]], rate: int, new_rat
     """int16 recordings at another sample rate; the same ones where it is equal."""
     if rate == new_rate:
         return list(recordings)
-    return [to_int16(resample(np.float32(x) / 32768, rate, new_rate)) if len(x) else x for x in recordings]
+    return [to_int16(resample(x.astype(np.float32) / 32768, rate, new_rate)) if len(x) else x for x in recordings]
 
 
 def write(path: str | Path, samples: Int[np.ndarray, " S"], sample_rate: int) -> None:
