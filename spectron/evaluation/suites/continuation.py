@@ -127,7 +127,8 @@ class ContinuationSuite(SpeakingSuite):
         self._add(OURS, samples, list(zip(*by_seed, strict=True)))
         copies = copy_items(rests, self.features, work / "copies", size)
         for name, sounds, row in (("truth", rests, TRUTH), ("copies", copies, COPY)):
-            truths = zip(self.items, self.prompt_words, sounds, runner.judge(name, sounds, voices), strict=True)
+            judged = runner.judge(name, sounds, voices)
+            truths = zip(self.items, self.prompt_words, sounds, judged, strict=True)
             self._add(row, [sounds], [[speaking.true_measure(*each)] for each in truths])
         return [answer.record() for answer in self.answers]
 

@@ -124,7 +124,9 @@ class JudgeRunner:
         ratings = self.ratings(name, recordings) if judges.mos else [{}] * count
         judgements = []
         for i in range(count):
-            cosines = [cosine(np.float32(prompt_voices[i][0]), np.float32(v)) for v in voices[i] if prompt_voices[i]]
+            spoken = voices[i] if voices[i] and prompt_voices[i] else []
+            pairs = [np.asarray([prompt_voices[i][0], vector], np.float32) for vector in spoken]
+            cosines = [cosine(prompt, vector) for prompt, vector in pairs]
             nats, tokens = likelihoods[i] or (None, 0)
             whole = cosines[0] if cosines and not math.isnan(cosines[0]) else None
             judgements.append(Judgement(heard[i], nats, tokens, whole, tuple(cosines[1:]), ratings[i]))
