@@ -8,6 +8,7 @@ command that needs it, so --help is instant.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import sys
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("absl", "jax", "orbax", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        import_modules(arguments.modules)
         return arguments.run(arguments)
     except UserError as error:
         print(f"spectron: {error}", file=sys.stderr)
@@ -44,9 +46,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register encoders, objectives and the like. Raises UserError for one that is not found."""
+    from spectron.types import UserError
+
+    if names:
+        sys.path.insert(0, "")  # the current folder, as for `python -m`
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"--import {name}: there is no module {error.name!r}; run from its folder, or set PYTHONPATH."
+            ) from error
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(prog="spectron", description="A language model that listens and speaks.")
+    top.add_argument(
+        "--import", dest="modules", action="append", default=[], metavar="MODULE",
+        help="import a Python module first, one that registers an encoder, an objective or another kind of your own",
+    )  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add_train(commands)
     train.add_compile(commands)

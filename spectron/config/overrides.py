@@ -125,7 +125,7 @@ def _member(family: type[Choice], kind: Any, key: str) -> type:
     if kind in family.members:
         return family.members[kind]
     close = difflib.get_close_matches(str(kind), family.members, 1)
-    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(family.members)}."
+    known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(family.members)} (yours: --import MODULE)."
     raise UserError(f"Config key {key!r}: there is no kind {kind!r}; {known}")
 
 

@@ -39,7 +39,7 @@ class FeatureConfig:
 
     @property
     def hop(self) -> int:
-        """Samples in a frame step."""
+        """Samples between two frames."""
         return round(self.hop_seconds * self.sample_rate)
 
     @property

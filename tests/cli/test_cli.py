@@ -196,7 +196,7 @@ def test_a_bug_keeps_its_traceback(config, monkeypatch):
 
 
 DATA_CONFIG = """
-from spectron.config import ObjectiveConfig, DataConfig, Experiment, MixtureConfig, TaskConfig
+from spectron.config import DataConfig, Experiment, MixtureConfig, TaskConfig
 def experiment():
     tasks = (TaskConfig("lines", "manifest", root="{root}"), TaskConfig("gone", "manifest", root="nowhere.jsonl"))
     data = DataConfig(tasks=tasks, mixtures=(MixtureConfig("all", (("lines", 2.0),)),), prompt_seconds=0.2,
@@ -260,3 +260,14 @@ def test_what_is_not_a_command_is_explained(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(command)
     assert stopped.value.code == 2 and "usage: spectron" in capsys.readouterr().err
+
+
+def test_a_module_of_ones_own_is_imported_before_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_kinds.py").write_text("print('registered')\n")
+    assert cli.main(["--import", "my_kinds", "data", "list", "--config", "nowhere.py"]) == 2
+    out, error = capsys.readouterr()
+    assert out == "registered\n"
+    one_sentence(error, "nowhere.py")
+    assert cli.main(["--import", "no_kinds", "data", "list", "--config", "nowhere.py"]) == 2
+    one_sentence(capsys.readouterr().err, "--import no_kinds", "PYTHONPATH")
