@@ -59,9 +59,7 @@ class Checkpoint:
         try:
             experiment = from_json(json.dumps(meta["experiment"]), Experiment)
         except UserError as error:
-            raise UserError(
-                f"Checkpoint {str(path)!r} cannot be opened by this version of spectron: {error}"
-            ) from error
+            raise UserError(f"Checkpoint {str(path)!r} cannot be opened by this spectron: {error}") from error
         return cls(path, exported, meta, experiment, _statistics(meta["statistics"]))
 
     @property

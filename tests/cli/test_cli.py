@@ -14,7 +14,7 @@ import tiny_run
 
 from spectron import cli
 from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
-from spectron.cli.generate import SOME_BAD
+from spectron.cli.generate import SOME_FAILED
 from spectron.config import ObjectiveConfig
 from spectron.objectives import make_objective
 from spectron.parallel import sharding
@@ -92,7 +92,7 @@ def test_generate_answers_the_good_and_names_the_bad(checkpoint, tmp_path, capsy
     (tmp_path / "empty.wav").write_bytes(b"")
     inputs = [str(tmp_path / name) for name in ("one.wav", "empty.wav", "seven channels.flac")]
     command = ["generate", "--checkpoint", str(checkpoint), *inputs, "--out", str(tmp_path / "out"), "--seed", "3"]
-    assert cli.main(command) == SOME_BAD
+    assert cli.main(command) == SOME_FAILED
     said = capsys.readouterr()
     one_sentence(said.err, "empty.wav")
     out = tmp_path / "out"

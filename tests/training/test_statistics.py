@@ -1,7 +1,6 @@
 """Log-mel statistics: those of the predicted spectrogram, and the encoder's own where it reads other features."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -9,15 +8,15 @@ import pytest
 from models import tiny
 
 from spectron.audio.features import log_mel, measure
-from spectron.checkpoints.manager import make_meta, statistics_of
-from spectron.config import CTCConfig, FeatureConfig, StageConfig, StreamConfig
-from spectron.models.encoder import unit_statistics
+from spectron.checkpoints import Checkpoint
+from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.config import CTCConfig, FeatureConfig
+from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import make_objective
 from spectron.objectives.joint import make_model
 from spectron.training.stage import find_statistics
-from spectron.types import UserError
+from spectron.types import TrainState, UserError
 
-STAGE = StageConfig("ctc", (StreamConfig(CTCConfig(), "speech"),))
 OTHER = FeatureConfig(num_mels=6, low_hz=200.0, window_seconds=0.025, hop_seconds=0.01)
 
 
@@ -41,20 +40,26 @@ def measured(features):
     return measure([np.asarray(row)[mask] for row, mask in zip(mel.values, mel.mask, strict=True)], features)
 
 
-def test_equal_features_are_measured_once(tmp_path):
-    found = find_statistics(tiny.experiment(), STAGE, tmp_path, Feed())
+def statistics_of(experiment, speech):
+    return find_statistics({}, speech, experiment.features, encoder_features(experiment))
+
+
+def test_equal_features_are_measured_once():
+    found = statistics_of(tiny.experiment(), Feed())
     assert found.encoder is None and found.of_encoder is found
     np.testing.assert_allclose(found.mean, measured(tiny.FEATURES).mean, rtol=1e-5)
 
 
 def test_an_encoder_with_other_features_has_statistics_of_its_own(tmp_path):
     experiment = with_encoder(features=OTHER)
-    found = find_statistics(experiment, STAGE, tmp_path, Feed())
+    found = statistics_of(experiment, Feed())
     np.testing.assert_allclose(found.mean, measured(tiny.FEATURES).mean, rtol=1e-5)
     np.testing.assert_allclose(found.of_encoder.mean, measured(OTHER).mean, rtol=1e-5)
     np.testing.assert_allclose(found.of_encoder.std, measured(OTHER).std, rtol=1e-5)
-    meta = json.loads(json.dumps(make_meta(experiment, "ctc", found)))
-    jax.tree.map(np.testing.assert_array_equal, statistics_of(meta), found)
+    with Checkpointer(tmp_path / "ctc" / FOLDER) as saver:
+        state = TrainState(np.int32(1), {"encoder": np.zeros(1, np.float32)}, {}, {})
+        saver.save(1, state, make_meta(experiment, "ctc", found))
+    jax.tree.map(np.testing.assert_array_equal, Checkpoint.open(tmp_path).statistics, found)
 
 
 def test_such_an_encoder_trains():
@@ -74,5 +79,5 @@ def test_encoder_and_spectrogram_share_a_sample_rate():
             make(experiment)
 
 
-def test_a_text_stage_has_no_statistics(tmp_path):
-    assert find_statistics(tiny.experiment(), STAGE, tmp_path, None) is None
+def test_a_text_stage_has_no_statistics():
+    assert statistics_of(tiny.experiment(), None) is None
