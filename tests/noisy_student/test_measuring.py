@@ -15,6 +15,7 @@ from spectron.data.vocabulary import make_vocabulary
 from spectron.noisy_student.measuring import HeldOutSpeech, label_quality, report, tune
 from spectron.recognition import ngram
 from spectron.recognition.ctc_search import Fusion, WordSearch
+from spectron.recognition.recogniser import CTCRecogniser
 
 CHARACTERS = make_vocabulary(CharactersConfig((" ", "A", "B")))
 needs_flashlight = pytest.mark.skipif(
@@ -44,6 +45,8 @@ class Ears:
 
     def with_fusion(self, fusion):
         return Ears(fusion)
+
+    decode = CTCRecogniser.decode
 
 
 def heard():

@@ -20,7 +20,7 @@ class JudgingLM:
     def __init__(
         self, lm: TransformersDecoder | TextDecoder, name: str, version: str, settings: Mapping[str, Any], checksum: str
     ):
-        self.score, self.complete = lm.score, lm.complete
+        self.lm, self.score, self.complete = lm, lm.score, lm.complete
         self.facts = facts("language model", name, version, settings, checksum)
 
 

@@ -152,7 +152,7 @@ def test_scores_of_transformers_are_its_own_loss(folder):
     assert nothing == (0.0, 0)
     ids = torch.tensor([[0, 2, 3, 4]])
     with torch.inference_mode():
-        loss = lm._model(ids, labels=ids).loss
+        loss = lm.lm._model(ids, labels=ids).loss
     assert log_prob == pytest.approx(-3 * float(loss), rel=1e-5)
     assert -log_prob / 3 == pytest.approx(math.log(5), abs=1), "a model nobody trained"
     assert lm.facts["version"].startswith("transformers ")
@@ -174,11 +174,11 @@ def test_texts_longer_than_the_model_are_read_in_windows(folder):
 
     lm = load_language_model(folder)
     text = "one two three two one three three one two two " * 2
-    ids = lm._ids(text)
+    ids = lm.lm._ids(text)
 
     def by_hand(start, end, first):
         with torch.inference_mode():
-            log_probs = lm._model(torch.tensor([ids[start:end]])).logits[0].log_softmax(-1)
+            log_probs = lm.lm._model(torch.tensor([ids[start:end]])).logits[0].log_softmax(-1)
         return sum(float(log_probs[i - start - 1, ids[i]]) for i in range(first, end))
 
     ((log_prob, tokens),) = lm.score([text])

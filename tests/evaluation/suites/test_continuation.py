@@ -18,7 +18,7 @@ from spectron.evaluation.score import metrics
 from spectron.evaluation.score.items import from_manifest
 from spectron.evaluation.score.suite import score
 from spectron.evaluation.score.table import joined
-from spectron.evaluation.suites import continuation, speaking
+from spectron.evaluation.suites import generation, speaking
 from spectron.evaluation.suites.continuation import (
     COPY,
     OURS,
@@ -176,7 +176,7 @@ def test_what_is_too_short_is_left_out_and_counted(corpus):
 
 def test_from_a_manifest_to_results(corpus, monkeypatch, tmp_path):
     talker = Talker()
-    monkeypatch.setattr(continuation, "load_generator", lambda *_: (talker, dict(FACTS)))
+    monkeypatch.setattr(generation, "load_generator", lambda *_: (talker, dict(FACTS)))
     out = tmp_path / "out"
     results = evaluate_continuation("x", f"manifest:{corpus}", out, EVERYONE, "test", prompt_seconds=1.0, batch_size=2)
     assert results.facts["prompt_seconds"] == 1.0 and results.data[0]["items"] == 2
@@ -193,7 +193,7 @@ def test_what_the_model_has_no_time_to_say_is_left_out(corpus, monkeypatch, tmp_
     talker = Talker()
     data = dataclasses.replace(talker.experiment.data, max_continuation_seconds=1.0)
     talker.experiment = dataclasses.replace(talker.experiment, data=data)
-    monkeypatch.setattr(continuation, "load_generator", lambda *_: (talker, dict(FACTS)))
+    monkeypatch.setattr(generation, "load_generator", lambda *_: (talker, dict(FACTS)))
     results = evaluate_continuation("x", f"manifest:{corpus}", tmp_path / "out", Judges(), "test", batch_size=2)
     assert results.data[0]["items"] == 2, "u2 has 1.5 s behind its prompt"
     assert results.facts["left_out"]["with more after the prompt than data.max_continuation_seconds=1"] == 1
