@@ -35,8 +35,11 @@ class Feed:
         process_index: int = 0,
         process_count: int = 1,
     ):
-        self.rows, self.step, self._read = rows, step, read
-        self._index, self._count = process_index, process_count
+        self.rows = rows
+        self.step = step
+        self._read = read
+        self._index = process_index
+        self._count = process_count
 
     def steps(self, start_step: int = 0) -> Iterator[Step]:
         """Per step, the shape of the whole batch and the rows of this process: its equal part."""

@@ -145,7 +145,8 @@ class BucketIndex(Records):
         # A mixture's batches are shuffled within about an epoch of all its tasks, not within its whole period.
         self._cuts = 1 if len(sources) == 1 else max(1, PERIOD // int(counts.sum()))
         self._patterns = [_spread(quotas) for quotas in self._quotas.T]
-        self._permutations, self._seed = Permutations(seed), seed
+        self._permutations = Permutations(seed)
+        self._seed = seed
         self._shuffles: dict[int, list[tuple[int, int]]] = {}
         self._shuffle_lock = threading.Lock()
 

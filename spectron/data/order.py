@@ -63,7 +63,8 @@ class Records:
                 raise UserError(f"Task {name!r} has no usable example; {_why(source)}.")
             if rate <= 0:
                 raise UserError(f"The rate of task {name!r} in its mixture must be positive, not {rate}.")
-        self.names, self.sources = tuple(names), tuple(sources)
+        self.names = tuple(names)
+        self.sources = tuple(sources)
         self.text_only = all(source.text_only for source in sources)
         self.bad: list[dict[int, str]] = [{} for _ in names]
         self._good = [0] * len(names)
@@ -134,7 +135,8 @@ class Permutations:
     """Seeded permutations, one for each key and epoch; safe to use from many threads."""
 
     def __init__(self, seed: int):
-        self._seed, self._lock = seed, threading.Lock()
+        self._seed = seed
+        self._lock = threading.Lock()
         self._kept: dict[tuple[tuple[int, ...], int], np.ndarray] = {}
 
     def at(self, key: tuple[int, ...], ordinal: int, size: int, name: str, *more: int) -> int:

@@ -73,7 +73,8 @@ class Spectron:
                 f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage."
             )
         self.params = {part: params[part] for part in Joint.parts}
-        self.experiment, self.statistics = experiment, statistics
+        self.experiment = experiment
+        self.statistics = statistics
         self.features = experiment.features
         self.vocoder = vocoder or GriffinLim(self.features)
         check_vocoder(self.vocoder, self.features)

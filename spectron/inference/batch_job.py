@@ -111,10 +111,15 @@ class _Run:
         settings: JobSettings,
         on_answer: Callable[[Path, Answer], None] | None,
     ) -> None:
-        self.model, self.out, self.settings, self.on_answer = model, out, settings, on_answer
+        self.model = model
+        self.out = out
+        self.settings = settings
+        self.on_answer = on_answer
         self.config = model.config_with(sampler=settings.sampler)
         self.failed: dict[str, tuple[Path, str]] = {}
-        self.made, self.prompt_samples, self.answer_samples = 0, 0, 0
+        self.made = 0
+        self.prompt_samples = 0
+        self.answer_samples = 0
         self.lock = threading.Lock()
         self.error: BaseException | None = None  # of any thread: the others stop
         self.weights = model.weights  # computed once, not by each device's thread
@@ -320,7 +325,8 @@ class _SharedIterator:
     """One iterator that several threads read."""
 
     def __init__(self, requests: Iterator[Request]) -> None:
-        self._requests, self._lock = requests, threading.Lock()
+        self._requests = requests
+        self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Request]:
         return self

@@ -59,7 +59,8 @@ class Engine:
         self, weights: Params, statistics: Statistics, config: DecodeConfig, num_slots: int, seed: int = 0
     ) -> None:
         self.config = config
-        self._weights, self._statistics = weights, statistics
+        self._weights = weights
+        self._statistics = statistics
         self._key = jax.random.key(seed)
         self.state = decode.init_state(weights, config=config, num_slots=num_slots)
         self._requests: dict[int, Request] = {}  # by slot

@@ -33,7 +33,9 @@ class Objective(abc.ABC):
 
     def __init__(self, config: ObjectiveConfig, experiment: Experiment, statistics: Statistics | None) -> None:
         """statistics may be None where only shapes and costs are asked for."""
-        self.config, self.experiment, self.statistics = config, experiment, statistics
+        self.config = config
+        self.experiment = experiment
+        self.statistics = statistics
         self.features = experiment.features
         self.vocabulary = make_vocabulary(experiment.data.vocabulary)
 

@@ -57,10 +57,12 @@ class CTCRecogniser:
         name: str = "ctc",
     ):
         self.name = name
-        self.experiment, self.statistics = experiment, statistics
+        self.experiment = experiment
+        self.statistics = statistics
         self.params = jax.device_put({part: params[part] for part in CTC.parts})
         objective = CTC(CTCConfig(), experiment, statistics)
-        self.vocabulary, self.encoder = objective.vocabulary, objective.encoder
+        self.vocabulary = objective.vocabulary
+        self.encoder = objective.encoder
         self.fusion = fusion or Fusion()
 
     @classmethod

@@ -128,7 +128,8 @@ class MetricsLog:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
-        self.count, self.window = state["count"], dict(state["sums"])
+        self.count = state["count"]
+        self.window = dict(state["sums"])
 
     def close(self) -> None:
         """Close the progress bar and TensorBoard."""

@@ -24,7 +24,7 @@ def write(path, *rows):
 
 @pytest.fixture
 def llama(tmp_path):
-    """LLaMA-Questions' folder: tab, CRLF, one answer each (PAPER §5)."""
+    """LLaMA-Questions' folder: tab, CRLF, one answer each."""
     folder = tmp_path / "llama"
     for number in (1, 2):
         wav.write(folder / f"{number}.wav", HUM[: 4000 * number], 16_000)

@@ -57,7 +57,9 @@ class Speaking:
     """Joins clips into utterances. `train` turns on random speed and gain."""
 
     def __init__(self, clips: Clips, data: DataConfig, features: FeatureConfig, train: bool):
-        self.clips, self._train, self._hop = clips, train, features.hop
+        self.clips = clips
+        self._train = train
+        self._hop = features.hop
         self._table = clips.by_speaker_and_digit
         rate = features.sample_rate
         self._gap = tuple(round(seconds * rate) for seconds in GAP_SECONDS)
@@ -131,7 +133,8 @@ class DigitSource(Source):
     """
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig, seed: int):
-        self._kind, self._seed = task.source, seed
+        self._kind = task.source
+        self._seed = seed
         clips = load_clips(data, features, task.split, task.root)
         self._train = task.split == "train"
         self._speaking = Speaking(clips, data, features, self._train)

@@ -53,7 +53,9 @@ class ValidationSet:
             postprocess_fn=lambda text, **_: " ".join(text.split()),
             metric_fns=[word_error_rate if writes else log_perplexity],
         )
-        self._name, self._rows, self._writes = name, batch_size, writes
+        self._name = name
+        self._rows = batch_size
+        self._writes = writes
         source = source_of(experiment, task)
         lengths = feature_lengths(experiment.data, experiment.features, source.text_only)
         with _quiet():

@@ -14,7 +14,7 @@ from spectron.evaluation.results import Figure
         (9, 10, 0.5958, 0.9821),  # Brown, Cai and DasGupta 2001's formula, worked by hand
         (0, 10, 0.0, 0.2775),
         (300, 300, 0.9874, 1.0),
-        (68.7, 300, 0.1851, 0.2798),  # PAPER §1: 22.9 % of 300 questions carry about ±4.8 points
+        (68.7, 300, 0.1851, 0.2798),  # 22.9 % of 300 questions carry about ±4.8 points
         (0, 0, 0.0, 1.0),
     ],
 )
