@@ -141,7 +141,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     memory = compiled.memory_analysis()
     sent = collectives(compiled.as_text(), tuple(mesh.shape.items()))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
-    flops = step_flops(make_objectives(stage.streams, experiment), shapes)
+    flops = step_flops(make_objectives(stage.streams, experiment), shapes, set(state.frozen) - set(state.params))
     resident = shard_bytes(state)
     sizes = {
         "parameters": shard_bytes(state.params),

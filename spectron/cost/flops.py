@@ -11,6 +11,7 @@ rematerialisation (work done twice is not progress), norms, softmax, activations
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from spectron.data.vocabulary import make_vocabulary
 @dataclasses.dataclass(frozen=True)
 class Flops:
     """Forward FLOPs by part: encoder (with the connector), LM, vocabulary (the text head), frames (pre-net, post-net,
-    stop); `detached` is the share of them all whose backward pass is not computed."""
+    stop); `detached` is how many of them all have no backward pass."""
 
     encoder: float = 0.0
     lm: float = 0.0
@@ -40,6 +41,19 @@ class Flops:
     def forward(self) -> float:
         """All parts, forward."""
         return self.encoder + self.lm + self.vocabulary + self.frames
+
+    def with_frozen(self, parts: Collection[str]) -> Flops:
+        """The same step with some top-level parts of the parameters frozen.
+
+        The gradient does not pass through a frozen encoder at all. It passes through a frozen LM to what comes before
+        it, without the gradient of its weights, which is half of its backward pass.
+        """
+        detached = self.detached
+        if "lm" in parts:
+            detached += (self.lm + self.vocabulary - self.detached) / 2
+        if "encoder" in parts:
+            detached += self.encoder
+        return dataclasses.replace(self, detached=detached)
 
     @property
     def step(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -100,9 +100,13 @@ def make_objectives(
     return [make_objective(stream.objective, experiment, statistics) for stream in streams]
 
 
-def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape]) -> Flops:
-    """Model FLOPs of a training step: all objectives' batches, of these shapes, together."""
-    return sum((o.flops(shape) for o, shape in zip(objectives, shapes, strict=True)), Flops())
+def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape], frozen: Collection[str] = ()) -> Flops:
+    """Model FLOPs of a training step: all objectives' batches, of these shapes, together.
+
+    frozen: the top-level parts of the parameters that are not trained.
+    """
+    total = sum((o.flops(shape) for o, shape in zip(objectives, shapes, strict=True)), Flops())
+    return total.with_frozen(frozen)
 
 
 def shift_right(text: Array, sos: int) -> Array:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,13 @@ def run(
     return step
 
 
-def measure_work(objectives: Sequence[Objective], sample_rate: int, batches: Sequence[Batch]) -> Work:
-    """The work of a step, from this process's batches (each process has as many rows of the same shape)."""
+def measure_work(
+    objectives: Sequence[Objective], sample_rate: int, frozen: Collection[str], batches: Sequence[Batch]
+) -> Work:
+    """The work of a step, from this process's batches (each process has as many rows of the same shape).
+
+    frozen: the parts that are not trained.
+    """
     count = jax.process_count()
     shapes = [BatchShape(b.size * count, b.samples.shape[1], b.text.shape[1]) for b in batches]
     pairs = zip(objectives, batches, strict=True)
@@ -120,7 +125,7 @@ def measure_work(objectives: Sequence[Objective], sample_rate: int, batches: Seq
         seconds=sum(int(np.sum(b.num_samples)) for b in batches) / sample_rate * count,
         real=int(real),
         computed=int(computed),
-        flops=step_flops(objectives, shapes).step / jax.device_count(),
+        flops=step_flops(objectives, shapes, frozen).step / jax.device_count(),
     )
 
 
@@ -180,7 +185,8 @@ def train_stage(
             saver.save(step, state, meta | {"window": log.state()})
 
         objectives = make_objectives(stage.streams, experiment)
-        measure = functools.partial(measure_work, objectives, experiment.features.sample_rate)
+        frozen = set(state.frozen) - set(state.params)
+        measure = functools.partial(measure_work, objectives, experiment.features.sample_rate, frozen)
         validate = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
         reached = run(program, state, streams, log, save, stopping, measure, validate)
         saver.close()

@@ -95,6 +95,10 @@ def test_a_step_adds_up_its_streams():
     assert whole.step == pytest.approx(sum(part.step for part in parts))
     assert 0 < whole.detached < whole.lm + whole.vocabulary  # the teacher of the agreement term
     assert stage_flops(experiment, text).encoder == 0
+    assert whole.with_frozen(["encoder"]).step == pytest.approx(whole.step - 2 * whole.encoder)
+    trained_lm = whole.lm + whole.vocabulary - whole.detached
+    assert whole.with_frozen(["lm"]).step == pytest.approx(whole.step - trained_lm)
+    assert whole.with_frozen(["connector"]) == whole.with_frozen([]) == whole
     twice = [dataclasses.replace(joint[0], batch_size=32)]
     assert stage_flops(experiment, twice).step == pytest.approx(2 * parts[0].step)
 
