@@ -1,4 +1,4 @@
-"""Spectron's pre-training data: Libri-Light with labels of our own beside human ones, read in buckets of like lengths.
+"""Spectron's pre-training data: Libri-Light with our own labels and human ones, read in buckets of like lengths.
 
     spectron data label|write …                      # makes the shards, see: spectron data --help
     spectron data inspect librilight --config configs/librilight.py --out DIR --set data.root=DIR …
@@ -9,7 +9,7 @@
 data.root holds the LibriSpeech layout. What one does not have is left out of the mixture, data.mixtures.speech.rates.
 The model is that of spectron_350m.py. Time and result: never run whole, there was no pod.
 
-"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice where the paper is silent.
+"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice if the paper gives none.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def data() -> DataConfig:
 
 
 def experiment() -> Experiment:
-    """The LM reads text first, then all of it is trained on speech, the text beside it."""
+    """The LM reads text first, then all of it is trained on speech, with the text as a second stream."""
     text = StageConfig("text", (StreamConfig(TextLMConfig(), "books", 512),), 100_000, AdamConfig(3e-4))
     whole = BASE["experiment"](name="librilight")
     joint = dataclasses.replace(

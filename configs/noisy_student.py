@@ -7,9 +7,9 @@ train-clean-100) and librispeech_transcripts/. 9 of the 28 speakers, drawn with 
 the pool, whose transcripts only score the pseudo-labels. Held out are the 223 speakers of spk251 that are not in
 train5. The language model reads train-clean-100's text without any utterance of train5 or spk251.
 
-Students go on from the generation before (ours: a CPU's hours are too short to start afresh), with stronger
-SpecAugment and a fresh learning-rate schedule. Time and result: two and a half hours on two cores of a busy machine;
-dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README.md).
+Students start from the previous generation's parameters (ours: a CPU's hours are too short to start afresh), with
+stronger SpecAugment and a fresh learning-rate schedule. Time and result: two and a half hours on two cores of a busy
+machine; dev WER 92, 90 and 88 % greedy, 75, 76 and 78 % with the LM (the table in README.md).
 """
 
 from spectron.config import (
@@ -56,7 +56,7 @@ def data() -> DataConfig:
 
 
 def recogniser(name: str, mixture: str, steps: int, peak: float, augment: SpecAugmentConfig) -> Experiment:
-    """0.7 M parameters. 40 ms a frame: at 50 ms fast speakers say more letters than there are frames."""
+    """0.7 M parameters. 40 ms per frame: at 50 ms fast speakers say more letters than there are frames."""
     optimizer = MuonConfig(peak, adam_learning_rate=peak / 10, warmup_steps=30)
     return Experiment(
         name,

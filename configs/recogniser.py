@@ -2,9 +2,9 @@
 
     spectron noisy-student configs/recogniser.py --set root=DIR --workdir runs/recogniser
 
-DIR as in configs/noisy_student.py, with ljspeech385/ beside. Not run yet. Target: dev WER of at most 35 % with the
-language model on the 223 held-out speakers of spk251. 20 M parameters, Spectron's own features (so 50 ms a frame, and
-pieces of words, of which fewer are said than there are frames). A Spectron takes the encoder by
+DIR as in configs/noisy_student.py, and ljspeech385/. Not run yet. Target: dev WER of at most 35 % with the language
+model on the 223 held-out speakers of spk251. 20 M parameters, Spectron's own features (so 50 ms per frame, and pieces
+of words, so that a text has fewer pieces than there are frames). A Spectron takes the encoder by
 
     --set 'stages.joint.start_from=[["encoder", "runs/recogniser/generation_1/training/ctc"]]'
 
@@ -56,7 +56,7 @@ def encoder(augment: SpecAugmentConfig) -> ConformerConfig:
 
 
 def recogniser(name: str, mixture: str, steps: int, augment: SpecAugmentConfig) -> Experiment:
-    """About 200 s of speech a step, bfloat16."""
+    """About 200 s of speech per step, bfloat16."""
     optimizer = MuonConfig(0.02, adam_learning_rate=1e-3, warmup_steps=500)
     return Experiment(
         name,

@@ -4,7 +4,7 @@
         data.vocabulary.path=pieces.model data.tasks.texts.root=texts.txt
 
 MANIFEST is a .jsonl or .tsv file with "audio" and "text" on every line (configs/README.md lists the optional keys),
-texts.txt one text a line, pieces.model a SentencePiece model of it; README.md makes both from a manifest. Larger
+texts.txt one text per line, pieces.model a SentencePiece model of it; README.md makes both from a manifest. Larger
 models by --set model.lm.dim=512 and the like.
 """
 

@@ -1,13 +1,13 @@
-"""The paper's Spectron for continuation: a 600 M Conformer, a 350 M prefix LM, 128 utterances a step.
+"""The paper's Spectron for continuation: a 600 M Conformer, a 350 M prefix LM, 128 utterances per step.
 
     spectron compile configs/spectron_350m.py --topology v5e:4x4 --mesh fsdp=16      # what it needs, no TPU needed
     spectron train configs/spectron_350m.py --workdir DIR --set data.root=DIR data.vocabulary.path=FILE \\
         mesh='[["fsdp",16]]'
 
-data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces less the four
+data.root holds the LibriSpeech layout, data.vocabulary.path a SentencePiece model of 256,000 pieces minus the four
 special ones. Time and result: never run, there was no pod; README.md says what was proved without one.
 
-"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice where the paper is silent.
+"Unverified" is recalled of arXiv 2305.15255; "ours" is this project's choice if the paper gives none.
 """
 
 from spectron.config import (

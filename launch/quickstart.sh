@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a spoken continuation: install, train configs/quickstart.py on synthesised voices (only packages
-# are downloaded), evaluate it on unseen utterances and write an HTML report with the sounds.
+# are downloaded), evaluate it on test utterances and write an HTML report with the sounds.
 #
 #     bash launch/quickstart.sh [--dry-run] [arguments of `spectron train`, such as --set stages.joint.steps=100]
 #

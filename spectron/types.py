@@ -44,7 +44,7 @@ class Example(NamedTuple):
 class Hypothesis(NamedTuple):
     """A transcript of one recording.
 
-    text: words separated by single spaces. score: log-probability of the whole, language model included where one was
+    text: words separated by single spaces. score: log-probability of the whole, language model included if one was
     fused. tokens: how many labels the text has, for length normalisation.
     """
 
@@ -56,10 +56,10 @@ class Hypothesis(NamedTuple):
 class Recogniser(Protocol):
     """A speech recogniser: a CTC model trained here, or a checkpoint of transformers."""
 
-    name: str  # written beside every label it makes
+    name: str  # written with every label it makes
 
     def transcribe(self, recordings: list[np.ndarray]) -> list[Hypothesis]:
-        """int16 [S] each, at 16 kHz → a hypothesis each, in order."""
+        """int16 [S] each, at 16 kHz → one hypothesis per recording, in order."""
         ...
 
 
@@ -71,7 +71,7 @@ def _register(cls: type) -> type:
 @_register
 @dataclasses.dataclass(frozen=True)
 class Int8:
-    """A weight in a byte an element: values int8, and scale float32 of the same rank, 1 where a scale is shared."""
+    """A weight with one byte per element: values int8, scale float32 of the same rank, of size 1 where shared."""
 
     values: Array
     scale: Array
@@ -165,7 +165,7 @@ class Term:
         return Term(self.sum + other.sum, self.weight + other.weight)
 
     def mean(self) -> Array:
-        """sum / weight, 0 where nothing was weighed."""
+        """sum / weight, 0 if nothing was weighed."""
         return self.sum / jnp.maximum(self.weight, 1e-8)
 
 
@@ -198,8 +198,8 @@ class Losses:
 class Statistics:
     """Log-mel normalisation measured on the training data: mean and standard deviation, float32 [F] each.
 
-    They are those of the spectrogram that the model predicts. encoder: those of the encoder's input, where it has other
-    features; None where it has the same.
+    They are those of the spectrogram that the model predicts. encoder: those of the encoder's input, if it has other
+    features; None if it has the same.
     """
 
     mean: Array

@@ -28,9 +28,9 @@ def synthesis_facts(voice: str, words_a_minute: int) -> dict[str, Any]:
 def spoken_texts(
     texts: Sequence[str], voice: str, words_a_minute: int, sample_rate: int, folder: Path | None = None
 ) -> list[Path]:
-    """A FLAC file for every text, synthesised where it is missing. folder: instead of the cache folder's `questions`.
+    """A FLAC file for every text, synthesised if it is missing. folder: instead of the cache folder's `questions`.
 
-    Raises UserError where espeak is missing or says nothing for a text.
+    Raises UserError if espeak is missing or produces no audio for a text.
     """
     from tqdm import tqdm
 
@@ -49,7 +49,7 @@ def spoken_texts(
             readings = [Reading((text,), voice, words_a_minute) for _, text in chunk]
             for (path, text), (samples,) in zip(chunk, synthesise_all(readings, sample_rate), strict=True):
                 if not len(samples):
-                    raise UserError(f"espeak NG says nothing for the text {text!r}; leave it out.")
+                    raise UserError(f"espeak NG produces no audio for the text {text!r}; leave it out.")
                 wav.write(path, samples, sample_rate)
             bar.update(len(chunk))
     return paths

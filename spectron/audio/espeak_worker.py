@@ -40,7 +40,7 @@ def _speak(library: ctypes.CDLL, texts: list[str], voice: str, rate: int, pitch:
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    # For an unknown voice espeak keeps the old one; only the return value tells.
+    # For an unknown voice espeak keeps the old one; only the return value shows it.
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise ValueError(f"espeak NG has no voice {voice!r}")
     library.espeak_SetSynthCallback(receive)

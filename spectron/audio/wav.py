@@ -123,7 +123,7 @@ def resample(samples: Float[np.ndarray, " S"], rate: int, new_rate: int) -> Floa
 
 
 def resample_all(recordings: Sequence[Int[np.ndarray, " _"]], rate: int, new_rate: int) -> list[Int[np.ndarray, " _"]]:
-    """int16 recordings at another sample rate; the same ones where it is equal."""
+    """int16 recordings at another sample rate; the same ones if it is equal."""
     if rate == new_rate:
         return list(recordings)
     return [to_int16(resample(x.astype(np.float32) / 32768, rate, new_rate)) if len(x) else x for x in recordings]

@@ -1,7 +1,7 @@
 """Saving training checkpoints: asynchronously, keeping the newest, and never leaving a half-written one behind.
 
 A checkpoint is a folder WORKDIR/STAGE/checkpoints/STEP with four items: params (what the stage trains), ema (its moving
-average, where one is kept), optimizer (state and step) and meta (JSON: the experiment, the stage, log-mel statistics,
+average, if one is kept), optimizer (state and step) and meta (JSON: the experiment, the stage, log-mel statistics,
 and the base of every frozen part). Reading is in checkpoint.py.
 """
 

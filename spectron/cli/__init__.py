@@ -1,6 +1,6 @@
 """The command line: `spectron train | compile | noisy-student | generate | evaluate | score | export | import | data`.
 
-Exit codes: 0 done, 2 the user can mend it (one sentence on stderr), 3 some inputs of several were bad and the others
+Exit codes: 0 done, 2 user error (one sentence on stderr), 3 some inputs of several were bad and the others
 are done (ours), 4 other processes of the job are gone (ours), 130 interrupted. Everything heavy is imported by the
 command that needs it, so --help is instant.
 """

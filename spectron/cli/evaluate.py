@@ -33,8 +33,10 @@ def _add_counting(suites: Any) -> None:
 
 
 def _add_world(suite: argparse.ArgumentParser, repeats: int) -> None:
-    """Of the counting world; None where they are not given."""
-    suite.add_argument("--judges", metavar="DIR", help="of the counting world, kept there (default OUT/judges)")
+    """Add the flags of the counting world; a flag that is not given is None."""
+    suite.add_argument(
+        "--judges", metavar="DIR", help="folder in which the counting world's judges are kept (default OUT/judges)"
+    )
     suite.add_argument(
         "--repeats", type=flags.positive, metavar="N", help=f"takes per speaker and sequence (default {repeats})"
     )
@@ -61,11 +63,14 @@ def _add_probes(suites: Any) -> None:
 
 
 def _add_speaking(suite: argparse.ArgumentParser, seeds: int) -> None:
-    """Of the suites in which a checkpoint continues the utterances of a task, before judges."""
+    """Add the flags of the suites in which a checkpoint continues a task's utterances and judges rate them."""
     flags.add_checkpoint(suite)
     flags.add_out(suite)
     suite.add_argument(
-        "--split", default="", metavar="NAME", help="of the task, instead of its own (librispeech: needed)"
+        "--split",
+        default="",
+        metavar="NAME",
+        help="split of the task, instead of the one it names (required for librispeech)",
     )
     flags.add_decoding(suite, seeds)
     flags.add_limit(suite, "items")

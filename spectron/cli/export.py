@@ -16,7 +16,9 @@ def add_export(commands: Any) -> None:
     )
     export.add_argument("--out", required=True, metavar="DIR", help="a new folder")
     export.add_argument("--format", choices=list(FORMATS), default="safetensors", help="default safetensors")
-    export.add_argument("--quantise", choices=["int8"], help="large matrices in a byte a weight, per output channel")
+    export.add_argument(
+        "--quantise", choices=["int8"], help="large matrices with one byte per weight, scaled per output channel"
+    )
     export.add_argument("--raw", action="store_true", help="the parameters, where the moving average would be taken")
     export.set_defaults(run=_export)
 

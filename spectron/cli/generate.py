@@ -25,7 +25,7 @@ def add_generate(commands: Any) -> None:
     generate = commands.add_parser(
         "generate",
         help="continue recordings, one or a million: NAME.wav, NAME.png and NAME.json for each",
-        epilog="Killed and started again, the command answers the inputs that are missing. Inputs that cannot be read "
+        epilog="If it is interrupted, the same command answers the inputs that are missing. Inputs that cannot be read "
         "are listed in OUT/failures.jsonl; the exit code is then 3.",
     )
     generate.add_argument(

@@ -62,7 +62,7 @@ def _sets(arguments: argparse.Namespace) -> list[QuestionSet]:
 
 
 def _prompting(arguments: argparse.Namespace) -> dict[str, Any]:
-    """prompt and max_tokens where they were given; a shell's backslash n is a line break."""
+    """prompt and max_tokens if they were given; a shell's backslash n is a line break."""
     given = {"max_tokens": arguments.max_tokens} if arguments.max_tokens else {}
     return given | ({"prompt": arguments.prompt.replace("\\n", "\n")} if arguments.prompt is not None else {})
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from spectron.types import Recogniser
 
 _DATA = (
-    "Recordings and texts that belong together come from a manifest (a JSON object a line with the roles below and "
+    "Recordings and texts that belong together come from a manifest (one JSON object per line with the roles below and "
     "optionally id, paths relative to its folder; --field says which key holds a role, --where picks lines), or from "
-    "folders with equal stems (one --folder for each role). Roles: {}. Killed and started again, the command goes on "
+    "folders with equal stems (one --folder for each role). Roles: {}. If interrupted, the same command resumes "
     "with the items that are missing."
 )
 
@@ -35,8 +35,8 @@ def add_score(commands: Any) -> None:
         "prompt, continuation",
     )
     _metric(metrics, "dnsmos", "how good recordings sound, by DNSMOS", _dnsmos, "audio")
-    _metric(metrics, "pesq", "how good recordings sound beside their references, wide-band PESQ", _pesq, PAIR)
-    _metric(metrics, "stoi", "how intelligible recordings are beside their references", _stoi, PAIR)
+    _metric(metrics, "pesq", "how good recordings sound against their references, wide-band PESQ", _pesq, PAIR)
+    _metric(metrics, "stoi", "how intelligible recordings are against their references", _stoi, PAIR)
     _recogniser(_metric(metrics, "wer", "word error rate of what is said against a text", _wer, f"text, {SAID}"))
     perplexity = _metric(
         metrics, "perplexity", "log-perplexity of what is said under a language model", _perplexity, SAID

@@ -12,7 +12,7 @@ from spectron.parallel import supervisor
 
 def add_train(commands: Any) -> None:
     """Flags of `spectron train`."""
-    train = commands.add_parser("train", help="train a config's stages; goes on by itself from the newest checkpoint")
+    train = commands.add_parser("train", help="train a config's stages; resumes from the newest checkpoint")
     train.add_argument("config", metavar="CONFIG.py")
     train.add_argument("--workdir", required=True, metavar="DIR", help="checkpoints and logs, one folder per stage")
     train.add_argument(

@@ -38,7 +38,7 @@ GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
 
 class OutOfMemory(Exception):
-    """The compiler found no way to fit the program; `needed`: bytes a chip, 0 if it gave no number."""
+    """The compiler found no way to fit the program; `needed`: bytes per chip, 0 if it gave no number."""
 
     def __init__(self, needed: float, message: str) -> None:
         super().__init__(message)
@@ -176,7 +176,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
 
 
 def with_batch(experiment: Experiment, name: str, size: int) -> Experiment:
-    """The experiment with `size` rows a step in the stage's first stream, the others in proportion."""
+    """The experiment with `size` rows per step in the stage's first stream, the others in proportion."""
     stage = experiment.stage(name)
     first = stage.streams[0].batch_size
     streams = tuple(dataclasses.replace(s, batch_size=s.batch_size * size // first) for s in stage.streams)
@@ -244,7 +244,9 @@ def command(
 
         best = largest_batch(fits, unit, stage.streams[0].batch_size)
         if not best:
-            raise UserError(f"Not even {unit} rows a step fit on {slices} x {topology}; split the parameters further.")
+            raise UserError(
+                f"Not even {unit} rows per step fit on {slices} x {topology}; split the parameters further."
+            )
         experiment = with_batch(experiment, stage_name, best)
     try:
         report = analyse(experiment, experiment.stage(stage_name), topology, slices)

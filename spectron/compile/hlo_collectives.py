@@ -1,7 +1,7 @@
 """Which collectives a compiled program runs: kind, bytes, how often, and over which axes of the mesh.
 
-Read from the program's text (HLO). A loop's body counts as often as its known trip count says. What crosses slices
-stands there as a send to the hosts' runtime (Megascale) that names the collective.
+Read from the program's text (HLO). A loop's body is counted as often as it runs. What crosses slices appears in
+the HLO as a send to the hosts' runtime (Megascale) that names the collective.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _times(computations: dict[str, list[str]]) -> dict[str, int]:
 
 
 def _trips(line: str, computations: dict[str, list[str]]) -> int:
-    """How often a loop's body runs: what XLA notes beside it, or the bound that its condition counts up to."""
+    """How often a loop's body runs: XLA's trip-count annotation, else the bound in its condition, else 1."""
     known = _TRIPS.search(line)
     if known:
         return int(known[1])
@@ -199,7 +199,7 @@ def _named_groups(mesh: str, chosen: str) -> np.ndarray:
 
 
 def _axes(groups: np.ndarray, axes: Sequence[tuple[str, int]]) -> tuple[str, ...]:
-    """The mesh axes in which the members of a group differ."""
+    """The mesh axes in which the devices of a replica group differ. groups: device numbers [groups, members]."""
     places = np.stack(np.unravel_index(groups, [size for _, size in axes]))
     differ = (places != places[:, :, :1]).any(axis=(1, 2))
     return tuple(name for (name, _), varies in zip(axes, differ, strict=True) if varies)

@@ -36,7 +36,7 @@ class Report:
 
 
 def summary(collectives: Sequence[Collective]) -> list[dict[str, Any]]:
-    """Collectives of one kind over the same axes together: how many run, and the bytes a chip sends."""
+    """Collectives of one kind over the same axes together: how many run, and the bytes that each chip sends."""
     rows: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for each in collectives:
         row = rows.setdefault(
@@ -77,19 +77,19 @@ def table(report: Report) -> str:
         ("batch", f"{report.batch_size} rows, at most {report.speech_seconds:,.0f} s of speech"),
         *(("parameters, " + part, f"{count / 1e6:,.1f} M") for part, count in report.parameters.items()),
         ("parameters, all", f"{sum(report.parameters.values()) / 1e6:,.1f} M"),
-        *((f"{name}, a chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
-        *([("frozen parameters, a chip", f"{size['frozen'] / giga:.2f} GiB")] if size["frozen"] else []),
-        ("activations and scratch, a chip", f"{size['activations'] / giga:.2f} GiB"),
-        ("peak, a chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
+        *((f"{name}, per chip", f"{size[name] / giga:.2f} GiB") for name in ("parameters", "optimizer", "average")),
+        *([("frozen parameters, per chip", f"{size['frozen'] / giga:.2f} GiB")] if size["frozen"] else []),
+        ("activations and scratch, per chip", f"{size['activations'] / giga:.2f} GiB"),
+        ("peak, per chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
         *(
             (f"forward FLOPs, {part}", f"{report.flops[part]:.3g}")
             for part in ("encoder", "lm", "vocabulary", "frames")
         ),
-        ("FLOPs a step", f"{report.flops['step']:.4g}"),
+        ("FLOPs per step", f"{report.flops['step']:.4g}"),
         *(
             (
                 f"{row['kind']} over {'+'.join(row['axes']) or 'nothing'}",
-                f"{row['count']} times, {row['sent'] / 1e6:,.1f} MB sent by a chip",
+                f"{row['count']} times, {row['sent'] / 1e6:,.1f} MB sent per chip",
             )
             for row in report.collectives
         ),

@@ -17,7 +17,7 @@ from spectron.types import UserError
 class LanguageModelConfig:
     """A word n-gram model estimated from text, for shallow fusion.
 
-    texts: files, plain or .gz; "ID TEXT" lines where the name ends in .trans.txt, else one text a line.
+    texts: files, plain or .gz; "ID TEXT" lines if the name ends in .trans.txt, else one text per line.
     leave_out: manifests (JSONL) whose utterances, by id, are not read: what is recognised must not be in the model.
     """
 

@@ -35,7 +35,7 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, config: Any) -> T:
-        """The class that implements a setting. Raises TypeError where none was registered."""
+        """The class that implements a setting. Raises TypeError if none was registered."""
         for base in type(config).__mro__:
             if base in self._classes:
                 return self._classes[base]

@@ -39,7 +39,7 @@ class FeatureConfig:
 
     @property
     def hop(self) -> int:
-        """Samples between two frames."""
+        """Samples from the start of one frame to the start of the next."""
         return round(self.hop_seconds * self.sample_rate)
 
     @property
@@ -175,7 +175,7 @@ class JointConfig(ObjectiveConfig, kind="spectron"):
     time_deltas: int = 3  # K
     stop_weight: float = 1.0  # ours
     stop_positive_weight: float = 5.0  # ours: last frames are rare
-    # Ours: cross-entropy of the token being spoken at every frame step, where the data say when each word ends.
+    # Ours: cross-entropy of the token being spoken at every frame step, if the data say when each word ends.
     alignment_weight: float = 0.0
     # Ours, after BLSP-KD (arXiv 2405.19041): tokens without cross-entropy are predicted, given the recording, as the LM
     # predicts them from the text alone, so that what it knows from text is kept.
@@ -195,7 +195,7 @@ class TextLMConfig(ObjectiveConfig, kind="text_lm"):
 
 
 class VocabularyConfig(Choice):
-    """Text tokens. Members: WordsConfig, CharactersConfig, BytesConfig, SentencePieceConfig."""
+    """Settings of the text vocabulary. Members: WordsConfig, CharactersConfig, BytesConfig, SentencePieceConfig."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +271,7 @@ class DataConfig:
     buckets: tuple[float, ...] = ()
     bucket_tokens: tuple[int, ...] = ()  # the longest text of each listed bucket; () is max_tokens for all
     row_multiple: int = 8  # ours: must be a multiple of the mesh's batch shards x accumulate
-    readers: int = 0  # threads that read and decode recordings; 0: one a core, at most 16 (ours)
+    readers: int = 0  # threads that read and decode recordings; 0: one per core, at most 16 (ours)
 
 
 class OptimizerConfig(Choice):

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 WINDOW = 16  # ours: number of batches whose utterances are sorted by length together, to reduce padding
 SAMPLE_RATE = 16_000  # Hz, the input of recognisers
-MAX_FAILURES = 8  # ours: after so many failures in a row the recogniser is at fault, not the recordings
+MAX_FAILURES = 8  # ours: after this many failures in a row the recogniser is at fault, not the recordings
 
 Factory = Callable[[], Recogniser]
 _labellers: dict[bytes, Labeller] = {}  # pickled factory → its recogniser, shared by all threads of the process

@@ -25,7 +25,7 @@ from spectron.utils.spacing import evenly_spaced
 
 SAMPLE_SIZE = 100  # ours: records read, evenly spaced over the task, for figures that need the records themselves
 NAMED = 5  # ours: rejected records named for each reason
-BATCH = 32  # ours: rows of the longest bucket where no stage reads the task
+BATCH = 32  # ours: rows of the longest bucket if no stage reads the task
 BINS = 48  # ours: bars of the histogram
 
 
@@ -69,7 +69,7 @@ class Padding(NamedTuple):
     """The padding in a task's batches: (without buckets, with the config's buckets) as shares of what is computed."""
 
     samples: tuple[float, float]
-    positions: tuple[float, float]  # of the model's sequence; NaN where no stage reads the task or tokens are unknown
+    positions: tuple[float, float]  # of the model's sequence; NaN if no stage reads the task or tokens are unknown
     records: dict[BatchShape, int]  # bucket → number of records
 
 

@@ -40,6 +40,6 @@ def chip_of(kind: str) -> Chip | None:
 
 
 def peak_flops(devices: Sequence[Any]) -> float:
-    """FLOP/s of all devices together; 0 where one is not in the table."""
+    """FLOP/s of all devices together; 0 if one is not in the table."""
     chips = [chip_of(device.device_kind) for device in devices]
     return sum(chip.flops for chip in chips if chip) if all(chips) else 0.0

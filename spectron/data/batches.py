@@ -181,7 +181,7 @@ def prefetch(items: Generator[Batch, None, None], depth: int) -> Iterator[Batch]
 
     thread = threading.Thread(target=work, name="spectron-feed", daemon=True)
     thread.start()
-    # TensorFlow's iterators must be gone before the interpreter is: they hang a process that ends with one alive.
+    # TensorFlow's iterators must be closed before the interpreter exits: the process would hang at exit if one is open.
     atexit.register(finish)
     try:
         while True:

@@ -44,8 +44,8 @@ def bucket_shapes(data: DataConfig, features: FeatureConfig, batch_size: int) ->
     """The shape of each bucket's batches, shortest first; the last is that of a feed without buckets.
 
     Rows: as many as hold about the seconds of batch_size rows of the longest, a multiple of row_multiple (of its
-    greatest common divisor with batch_size, so that whatever divides both divides all). Raises UserError for buckets
-    that do not rise or a token limit that is missing.
+    greatest common divisor with batch_size, so a common divisor also divides every bucket). Raises UserError for
+    buckets that do not rise or a token limit that is missing.
     """
     seconds, tokens = list(data.buckets), list(data.bucket_tokens or [data.max_tokens] * len(data.buckets))
     if len(tokens) != len(seconds):
@@ -113,8 +113,9 @@ class BucketIndex(Records):
     """The rows of a mixture, bucket by bucket; a step is a pure function of (seed, step).
 
     Row numbers count within a bucket: row j of bucket b is number j · buckets + b. A bucket with fewer records than a
-    batch has rows is joined with the next longer one. Tasks are mixed in every bucket as their rates and their records'
-    lengths ask. A bad record is replaced by the next of its task and bucket, else by one of a shorter bucket.
+    batch has rows is joined with the next longer one. Tasks are mixed in every bucket according to their rates and
+    their records' lengths. A bad record is replaced by the next of its task and bucket, else by one of a shorter
+    bucket.
     """
 
     def __init__(

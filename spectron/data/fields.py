@@ -23,8 +23,8 @@ ROW, SAMPLES, TOKENS = "row", "samples", "tokens"  # what a field has one value 
 class EncodedText(NamedTuple):
     """An example's text as tokens.
 
-    ids: with eos. scored: how many first tokens carry cross-entropy. ends: the sample at which each token but eos ends,
-    () where the example does not say.
+    ids: with eos. scored: the number of leading tokens that carry cross-entropy. ends: the sample at which each token
+    ends, except eos; () if the example has no word ends.
     """
 
     ids: Sequence[int]
@@ -94,7 +94,7 @@ def to_batch(
     text_only: bool = False,
     shape: BatchShape | None = None,
 ) -> Batch:
-    """Examples → Batch of numpy arrays, S and L those of `shape` or of the longest batch; S is 0 where text_only.
+    """Examples → Batch of numpy arrays, S and L those of `shape` or of the longest batch; S is 0 if text_only.
 
     Raises UserError naming the example that does not fit.
     """

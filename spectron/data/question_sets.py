@@ -1,4 +1,4 @@
-"""Readers of published question sets, and the questions' recordings, synthesised by espeak where there are none."""
+"""Readers of published question sets, and the questions' recordings, synthesised by espeak if there are none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Rows = Sequence[tuple[str, Mapping[str, Any]]]  # file and place in it of each q
 
 
 class Question(NamedTuple):
-    """answers: any of them is right. audio: a recording of the question, None where it must be synthesised."""
+    """answers: any of them is right. audio: a recording of the question, None if it must be synthesised."""
 
     id: str
     question: str
@@ -52,7 +52,7 @@ class QuestionSet(NamedTuple):
 
 
 def read_questions(place: str | Path, limit: int = 0) -> QuestionSet:
-    """The set at [NAME=]PATH. limit: only so many questions, evenly spaced (0: all). Raises UserError.
+    """The set at [NAME=]PATH. limit: at most N questions, evenly spaced (0: all). Raises UserError.
 
     PATH is a folder of LLaMA-Questions (a .tsv and its N.wav), one that holds a single .jsonl, or a file: .tsv of that
     layout; .jsonl or .jsonl.gz of {"question", "answers" or "answer", optionally "id" and "audio"}, as NQ-Open is
@@ -181,7 +181,7 @@ def _question(row: Mapping[str, Any], where: str, number: str, folder: Path) -> 
 
 
 def _with_recordings(questions: Sequence[Question], file: Path) -> list[Question]:
-    """The questions, without recordings if none of the named files exists. Raises UserError where only some do."""
+    """The questions, without recordings if none of the named files exists. Raises UserError if only some do."""
     named = [q for q in questions if q.audio]
     missing = [q for q in named if q.audio and not q.audio.is_file()]
     if not missing:
@@ -205,7 +205,7 @@ def recordings(
 ) -> list[Int[np.ndarray, " S"]]:
     """int16 [S] at `sample_rate` of every question, in order. folder: of synthesised ones (default: the cache folder).
 
-    Raises UserError for a recording that cannot be read, or where espeak is missing.
+    Raises UserError for a recording that cannot be read, or if espeak is missing.
     """
     texts = [q.question for q in questions if q.audio is None]
     synthesised = iter(espeak_cache.spoken_texts(texts, voice, WORDS_A_MINUTE, sample_rate, folder))

@@ -23,15 +23,15 @@ class Pair(NamedTuple):
     group: str
     good: Path
     bad: Path
-    item: str = ""  # its own where it is empty
+    item: str = ""  # its own if it is empty
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
     """The pairs under a path, in a fixed order. The layout is recognised:
 
     - JSONL: {"good": file, "bad": file, "id"?, "group"?, "item"?} a line, files relative to it.
-    - gold.csv beside (or in the folder above) the recordings (ZeroSpeech 2021: sWUGGY, sBLIMP): rows of one `id` and
-      `voice` with `correct` 1 and 0 are crossed; `type`, where there is one, is the group; `id` is the item.
+    - gold.csv next to (or in the folder above) the recordings (ZeroSpeech 2021: sWUGGY, sBLIMP): rows of one `id` and
+      `voice` with `correct` 1 and 0 are crossed; `type`, if there is one, is the group; `id` is the item.
     - STEM_correct.wav and STEM_incorrect.wav (spoken StoryCloze).
     - PART/sample_N_….wav, of each N the first by name is the right one (SALMon); PART is the group.
 

@@ -287,7 +287,7 @@ def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) ->
 
 
 def _ljspeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
-    """metadata.csv (id|text|normalised text, no quoting) beside wavs/ or a folder of another audio format."""
+    """metadata.csv (id|text|normalised text, no quoting) next to wavs/ or a folder of another audio format."""
     folders = [Path(root), Path(root) / "LJSpeech-1.1"]
     folder = next((f for f in folders if (f / "metadata.csv").is_file()), None)
     if not root or folder is None:

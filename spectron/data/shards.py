@@ -126,7 +126,7 @@ def write_shard(
         with index_part.open("wb") as file:
             rejected_json = np.frombuffer(json.dumps(rejected or {}).encode(), np.uint8)
             np.savez(file, allow_pickle=False, version=VERSION, rejected=rejected_json, **_column_arrays(columns))
-        index_path(path).unlink(missing_ok=True)  # an old index must not stand beside new records
+        index_path(path).unlink(missing_ok=True)  # an old index must not be left next to new records
         os.replace(part, path)
         os.replace(index_part, index_path(path))
     except (OSError, RuntimeError) as error:

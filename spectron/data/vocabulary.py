@@ -170,7 +170,7 @@ def _table(pieces: list[str | int], join: str = "", space: str | None = None, st
 def make_pieces(texts: Iterable[str], size: int) -> bytes:
     """A SentencePiece model (unigram) of at most `size` pieces; the same texts give the same pieces.
 
-    Raises UserError where the texts hold too few.
+    Raises UserError if the texts hold too few.
     """
     import io
 
@@ -208,7 +208,7 @@ def make_vocabulary(config: VocabularyConfig) -> Vocabulary:
 
 
 def encode_target(vocabulary: Vocabulary, text: str, scored_words: int = -1) -> tuple[list[int], int]:
-    """Ids of the text with eos, and how many first ones carry cross-entropy (all, or those of the first words only)."""
+    """Ids of the text with eos, and the number of leading tokens that carry cross-entropy: all, or the first words'."""
     words = text.split()
     ids = vocabulary.encode(" ".join(words))
     if scored_words < 0 or scored_words >= len(words):

@@ -16,7 +16,7 @@ from spectron.evaluation.results import Results, Table, markdown, without_nan
 from spectron.utils.files import check_out, write_text
 from spectron.utils.spacing import evenly_spaced
 
-WORK = "work"  # below OUT: finished chunks of long work, for a run that goes on
+WORK = "work"  # below OUT: finished chunks of long work, for resuming
 Record = dict[str, Any]  # what was measured of one item: its line in items.jsonl
 
 
@@ -33,14 +33,14 @@ class Suite(abc.ABC):
     features: FeatureConfig
 
     item_name: ClassVar[str] = "Item"  # heading of the items' column in the report
-    intro: ClassVar[str] = ""  # paragraphs, a line each
+    intro: ClassVar[str] = ""  # paragraphs, one per line
     max_rows: ClassVar[int] = 240  # ours: of the report; more are slow to sort
     max_players: ClassVar[int] = 32  # ours: rows with sounds and pictures, which take most of the file
 
     @property
     @abc.abstractmethod
     def name(self) -> str:
-        """As the command calls it."""
+        """The suite's name in the command and in the results."""
 
     @abc.abstractmethod
     def measure(self, work: Path) -> Sequence[Record]:
@@ -60,7 +60,7 @@ class Suite(abc.ABC):
 
 
 def check_output(out: str | Path) -> None:
-    """Raise UserError where OUT cannot be written or a package for the report is missing. Writes nothing."""
+    """Raise UserError if OUT cannot be written or a package for the report is missing. Writes nothing."""
     check_out(out)
     page.check()
 
@@ -68,7 +68,7 @@ def check_output(out: str | Path) -> None:
 def run_suite(suite: Suite, out: str | Path) -> Results:
     """Measure a suite; writes OUT/items.jsonl, report.html, results.md and, last, results.json.
 
-    Killed and called again, it goes on with the chunk that is missing. Raises UserError where OUT holds other work.
+    Resumes with the missing chunk if interrupted. Raises UserError if OUT holds other work.
     """
     out = Path(out)
     check_output(out)

@@ -32,7 +32,7 @@ from spectron.vocoders.griffin_lim import FRAMES, ITERATIONS, invert
 PLATFORMS = ("cpu", "cuda", "tpu")
 SHORTEST = 8  # frames of the shortest prompt: shorter ones would need other convolutions than the symbolic size gives
 PATH = r"^.*/(?=[^/]+/[^/]+$)"
-STATISTICS = "statistics"  # a part of the weights beside the model's
+STATISTICS = "statistics"  # a part of the weights next to the model's
 Flat = dict[str, Any]  # name → array
 
 
@@ -86,7 +86,7 @@ class Functions:
         return flat(state._replace(cache=cache))
 
     def step(self, weights: Flat, state: Flat, max_steps: Int[Array, ""]) -> Flat:
-        """Decode until at least one more slot is done, at most so many positions."""
+        """Decode until at least one more slot is done, at most `max_steps` positions."""
         params, _ = self._params(weights)
         return flat(decode.decode_until_done(params, self._state(state), max_steps, config=self.config))
 

@@ -43,5 +43,5 @@ def quantise(name: str, array: np.ndarray) -> np.ndarray | Int8:
 
 
 def quantised(tensors: Tensors) -> Tensors:
-    """All tensors of an export, quantised where `quantise` does so. Raises UserError."""
+    """All tensors of an export, quantised if `quantise` changes them. Raises UserError."""
     return {name: quantise(name, array) for name, array in tensors.items()}

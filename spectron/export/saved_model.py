@@ -201,7 +201,10 @@ def too_long(config: DecodeConfig) -> str:
 
 
 def read_wavs(tf: Any, wav_bytes: Any, config: DecodeConfig) -> tuple[Any, Any]:
-    """WAV files string [B] → samples int16 [B, longest], lengths int32 [B]."""
+    """WAV files string [B] → samples int16 [B, S], lengths int32 [B]; S is the longest prompt that is allowed.
+
+    Checks each file's sample rate, channels and length.
+    """
     rate, longest = config.features.sample_rate, config.max_prompt_samples
 
     def read(content: Any) -> tuple[Any, Any]:

@@ -116,7 +116,7 @@ def signatures(functions: Functions) -> dict[str, tuple[Any, ...]]:
 
 
 def copy_reader(folder: Path) -> None:
-    """Copy the package that jax reads exports with next to the loader. Raises UserError where it is not installed."""
+    """Copy the package that jax reads exports with next to the loader. Raises UserError if it is not installed."""
     found = importlib.util.find_spec(READER)
     if found is None or not found.submodule_search_locations:
         raise UserError("The format 'stablehlo' needs the package 'flatbuffers'; pip install flatbuffers.")

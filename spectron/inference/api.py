@@ -124,8 +124,8 @@ class Spectron:
 
         One recording gives one answer, a list of recordings gives a list in the same order. numbers: prompt i's
         randomness is fold_in(seed, numbers[i]), whatever its batch (default: its index). forced: for each prompt the
-        token ids that it must write, with a stop id where its text shall end, and −1 where the model chooses; []
-        leaves all to the model. sampler, max_lengths: in place of the decode config's.
+        token ids that it must write, with a stop id where its text must end, and −1 where the model chooses; []
+        leaves all to the model. sampler, max_lengths: instead of the decode config's.
         Raises UserError for a recording that cannot be read, and for a prompt or forced text that is too long.
         """
         if isinstance(audio, (str, Path, np.ndarray)):
@@ -135,7 +135,7 @@ class Spectron:
         config = self.config_with(sampler=sampler, max_lengths=max_lengths)
         requests = self.requests(prompts, numbers, forced, config)
         engine = self.engine(batch_size, seed, config)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # vocodes while decoding goes on
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # vocodes while decoding continues
             pending = [(request.tag, pool.submit(self.answer, out)) for request, out in engine.answers(requests)]
             answers = {tag: future.result() for tag, future in pending}
         return [answers[i] for i in range(len(prompts))]
@@ -167,7 +167,7 @@ class Spectron:
                 yield Piece("", samples)
 
     def generate_text(self, audio: Seq[Audio], batch_size: int = 8) -> list[str]:
-        """The text of the answers to recordings, in order, without decoding frames.
+        """The text of the answers to recordings (the prompt's transcript and its continuation), in order; no frames.
 
         Raises what `generate` raises.
         """
@@ -223,7 +223,7 @@ class Spectron:
     ) -> list[Request]:
         """Prompts as the engine's requests, tagged with their index. numbers, forced: see `generate`.
 
-        Raises UserError for a forced text that is too long or holds an unknown id, and where the numbers of prompts,
+        Raises UserError for a forced text that is too long or holds an unknown id, and if the numbers of prompts,
         numbers and forced texts differ.
         """
         config = config or self.decode_config
@@ -249,7 +249,7 @@ class Spectron:
     def engine(
         self, num_slots: int, seed: int = 0, config: DecodeConfig | None = None, weights: Params | None = None
     ) -> Engine:
-        """An engine of so many slots, on the device of `weights` (default: this model's, on the default device)."""
+        """An engine with `num_slots` slots, on the device of `weights` (default: this model's)."""
         if num_slots < 1:
             raise UserError(f"A batch of {num_slots} slots answers nothing; give at least 1.")
         weights = self.weights if weights is None else weights

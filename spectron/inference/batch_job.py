@@ -42,7 +42,7 @@ from spectron.utils.files import write_bytes
 PART = re.compile(r"\.(.+?)(?:\.(?:json|png)\.[0-9a-f]{32}\.part|\.[0-9a-f]{32}\.wav)")
 READ_AHEAD = 2  # ours: prompts read ahead, and answers waiting to be written, in batches
 MAX_NAME_BYTES = 255 - len("..json.part.") - 32  # of a file system's 255: temporary names are longer, see PART
-SECONDS_BETWEEN_LINES = 30.0  # ours: of progress, where there is no terminal
+SECONDS_BETWEEN_LINES = 30.0  # ours: of progress, if there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def generate(
 
     part: (i, n) takes every nth input from the ith on. An input that cannot be read is a line of OUT/failures.jsonl
     (each part has a file of its own), and the others are answered. on_answer: called with each new answer and its
-    NAME.wav. Raises UserError where the settings do not suit the model, an answer in `out` was made with others, none
+    NAME.wav. Raises UserError if the settings do not suit the model, an answer in `out` was made with others, none
     of all inputs can be read, or `out` cannot be written; finished answers stay.
     """
     seconds, longest = settings.prompt_seconds, model.prompt_size / model.features.sample_rate
@@ -312,7 +312,7 @@ def _encoded(record: Mapping[str, Any], indent: int | None = None) -> bytes:
 
 
 def _sweep(out: Path, todo: Sequence[Input]) -> None:
-    """Delete temporary files that killed runs left of these inputs; other processes may be writing others beside."""
+    """Delete what killed runs left of these inputs only: other processes may be writing to the same folder."""
     mine = {out / each.name for each in todo}
     for folder in sorted({path.parent for path in mine}):
         for path in folder.iterdir() if folder.is_dir() else ():

@@ -29,7 +29,7 @@ FREE = -1  # in forced tokens: the sampler chooses
 
 
 class Decoded(NamedTuple):
-    """Answers. Of a single slot, without the axis B.
+    """Answers; `read_slot` returns one without the axis B.
 
     text: token ids, 0 after the first num_tokens (which include the stop id). frames: log-mel, of which num_frames are
     real. stopped: whether the last output stream ended by itself (stop head or stop id), not at its maximum length.
@@ -80,7 +80,7 @@ def decode(
     """Answer a batch of int16 prompts from start to end.
 
     keys: each slot's own randomness, so that an answer does not depend on its batch. forced_tokens: ids that must be
-    written, with a stop id where the text shall end, and FREE elsewhere. A slot without samples is skipped: padding.
+    written, with a stop id where the text must end, and FREE elsewhere. A slot without samples is skipped: padding.
     """
     state = prefill(
         weights, statistics, samples, num_samples, keys, forced_tokens,
@@ -127,7 +127,7 @@ def prefill(
 @functools.partial(jax.jit, static_argnames=("config", "num_slots"))
 def init_state(weights: Params, *, config: DecodeConfig, num_slots: int) -> DecodeState:
     """Empty slots with room for the longest prompt and answer, on the device of `weights`."""
-    del weights  # jit places the result beside it
+    del weights  # jit places the result on its device
     return _blank_state(config, num_slots, _empty_cache(config, num_slots, config.cache_length()))
 
 
@@ -284,7 +284,7 @@ def insert(state: DecodeState, prefilled: DecodeState, slot: Int[Array, ""]) -> 
 def decode_until_done(
     weights: Params, state: DecodeState, max_steps: Int[Array, ""], *, config: DecodeConfig
 ) -> DecodeState:
-    """Decode until at least one more slot is done, at most so many steps."""
+    """Decode until at least one more slot is done, at most `max_steps` steps."""
     done = state.done.sum()
 
     def more(carry: tuple[Array, DecodeState]) -> Array:

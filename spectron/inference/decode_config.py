@@ -110,7 +110,7 @@ class DecodeConfig:
         return self.model.frames.frames_per_step * self.features.num_mels
 
     def prefix_length(self, prompt_samples: int) -> int:
-        """Positions that a prompt of so many samples takes."""
+        """Positions that a prompt of this many samples takes."""
         return prefix_length(self.model, prompt_samples)
 
     def cache_length(self, prompt_samples: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Continuous batching: a slot whose answer is done takes the next prompt at once, while the other slots go on."""
+"""Continuous batching: a slot whose answer is done takes the next prompt at once, while the other slots continue."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Request(NamedTuple):
     """A prompt for the engine.
 
     samples: int16. number: its randomness is fold_in(seed, number). forced: token ids that the answer must begin with,
-    FREE (−1) for those that the model chooses. tag: the caller's own.
+    FREE (−1) for those that the model chooses. tag: opaque user data.
     """
 
     samples: Int[np.ndarray, " S"]
@@ -51,8 +51,8 @@ def padded_length(num_samples: int, max_samples: int, hop: int) -> int:
 class Engine:
     """Slots on the device of `weights`, and the requests that they answer.
 
-    An answer is the same to the bit in every slot, at every time and beside all others: a prompt is prefilled alone,
-    and no slot reads another. `prefill` may be called by any thread; all else belongs to one thread.
+    An answer is the same to the bit in every slot, at every time and with any other requests: a prompt is prefilled
+    alone, and no slot reads another. `prefill` may be called by any thread; all else belongs to one thread.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Engine:
         return slot
 
     def decode(self, max_steps: int = NO_LIMIT) -> list[tuple[Request, Decoded]]:
-        """Decode until at least one answer is done, at most so many steps; returns those that are done, on the host.
+        """Decode until at least one answer is done, at most `max_steps` steps; returns finished answers, on the host.
 
         Their slots are free afterwards.
         """

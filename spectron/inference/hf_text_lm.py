@@ -13,7 +13,7 @@ class TransformersDecoder:
 
     Every token of a text is scored, the first one after the tokenizer's beginning-of-text token; without such a token
     the first one is not scored. A text longer than the model's context is read in windows that overlap by half: every
-    token after the first window has at least half a window of context. Raises UserError where a package is missing or
+    token after the first window has at least half a window of context. Raises UserError if a package is missing or
     the folder holds no such model.
     """
 

@@ -28,7 +28,7 @@ def find_inputs(given: Sequence[str], out: str | Path) -> list[Input]:
     given: audio files, folders (all audio in them, at any depth), patterns with *, ? or **, and manifests (.jsonl, with
     the path "audio" on every line, relative to the manifest's folder, and optionally an "id"). A file is named by its
     stem, a file found in a folder or by a pattern by its path from the folder or from the pattern's fixed part. Hidden
-    files and files in `out` are left out. Raises UserError where an input has no audio, two recordings would have the
+    files and files in `out` are left out. Raises UserError if an input has no audio, two recordings would have the
     same name, or an answer would overwrite a recording.
     """
     recordings: dict[str, Path] = {}

@@ -1,8 +1,8 @@
 """How likely a model finds recordings.
 
 A model of tokens has a likelihood by construction. Spectron predicts spectrogram frames by regression; its likelihood
-(ours) is that of the density whose negative logarithm is, but for ln Z, the first term of its reconstruction loss: L_s,
-summed over frames and bands. λ, L_f and L_t have no part in it: differences of frames are not frames.
+(ours) is that of the density whose negative logarithm equals the first term of its reconstruction loss up to the
+constant ln Z: L_s, summed over frames and bands. λ, L_f and L_t are not used: differences of frames are not frames.
 
 - A recording x is a prompt x_p, its first seconds but at most half of it, and the rest x_c; y is its text: the given
   one, or what the model writes when it hears x_p.
@@ -130,7 +130,7 @@ def _score_batch(
 
 
 def _shortened(text: str, generator: Spectron) -> str:
-    """Without its last words where a decoded text takes more tokens than max_tokens when it is encoded again."""
+    """Without its last words if a decoded text takes more tokens than max_tokens when it is encoded again."""
     words = text.split()
     while words and len(encode_target(generator.vocabulary, " ".join(words))[0]) > generator.experiment.data.max_tokens:
         words.pop()

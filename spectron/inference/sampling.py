@@ -93,7 +93,7 @@ class CategoricalSampler(Sampler):
 def make_sampler(temperature: float | None = None, top_k: int = 0, top_p: float = 1.0) -> Sampler:
     """The sampler of the command line's flags: greedy at temperature 0.
 
-    temperature None is 0, or 1 where top_k or top_p is given. Raises UserError for values out of range, and for top_k
+    temperature None is 0, or 1 if top_k or top_p is given. Raises UserError for values out of range, and for top_k
     or top_p at temperature 0, where they would change nothing.
     """
     narrowed = bool(top_k) or top_p != 1.0

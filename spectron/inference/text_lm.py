@@ -23,7 +23,7 @@ SHORTEST = 16  # ours: tokens of the smallest padded length; each power of two a
 
 
 class TextDecoder:
-    """The part `lm` of a checkpoint. Raises UserError where it has none."""
+    """The part `lm` of a checkpoint. Raises UserError if it has none."""
 
     def __init__(self, checkpoint: Checkpoint):
         self._params = jax.device_put(checkpoint.load(("lm",))["lm"])

@@ -42,8 +42,8 @@ class Attention(nn.Module):
     head_dim: width of one head; 0 takes the input width / num_heads.
     rope_base: base of the rotary position embedding; None applies none.
     scale: factor of the scores; 0 takes head_dim ** -0.5.
-    kernel: "plain", or a kernel of fused_attention.py, used where `prefix` is given (how many first positions attend to
-    each other in both directions).
+    kernel: "plain", or a kernel of fused_attention.py, used if `prefix` is given (the number of leading positions that
+    attend to each other in both directions).
     """
 
     num_heads: int

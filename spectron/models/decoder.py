@@ -42,7 +42,7 @@ def check_lm(config: LMConfig) -> None:
 
 
 def check_positions(config: LMConfig, length: Any) -> None:
-    """Raise UserError where learned positions do not reach `length` (unless it is symbolic)."""
+    """Raise UserError if learned positions do not reach `length` (unless it is symbolic)."""
     if config.positions == "learned" and isinstance(length, int) and length > config.max_positions:
         raise UserError(
             f"A sequence of {length} positions is longer than model.lm.max_positions {config.max_positions}; "
@@ -153,8 +153,8 @@ class Decoder(nn.Module):
         """Vectors → hidden states after the last norm, and the updated cache.
 
         With a cache (see Attention), a single position needs no attention_mask.
-        prefix: how many first positions attend to each other in both directions, where this is the same for all rows
-        and known (`Joined.bidirectional_prefix`); without it, fused attention kernels are not used.
+        prefix: the number of leading positions that attend to each other in both directions, if it is the same for all
+        rows and known (`Joined.bidirectional_prefix`); without it, fused attention kernels are not used.
         """
         x = x.astype(self.dtype)
         if self.config.positions == "learned":
@@ -183,7 +183,7 @@ class Decoder(nn.Module):
 def empty_cache(config: LMConfig, batch: Any, length: Any, dtype: Any = jnp.float32, scan: bool = True) -> Cache:
     """Zeros for `length` positions. scan: stacked over layers; otherwise one KVCache per layer. Sizes may be symbolic.
 
-    Raises UserError where learned positions do not reach `length`.
+    Raises UserError if learned positions do not reach `length`.
     """
     check_positions(config, length)
     shape = (batch * config.num_kv_heads, length, config.head_width)

@@ -21,7 +21,7 @@ class SpeechEncoder(nn.Module):
     """Recordings → vectors [B, T, D] at the encoder's own rate.
 
     A subclass implements `frontend`, `encode`, `output_length`, `width` and `flops`, and `sample_rate` and
-    `measured_features` where the defaults do not fit.
+    `measured_features` if the defaults do not fit.
     """
 
     config: Any
@@ -50,7 +50,7 @@ class SpeechEncoder(nn.Module):
         raise NotImplementedError
 
     def output_length(self, num_samples: Any) -> Any:
-        """Vectors for so many samples: ints, integer arrays or symbolic sizes."""
+        """Number of vectors for `num_samples` samples: ints, integer arrays or symbolic sizes."""
         raise NotImplementedError
 
     @property
@@ -87,7 +87,7 @@ def make_encoder(model: ModelConfig) -> SpeechEncoder:
 
 
 def check_sample_rate(experiment: Experiment) -> None:
-    """Raise UserError where the encoder and the predicted spectrogram want different sample rates."""
+    """Raise UserError if the encoder and the predicted spectrogram use different sample rates."""
     ours, target = make_encoder(experiment.model).sample_rate, experiment.features.sample_rate
     if ours != target:
         raise UserError(

@@ -48,7 +48,7 @@ class Dense(nn.Module):
 
 
 def fused_dense(module: nn.Module, x: Float[Array, "... I"], parts: dict[str, Dense]) -> list[Float[Array, "... O"]]:
-    """Several products of the same x; one product where the decode layout has concatenated their kernels.
+    """Several products of the same x; one product if the decode layout has concatenated their kernels.
 
     module: the parent of `parts`, whose parameters hold the concatenated kernel.
     """
@@ -66,7 +66,7 @@ def fused_dense(module: nn.Module, x: Float[Array, "... I"], parts: dict[str, De
 class RMSNorm(nn.Module):
     """x / rms(x) · (offset + scale), computed in float32 (arXiv 1910.07467).
 
-    offset: 0, or 1 where the stored scale is relative to 1 (Gemma, arXiv 2403.08295).
+    offset: 0, or 1 if the stored scale is relative to 1 (Gemma, arXiv 2403.08295).
     """
 
     epsilon: float = 1e-6

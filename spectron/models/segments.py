@@ -19,7 +19,7 @@ class Segment:
     """One part of a decoder's input.
 
     bidirectional: whether the elements of this segment attend to each other in both directions; a bool [B, T] array
-    says it for each element. All other attention is causal.
+    specifies it for each element. All other attention is causal.
     """
 
     values: Float[Array, "B T D"]
@@ -34,8 +34,8 @@ class Joined:
     values: [B, N, D], zero in the padding. mask: bool [B, N], True = real. positions: int32 [B, N], counting real
     elements only, from 0. attention_mask: bool [B, N, N], which elements (last axis) each element attends to.
     sizes: the length of each segment.
-    bidirectional_prefix: how many first elements attend to each other in both directions, where this number is the
-    same for all rows and everything else is causal (fused attention kernels need it); None otherwise.
+    bidirectional_prefix: the number of leading elements that attend to each other in both directions, if it is the same
+    for all rows and everything else is causal (fused attention kernels need it); None otherwise.
     """
 
     values: Float[Array, "B N D"]
@@ -52,7 +52,7 @@ class Joined:
 
 
 def join(segments: Sequence[Segment]) -> Joined:
-    """Concatenate segments along time. Padding may stand anywhere; no element attends to it."""
+    """Concatenate segments along time. Padding may be anywhere; no element attends to it."""
     mask = jnp.concatenate([segment.mask for segment in segments], axis=1)
     values = [jnp.where(s.mask[..., None], s.values, jnp.zeros((), s.values.dtype)) for s in segments]
     sizes = tuple(segment.mask.shape[1] for segment in segments)

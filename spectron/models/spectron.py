@@ -192,11 +192,11 @@ class Spectron(nn.Module):
 
 
 def prefix_length(model: ModelConfig, num_samples: Any) -> Any:
-    """Decoder positions that a prompt of so many samples takes: ints, integer arrays or symbolic sizes."""
+    """Decoder positions that a prompt of `num_samples` samples takes: ints, integer arrays or symbolic sizes."""
     return make_connector(model).output_length(make_encoder(model).output_length(num_samples))
 
 
 def prefix_flops(model: ModelConfig, num_samples: int) -> float:
-    """Forward model FLOPs of encoder and connector on one prompt of so many samples."""
+    """Forward model FLOPs of encoder and connector on one prompt of `num_samples` samples."""
     encoder = make_encoder(model)
     return encoder.flops(num_samples) + make_connector(model).flops(encoder.width, encoder.output_length(num_samples))

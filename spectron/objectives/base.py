@@ -32,7 +32,7 @@ class Objective(abc.ABC):
     validates: ClassVar[str] = ""
 
     def __init__(self, config: ObjectiveConfig, experiment: Experiment, statistics: Statistics | None) -> None:
-        """statistics may be None where only shapes and costs are asked for."""
+        """statistics may be None if only shapes and costs are asked for."""
         self.config = config
         self.experiment = experiment
         self.statistics = statistics
@@ -46,7 +46,7 @@ class Objective(abc.ABC):
 
     @property
     def measured(self) -> Statistics:
-        """The log-mel statistics, where spectrograms are computed."""
+        """The log-mel statistics, if spectrograms are computed."""
         assert self.statistics is not None, "this objective was made to ask for shapes and costs"
         return self.statistics
 
@@ -66,12 +66,12 @@ class Objective(abc.ABC):
     def positions(
         self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray
     ) -> tuple[np.ndarray, int]:
-        """Real positions (encoder frames, tokens, decoder steps) of rows with so many samples, prompt samples and
+        """Real positions (encoder frames, tokens, decoder steps) of rows with that many samples, prompt samples and
         tokens, int [N] each, and the positions that are computed for every row in a batch of this shape."""
 
     def validation(self, params: Params, batch: Batch) -> Array:
         """Each row's label of every encoder frame, int32 [B, T] with −1 in the padding (LABELS), or ln p of its text,
-        float32 [B] (LOG_PROBABILITY). Raises UserError where the objective has neither."""
+        float32 [B] (LOG_PROBABILITY). Raises UserError if the objective has neither."""
         raise UserError(f"evaluate_on: the objective {self.name!r} has no validation metric; leave it empty.")
 
     def batch_positions(self, batch: Batch) -> tuple[int, int]:

@@ -53,7 +53,7 @@ class Joint(Objective):
         return self.model.init(key, **self.inputs(batch)._asdict())["params"]
 
     def frames_in(self, samples: int) -> int:
-        """Frames of continuation, in whole steps, of a batch whose rows have so many samples (at most `num_frames`)."""
+        """Frames of continuation, in whole frame steps, of a batch with `samples` per row; at most `num_frames`."""
         step = self.experiment.model.frames.frames_per_step
         return -(-continuation_capacity(samples, self.experiment.data, self.experiment.features) // step) * step
 
@@ -123,7 +123,7 @@ class Joint(Objective):
         return self.model.apply({"params": params}, hidden, method="logits")
 
     def terms(self, params: Params, out: Output, batch: Batch, continuation: Sequence, steps: Sequence) -> Losses:
-        """Compare what came out with what should have."""
+        """The loss terms of the model's output against the batch."""
         config = self.config
         real = jnp.repeat(steps.mask, self.experiment.model.frames.frames_per_step, axis=1)
         logits = functools.partial(self.logits, params)
@@ -187,7 +187,7 @@ class Joint(Objective):
         return prefix_length(model, prompt_samples) + steps + num_tokens, computed + shape.tokens
 
     def middles(self, batch: Batch, steps: int) -> Int[Array, "B N"]:
-        """The sample in the middle of each frame step."""
+        """The middle of each frame step of the continuation: a sample's index from the utterance's start."""
         features, size = self.experiment.features, self.experiment.model.frames.frames_per_step
         start = features.num_frames(jnp.asarray(batch.prompt_samples)) * features.hop
         return start[:, None] + features.hop * (size * jnp.arange(steps)[None, :] + size // 2)
@@ -196,7 +196,7 @@ class Joint(Objective):
 def make_model(experiment: Experiment, unrolled: bool = False) -> Spectron:
     """The joint model of an experiment. unrolled: for parameters in the layout of to_decode_layout.
 
-    Raises UserError where the encoder and the spectrogram want different sample rates.
+    Raises UserError if the encoder and the spectrogram want different sample rates.
     """
     check_sample_rate(experiment)
     vocabulary = make_vocabulary(experiment.data.vocabulary)
@@ -224,7 +224,7 @@ def go_frames(prompt: Sequence, config: FramesConfig) -> Float[Array, "B r F"]:
 
 
 def feedback(continuation: Sequence, go: Float[Array, "B r F"], step: int) -> Sequence:
-    """The frame stream the pre-net reads: go, then the continuation without its last step, r frames a step."""
+    """The frame stream the pre-net reads: go, then the continuation without its last step, r frames per step."""
     batch, length, bands = continuation.values.shape
     shifted = jnp.concatenate([go, continuation.values[:, :-step]], axis=1).reshape(batch, length // step, step * bands)
     steps = -(-continuation.lengths // step)

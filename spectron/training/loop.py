@@ -294,7 +294,11 @@ def train(
 
 
 def stopper(asked: Callable[[], bool], stop_after: int | None) -> Callable[[int], bool]:
-    """Returns step → whether to stop after it: on SIGTERM (to any process, agreed on by all) or at `stop_after`."""
+    """Returns step → whether to stop after it: on SIGTERM or at `stop_after`.
+
+    asked: whether this process has received SIGTERM; ignored in a job of several processes, where JAX lets all
+    processes agree on a step after any of them received it.
+    """
 
     def stopping(step: int) -> bool:
         if jax.process_count() > 1:

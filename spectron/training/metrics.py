@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 LATEST = "learning_rate"  # metrics of this name, or below it, are written as their last value, not as a mean
 RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "padding", "teraflops_per_chip", "mfu")
-UNITS = ("s/step", "examples/s", "s of speech/s", "padding", "model TFLOP/s a chip", "MFU")
+UNITS = ("s/step", "examples/s", "s of speech/s", "padding", "model TFLOP/s per chip", "MFU")
 
 
 class Work(NamedTuple):

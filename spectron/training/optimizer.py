@@ -28,7 +28,7 @@ DEFAULT = "default"  # the name of stage.optimizer in the optimizer's state
 
 
 def prefix_of(stage: StageConfig, path: str) -> str:
-    """The longest prefix in stage.optimizers that a parameter's path is below, "" for stage.optimizer."""
+    """The longest prefix in stage.optimizers that a parameter's path is below; "" (stage.optimizer) if none matches."""
     return max((prefix for prefix, _ in stage.optimizers if is_below(path, prefix)), key=len, default="")
 
 
@@ -114,7 +114,8 @@ def _transform(config: LearningRateConfig, steps: int) -> optax.GradientTransfor
 def schedule(config: LearningRateConfig, steps: int, peak: float | None = None) -> Callable[[Array], Array]:
     """Step (from 0) → learning rate: linear warm-up, then the named decay to `final_fraction` of the peak at `steps`.
 
-    The first step already moves: warm-up is (step + 1) / warmup_steps. Raises UserError for an unknown schedule.
+    The learning rate is above 0 at step 0: warm-up is (step + 1) / warmup_steps. Raises UserError for an
+    unknown schedule.
     """
     peak = config.learning_rate if peak is None else peak
     warmup = max(min(config.warmup_steps, steps), 1)

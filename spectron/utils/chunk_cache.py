@@ -1,4 +1,4 @@
-"""A cache of finished chunks: long work survives a kill and goes on with the chunk that is missing."""
+"""A cache of finished chunks: long work that is interrupted resumes with the missing chunk."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from spectron.types import UserError
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     """The least substitutions, deletions and insertions that turn one list of words into the other (Levenshtein).
 
-    Raises UserError where the package rapidfuzz is missing.
+    Raises UserError if the package rapidfuzz is missing.
     """
     try:
         from rapidfuzz.distance import Levenshtein

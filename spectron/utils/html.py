@@ -35,7 +35,7 @@ class Histogram:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading with a table and what stands below it; every part but the heading may be empty.
+    """A heading with a table and the content below it; every part but the heading may be empty.
 
     style: "pairs" (names and values), "figures" (numbers, the last column counts) or "sortable".
     """

@@ -60,7 +60,7 @@ def _number(words: Sequence[str], i: int) -> tuple[str, int]:
 
 
 def _year(words: Sequence[str], i: int) -> tuple[int, int]:
-    """(1984, end) of "nineteen eighty four" or "nineteen oh five"; (0, i) where there is none."""
+    """(1984, end) of "nineteen eighty four" or "nineteen oh five"; (0, i) if there is none."""
     century = _SMALL.get(words[i], 0)
     if century not in _CENTURIES:
         return 0, i
@@ -73,7 +73,7 @@ def _year(words: Sequence[str], i: int) -> tuple[int, int]:
 
 
 def _cardinal(words: Sequence[str], i: int) -> tuple[int, int, bool]:
-    """(value, end, whether it ended as an ordinal); end == i where no number begins."""
+    """(value, end, whether it ended as an ordinal); end == i if no number begins."""
     total, smallest, start = 0, 0, i
     while True:
         begin = i + (i > start and _word(words, i) == "and")

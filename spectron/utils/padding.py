@@ -24,8 +24,8 @@ def batches_by_length(
 ) -> Iterator[PaddedBatch]:
     """All sequences in batches of `rows`, similar lengths together, so that little padding is computed.
 
-    padded_length: length of the longest sequence of a batch → the batch's size, which grows with it; it decides how
-    many different shapes are compiled.
+    padded_length: length of a batch's longest sequence → the batch's padded length (monotonic); it decides
+    how many different shapes are compiled.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     for start in range(0, len(order), rows):

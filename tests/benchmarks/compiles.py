@@ -45,7 +45,7 @@ SIZES = (
     Row("7b", "v5p:8x8x8", "data=8,fsdp=64"),
     Row("7b", "v5e:16x16", "replica=2,data=4,fsdp=64", slices=2),
 )
-# Weak scaling: eight utterances a chip.
+# Weak scaling: eight utterances per chip.
 SCALING = (
     Row("350m", "v5e:2x4", "fsdp=8", batch=64),
     Row("350m", "v5e:8x8", "data=8,fsdp=8", batch=512),
@@ -86,23 +86,24 @@ def cells(found: dict[str, Any]) -> list[str]:
         f"{found['flops']['step'] / 1e15:.3g}",
         f"{sent / 1e9:.2f}",
         *(f"{1e3 * seconds[name]:.1f}" for name in ("compute", "memory", "ici", "dcn")),
-        bound(found),
+        found["bound"],
+        *rows_per_chip(found),
     ]
 
 
-def bound(found: dict[str, Any]) -> str:
-    """What takes longest, and the rows a chip at which the network takes as long as the matrix products (break-even).
+def rows_per_chip(found: dict[str, Any]) -> list[str]:
+    """Rows per chip, and how many make the matrix products take as long as the network (break-even).
 
     Parameters and gradients are sent whatever the batch: fewer rows make the products shorter, not the collectives.
     """
     seconds = found["seconds"]
     network = max(seconds["ici"], seconds["dcn"])
     rows = found["batch_size"] / found["chips"]
-    return f"{found['bound']}; break-even at {rows * network / seconds['compute']:.2g} of {rows:.3g} rows a chip"
+    return [f"{rows:.3g}", f"{rows * network / seconds['compute']:.2g}"]
 
 
-HEADER = ["model", "slice (chips)", "mesh", "batch", "GiB a chip", "PFLOP a step", "GB sent a chip"]
-HEADER += ["compute ms", "memory ms", "ICI ms", "DCN ms", "bound by"]
+HEADER = ["model", "slice (chips)", "mesh", "batch", "GiB per chip", "PFLOP per step", "GB sent per chip"]
+HEADER += ["compute ms", "memory ms", "ICI ms", "DCN ms", "bound by", "rows per chip", "break-even rows"]
 
 
 def main() -> int:

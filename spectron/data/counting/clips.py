@@ -168,7 +168,7 @@ def trim(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def level(samples: np.ndarray, name: str) -> np.ndarray:
-    """int16 [S] → float32 [S] in [-1, 1] at LEVEL_RMS, or lower where PEAK would be passed. UserError for silence."""
+    """int16 [S] → float32 [S] in [-1, 1] at LEVEL_RMS, or lower if PEAK would be passed. UserError for silence."""
     x = samples.astype(np.float32) / 32768
     rms = float(np.sqrt(np.mean(x**2))) if len(x) else 0.0
     if rms < 1e-4:

@@ -1,7 +1,7 @@
 """The counting world: six spoken digits counting from s by k modulo ten, joined from single clips of one speaker.
 
 The prompt is the first three digits, the continuation the other three. Six of the thirty sequences never occur in
-speech training: they are known from text alone.
+speech training (the held-out ones): they occur in text alone.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def raw_signature() -> dict[str, tf.TensorSpec]:
 
 
 class SeqioVocabulary(seqio.Vocabulary):
-    """Our vocabulary as seqio wants it."""
+    """Our vocabulary in seqio's interface."""
 
     def __init__(self, vocabulary: Vocabulary):
         self._ours = vocabulary
@@ -151,7 +151,7 @@ def _side_by_side(numbers: list[int], examples: list[Example]) -> dict[str, Any]
             columns[name] = values
             continue
         lengths = [len(value) for value in values]
-        # Never no column: TensorFlow 2.21 dies when it takes an empty tensor apart.
+        # Never no column: TensorFlow 2.21 crashes when it takes an empty tensor apart.
         padded = np.zeros((len(values), max(1, *lengths)), np.int16 if name == "samples" else np.int32)
         for row, value in zip(padded, values, strict=True):
             row[: len(value)] = value
@@ -226,7 +226,7 @@ def read(tasks: Sequence[seqio.Task], rows: Records, steps: Steps) -> Generator[
 
 
 def _alike(steps: Steps, shape: tuple[BatchShape, int]) -> Iterator[Sequence[int]]:
-    """The rows of those steps whose batches have a shape."""
+    """The rows of the steps whose batches have exactly this shape and row count."""
     return (numbers for room, numbers in steps() if (room, len(numbers)) == shape)
 
 

@@ -105,7 +105,7 @@ def silent(samples: Int[np.ndarray, " S"]) -> bool:
 
 
 def init(key: Array) -> Weights:
-    """He-scaled convolutions; a head that knows nothing."""
+    """He-scaled convolutions; a head of zeros, which gives all digits the same score."""
     weights, width = {}, FEATURES.num_mels
     for i, (kernel, _, _) in enumerate(LAYERS):
         size = kernel * width
@@ -129,7 +129,7 @@ def logits(weights: Weights, x: Float[Array, "B T F"]) -> Float[Array, "B T4 11"
 
 
 def normalise(log_mels: Float[Array, "B T F"], real: Array) -> Float[Array, "B T F"]:
-    """Against each recording's mean power over its real frames [B, T, 1]: loudness says nothing of digits.
+    """Against each recording's mean power over its real frames [B, T, 1]: loudness is irrelevant.
 
     Not against its mean spectrum: that of one to three digits is mostly the digits (98.7 % instead of 99.7 % of single
     clips right).
@@ -154,7 +154,7 @@ def augment(key: Array, log_mels: Float[Array, "B T F"]) -> Float[Array, "B T F"
     slope = jnp.linspace(-1, 1, bands)
     tilt = jax.random.normal(keys[0], (batch, 1, 1)) * slope
     colour = jax.random.normal(keys[1], (batch, 1, 1)) * slope + 0.5 * jax.random.normal(keys[2], log_mels.shape)
-    # Against the loudest band of the row: louder than this, and fricatives drown.
+    # Against the loudest band of the row: a higher floor would hide fricatives.
     level = jax.random.uniform(keys[3], (batch, 1, 1), minval=-6.5, maxval=-3.5) * jnp.log(10.0)
     noise = log_mels.max(axis=(1, 2), keepdims=True) + level + colour
     grain = 0.1 * jax.random.normal(keys[4], log_mels.shape)
@@ -170,7 +170,7 @@ def augment(key: Array, log_mels: Float[Array, "B T F"]) -> Float[Array, "B T F"
 
 
 def loss(weights: Weights, rows: JoinedClips, key: Array) -> Array:
-    """CTC per digit plus cross-entropy where the digit is known by its place."""
+    """CTC per digit plus cross-entropy for the outputs whose digit is known."""
     real = jnp.full(rows.samples.shape[0], rows.samples.shape[1])
     scores = logits(weights, augment(key, log_mel(rows.samples, real, FEATURES).values))
     placed = optax.softmax_cross_entropy_with_integer_labels(scores, rows.labels) * rows.weights

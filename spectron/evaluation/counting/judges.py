@@ -61,7 +61,7 @@ def get_judges(experiment: Experiment, folder: str | Path) -> Judges:
 
 
 def check_judges_folder(folder: str | Path | None) -> None:
-    """Raise UserError where judges that are still to be trained could not be written."""
+    """Raise UserError if judges that are still to be trained could not be written."""
     if folder and not (Path(folder) / "judges.json").is_file():
         check_out(folder, "--judges")
 

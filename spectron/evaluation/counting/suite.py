@@ -68,10 +68,10 @@ def evaluate_counting(
     overrides: Sequence[str] = (),
     limit: int = 0,
 ) -> Results:
-    """Evaluate a checkpoint; results and report.html in OUT. Killed and called again, it goes on.
+    """Evaluate a checkpoint; results and report.html in OUT. Resumes if interrupted.
 
     judges_dir: where the judges are kept (OUT/judges). repeats: takes of each sequence by each speaker. overrides:
-    "key=value" for the checkpoint's experiment, such as data.root. limit: only so many items, evenly spread (0: all).
+    "key=value" for the checkpoint's experiment, such as data.root. limit: at most N items, evenly spread (0: all).
     Raises UserError.
     """
     if repeats < 1:

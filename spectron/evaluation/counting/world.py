@@ -1,4 +1,4 @@
-"""`spectron evaluate probes` of the counting world, and its test items cut after so many digits."""
+"""`spectron evaluate probes` of the counting world, and its test items cut after a given number of digits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pick_items(experiment: Experiment, repeats: int, limit: int) -> list[Example
 def digit_cuts(
     examples: Sequence[Example], digits: Sequence[int], features: FeatureConfig
 ) -> tuple[list[SplitUtterance], dict[str, list[SplitUtterance]]]:
-    """(the items as in training, name → the items with prompts of so many digits). Raises UserError."""
+    """(the items as in training, name → the items with prompts of that many digits). Raises UserError."""
     full = [cut(example, example.prompt_samples) for example in examples]
     cuts = {
         f"prompt of {n} digit{'s' if n > 1 else ''}": [
@@ -70,7 +70,7 @@ def evaluate_digit_probes(
     limit: int = 0,
     overrides: Sequence[str] = (),
 ) -> Results:
-    """`spectron evaluate probes` of the counting world; results and report.html in OUT. Goes on where it was killed.
+    """`spectron evaluate probes` of the counting world; results and report.html in OUT. Resumes if interrupted.
 
     judges_dir: where its judges are kept (OUT/judges). prompts: lengths in digits. repeats: takes of each sequence by
     each speaker. Raises UserError.

@@ -45,7 +45,7 @@ class SpeakerEncoder(Judge, Protocol):
     """Embeds recordings so that those of one speaker are close."""
 
     def embed(self, recordings: Sequence[np.ndarray]) -> Float[np.ndarray, "N D"]:
-        """int16 [S] each, at 16 kHz → unit vectors float32 [N, D]; zeros where no voice is found."""
+        """int16 [S] each, at 16 kHz → unit vectors float32 [N, D]; zeros if no voice is found."""
         ...
 
 
@@ -58,7 +58,7 @@ class SpeechQuality(Judge, Protocol):
         ...
 
     def rate(self, recordings: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> list[dict[str, float]]:
-        """int16 [S] each, at 16 kHz → every measure's value, NaN where it has none. Alone: references is ()."""
+        """int16 [S] each, at 16 kHz → every measure's value, NaN if it has none. Alone: references is ()."""
         ...
 
 

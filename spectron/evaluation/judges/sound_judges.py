@@ -32,7 +32,7 @@ class Resemblyzer:
     """resemblyzer's GE2E encoder (256 dimensions, VoxCeleb and LibriSpeech) with its own pre-processing.
 
     Loudness is raised to −30 dBFS, long silences are cut, windows of 1.6 s are embedded and averaged; a shorter
-    recording is one window, padded with zeros. All recordings of a call are one batch. Raises UserError where it is not
+    recording is one window, padded with zeros. All recordings of a call are one batch. Raises UserError if it is not
     installed.
     """
 
@@ -45,7 +45,7 @@ class Resemblyzer:
         self.facts = facts("speaker encoder", name, version, settings, checksum_of([weights]))
 
     def embed(self, recordings: Sequence[np.ndarray]) -> Float[np.ndarray, "N D"]:
-        """int16 [S] each, at 16 kHz → unit vectors float32 [N, 256]; zeros where no voice is left."""
+        """int16 [S] each, at 16 kHz → unit vectors float32 [N, 256]; zeros if no voice is left."""
         import torch
 
         windows: list[np.ndarray] = []
@@ -112,7 +112,7 @@ class DNSMOS:
 
 
 class PairedQuality(abc.ABC):
-    """A measure of recordings against references of the same length. Raises UserError where its package is missing."""
+    """A measure of recordings against references of the same length. Raises UserError if its package is missing."""
 
     name: ClassVar[str]
     definition: ClassVar[str]
@@ -126,7 +126,7 @@ class PairedQuality(abc.ABC):
         self.facts = facts("speech quality", package, version_of(package), settings, "")
 
     def rate(self, recordings: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> list[dict[str, float]]:
-        """int16 [S] pairs at 16 kHz → {name: value}, NaN where there is too little. UserError for unequal lengths."""
+        """int16 [S] pairs at 16 kHz → {name: value}, NaN if there is too little. UserError for unequal lengths."""
         pairs = itertools.starmap(equal_lengths, zip(recordings, references, strict=True))
         return [{self.name: self._rate(samples, reference)} for samples, reference in pairs]
 
@@ -173,7 +173,7 @@ class STOI(PairedQuality):
 
 
 def equal_lengths(samples: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both cut to the shorter one. Raises UserError where they differ by more than a tenth of a second."""
+    """Both cut to the shorter one. Raises UserError if they differ by more than a tenth of a second."""
     if abs(len(samples) - len(reference)) > LENGTHS * RATE:
         raise UserError(
             f"The recording lasts {len(samples) / RATE:.2f} s, its reference {len(reference) / RATE:.2f} s; "

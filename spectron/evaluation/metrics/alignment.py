@@ -9,7 +9,7 @@ from spectron.utils.plain_words import plain_words
 
 
 def fit_start(words: Sequence[str], longer: Sequence[str]) -> tuple[int, int]:
-    """(errors, end): words fit longer[:end] best, with so many word errors; end 0 where no word fits."""
+    """(errors, end): words fit longer[:end] best, with that many word errors; end 0 if no word fits."""
     errors = [edit_distance(words, longer[:end]) for end in range(len(longer) + 1)]
     # Of equal distances the one nearest in length: a wrong last word is a wrong word, not a missing one.
     end = min(range(len(errors)), key=lambda j: (errors[j], abs(j - len(words))))

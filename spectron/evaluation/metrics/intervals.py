@@ -62,7 +62,7 @@ def bootstrap(
 
 
 def _ratio(sums: np.ndarray, weights: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Σ sums / Σ weights; NaN where the weights sum to 0."""
+    """Σ sums / Σ weights; NaN if the weights sum to 0."""
     total = weights.sum(axis=axis)
     return np.where(total > 0, sums.sum(axis=axis) / np.where(total > 0, total, 1.0), math.nan)
 

@@ -20,7 +20,7 @@ DEFINITIONS = {
 class Surprise(NamedTuple):
     """One text: Σ −ln p, of how many tokens, and how many words it has.
 
-    (0, 0, 0) where no token was scored: an empty text, or a single token that the model cannot predict from anything.
+    (0, 0, 0) if no token was scored: an empty text, or a single token that the model cannot predict from anything.
     """
 
     nats: float

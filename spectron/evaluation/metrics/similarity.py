@@ -29,14 +29,14 @@ COURSE = "Cosine of the speaker embeddings of the prompt and of these seconds of
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """a · b of two unit vectors; NaN where one is zero (no voice was found)."""
+    """a · b of two unit vectors; NaN if one is zero (no voice was found)."""
     return float(np.clip(a @ b, -1, 1)) if np.any(a) and np.any(b) else math.nan
 
 
 def to_others(prompts: Float[np.ndarray, "N D"], spoken: Float[np.ndarray, "N D"]) -> list[float]:
-    """Mean cosine of each continuation with all prompts but its own; unit vectors, or zeros where no voice was found.
+    """Mean cosine of each continuation with all prompts but its own; unit vectors, or zeros if no voice was found.
 
-    Prompts and continuations without a voice are left out; NaN where nothing is left.
+    Prompts and continuations without a voice are left out; NaN if nothing is left.
     """
     # The mean of products is the product with the mean: no table of all pairs, which grows with the square.
     prompts, spoken = prompts.astype(np.float64), spoken.astype(np.float64)
@@ -53,7 +53,7 @@ def windows(samples: np.ndarray) -> list[np.ndarray]:
 
 
 def drift(course: Course) -> float:
-    """The last window's cosine less the first one's; NaN where they would overlap or one has no voice."""
+    """The last window's cosine minus the first window's; NaN if they would overlap or one has no voice."""
     return course[-1] - course[0] if (len(course) - 1) * HOP >= WINDOW else math.nan
 
 
@@ -70,7 +70,7 @@ def similarity_figures(
 
 
 def course_table(courses_of: Mapping[str, Sequence[Sequence[Course]]]) -> list[Table]:
-    """The table of similarity by second, over the items that last so long; [] where no system has a course.
+    """The table of similarity by second, over the items that last so long; [] if no system has a course.
 
     courses_of: row → courses[item][seed].
     """

@@ -25,7 +25,7 @@ def tokens(text: str) -> list[str]:
 
 
 def substring(references: Sequence[str], said: str) -> bool:
-    """The paper's: a lower-cased reference stands somewhere in the lower-cased text, inside another word too.
+    """The paper's scorer: a lower-cased reference occurs in the lower-cased text, also inside another word.
 
     Nothing else is done to either, so "Zürich", "5" and "the Alps" are not found in "zurich", "five" and "alps".
     Blank references are left out.
@@ -35,20 +35,20 @@ def substring(references: Sequence[str], said: str) -> bool:
 
 
 def contains(references: Sequence[str], said: str) -> bool:
-    """A reference's tokens stand among the said ones as one run. References without tokens are left out."""
+    """A reference's tokens occur in the answer's tokens as one run. References without tokens are left out."""
     return any(_run(wanted, heard) for wanted, heard in _compared(references, said))
 
 
 def exact(references: Sequence[str], said: str) -> bool:
-    """A reference's tokens are the said ones, no more and no fewer. References without tokens are left out."""
+    """A reference's tokens are the answer's tokens, no more and no fewer. References without tokens are left out."""
     return any(wanted == heard for wanted, heard in _compared(references, said))
 
 
 def _compared(references: Sequence[str], said: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Each reference's tokens with the said ones, and what else may count as them.
+    """Yields (reference tokens, answer tokens) variants.
 
-    Articles are kept where the reference is nothing else; of one that ends in an article ("Vitamin A") this last one is
-    kept, and each such article among the said words in turn. Where possessives were said, once more without their "'s".
+    A reference of only articles keeps them. If it ends in an article ("Vitamin A"), that one is kept in both: in the
+    answer, each such article in turn. Possessives are also tried without "'s".
     """
     for reference in references:
         words = to_digits(plain_words(reference))

@@ -22,7 +22,7 @@ WER = f"{RATE} {ENGLISH}"
 
 
 def english_words(text: str) -> list[str]:
-    """Whisper's English normaliser. Raises UserError where transformers is missing.
+    """Whisper's English normaliser. Raises UserError if transformers is missing.
 
     Its list of British spellings is a file of Whisper's weights, not of the package: spellings stay as they are.
     """

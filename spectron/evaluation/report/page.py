@@ -19,7 +19,9 @@ from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, re
 from spectron.utils.spacing import evenly_spaced_order
 
 MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
-MEDIA_LEFT_OUT = "Rows without a player were judged like the others: the page holds only so many sounds."
+MEDIA_LEFT_OUT = (
+    "Rows without a player were judged like the others: only some rows have sounds, to keep the page small."
+)
 check = spectrogram_png.check
 
 Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # label, log-mel before and after a line

@@ -33,9 +33,9 @@ class ScoredItem:
     answers: Sequence[str] = ()
 
     def hear(self, role: str, may_be_empty: bool = False) -> np.ndarray:
-        """int16 [S] at 16 kHz. Raises UserError for a file that is no audio, or has no samples.
+        """int16 [S] at 16 kHz. Raises UserError for a file that is not audio, or has no samples.
 
-        may_be_empty: a generated one of no samples is [0], a system that said nothing.
+        may_be_empty: a generated recording without samples (the system said nothing) gives shape [0].
         """
         path = self.sounds[role]
         if may_be_empty and role in GENERATED and _has_no_samples(path):
@@ -69,8 +69,8 @@ def from_manifest(
 ) -> ScoredItems:
     """The lines of a JSONL file as items; recordings are named relative to its folder.
 
-    roles: what an item needs. fields: role → the line's key, where it is another. where: key → the value that a line
-    must have. Raises UserError naming line and key.
+    roles: what an item needs. fields: role → the line's key, if it differs from the role. where: key → the value that a
+    line must have. Raises UserError naming line and key.
     """
     path, fields, where = Path(path), fields or {}, where or {}
     check_roles(fields, roles, "--field")

@@ -22,8 +22,8 @@ from spectron.types import Recogniser, UserError
 class Metric(abc.ABC):
     """One thing to measure.
 
-    name: as the command calls it. roles: what it reads of an item. judges: their entries in the results. settings: what
-    else changes the outcome.
+    name: the metric's name in the command. roles: what it reads of an item. judges: their entries in the results.
+    settings: what else changes the outcome.
     """
 
     name: str
@@ -142,7 +142,7 @@ class TextMetric(Metric):
         self.roles = (*needs, "audio" if recogniser else "transcript")
 
     def texts(self, items: Sequence[ScoredItem]) -> list[str]:
-        """The text of each item; "" of a recording without samples."""
+        """Each item's text: what the recogniser hears ("" for a recording without samples), or the given transcript."""
         if self.recogniser is None:
             return [item.texts["transcript"] for item in items]
         recordings = [item.hear("audio", may_be_empty=True) for item in items]
@@ -215,7 +215,7 @@ class Questions(TextMetric):
         return records
 
     def tables(self, row: str, records: Sequence[Record]) -> list[Table]:
-        """All answers, then the short ones and the others, where there are both."""
+        """All answers, then the short ones and the others, if there are both."""
         verdicts = [{scorer: [record[scorer]] for scorer in text_scores.SCORERS} for record in records]
         return [answer_table({row: (verdicts, [record["short"] for record in records])})]
 

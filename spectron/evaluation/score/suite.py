@@ -26,9 +26,9 @@ NOT_SHOWN = ("course", "short")  # a curve; a group to filter by
 
 
 def score(metric: Metric, items: ScoredItems, out: str | Path, row: str) -> Results:
-    """Measure all items; results and report.html in OUT. Killed and called again, it goes on.
+    """Measure all items; results and report.html in OUT. Resumes if interrupted.
 
-    row: the system's name in the tables. Raises UserError for what cannot be read, or where OUT is of other work.
+    row: the system's name in the tables. Raises UserError for what cannot be read, or if OUT holds other work.
     """
     suite = ScoreSuite(
         facts={"metric": metric.name, **metric.settings},

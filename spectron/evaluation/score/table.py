@@ -13,7 +13,7 @@ from spectron.evaluation.suite import once
 from spectron.types import UserError
 
 Rows = Mapping[str, Mapping[str, Figure]]
-RECOGNISER, OF_TEXT = "speech recogniser", ("Words", "Log-perplexity", "Answers")  # tables where it decides
+RECOGNISER, OF_TEXT = "speech recogniser", ("Words", "Log-perplexity", "Answers")  # tables whose figures depend on it
 SETTINGS = {"case": "lower"}  # settings that change a figure, and the suites' values, which their results omit
 
 
@@ -29,11 +29,11 @@ class _Part:
 
 
 def joined(paths: Sequence[str | Path]) -> Results:
-    """Several results.json, of `spectron score` or any suite, as one: a row for each system in tables of one title.
+    """Join several results.json, of `spectron score` or any suite: tables with equal titles become one.
 
-    Rows of one name are one row where their columns differ or agree; otherwise they are told apart by their folders.
-    Tables name the rows that no recogniser heard where others were heard. Raises UserError where figures of one column
-    have other judges or settings.
+    Rows with equal names are merged if their columns are disjoint or equal; otherwise the folder's name is added. A
+    table's note lists the rows whose texts were given, if a recogniser heard the texts of other rows. Raises UserError
+    if one column has figures of different judges or settings.
     """
     all_results = [read_results(path) for path in paths]
     parts: dict[str, list[_Part]] = {}
@@ -55,7 +55,7 @@ def joined(paths: Sequence[str | Path]) -> Results:
 
 
 def _apart(rows: Rows, before: Rows, path: Path) -> Rows:
-    """The rows, named after their folder too where another file has other figures for one of that name."""
+    """The rows, with the folder's name added if another file has other figures for a row of that name."""
     place = path.name if path.suffix != ".json" else path.absolute().parent.name
     named = {row if _agree(before.get(row, {}), cells) else f"{row}, {place}": cells for row, cells in rows.items()}
     if doubled := [row for row, cells in named.items() if not _agree(before.get(row, {}), cells)]:
@@ -76,7 +76,7 @@ def _sharing(parts: Sequence[_Part]) -> Iterator[tuple[_Part, _Part]]:
 
 
 def _check(parts: Sequence[_Part]) -> None:
-    """Raise UserError where one column has figures of different judges or settings."""
+    """Raise UserError if one column has figures of different judges or settings."""
     for first, second in _sharing(parts):
         judges, others = _by_role(first.results), _by_role(second.results)
         for role in judges.keys() & others.keys():
@@ -91,7 +91,7 @@ def _check(parts: Sequence[_Part]) -> None:
 
 
 def _by_role(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """Role → its judges. A name, which may be a path, counts only where no checksum identifies the judge."""
+    """Role → its judges. A name, which may be a path, counts only if no checksum identifies the judge."""
     roles: dict[str, list[dict[str, Any]]] = {}
     for judge in results.judges:
         name = "" if judge.get("checksum") else judge.get("name")
@@ -100,7 +100,7 @@ def _by_role(results: Results) -> dict[str, list[dict[str, Any]]]:
 
 
 def _note(parts: Sequence[_Part]) -> str:
-    """The parts' notes, and in a table of texts the rows of given ones where others were heard."""
+    """The parts' notes, and for a table of texts the rows whose texts were given, if others were heard."""
     notes = once(part.table.note for part in parts if part.table.note)
     mixed = [pair for pair in _sharing(parts) if pair[0].heard() != pair[1].heard()]
     if mixed and parts[0].table.title in OF_TEXT:

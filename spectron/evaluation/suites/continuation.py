@@ -1,4 +1,4 @@
-"""`spectron evaluate continuation`: prompts of real speech continued, judged beside what truly follows."""
+"""`spectron evaluate continuation`: prompts of real speech continued, judged against the real continuation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def evaluate_continuation(
     limit: int = 0,
     overrides: Sequence[str] = (),
 ) -> Results:
-    """Continue a task's utterances; results and report.html in OUT. Killed and called again, it goes on.
+    """Continue a task's utterances; results and report.html in OUT. Resumes if interrupted.
 
     task: one of the checkpoint's, or KIND:PATH. split: instead of the task's. prompt_seconds: 0 takes the task's own.
     judges: without any, only what needs no judge is measured. overrides: "key=value" for the checkpoint's experiment.
@@ -101,7 +101,7 @@ class ContinuationSuite(SpeakingSuite):
     name = "continuation"
     intro = (
         "Every prompt is heard, written down and continued in one decoding pass. Below the figures: the first decoding "
-        "seed's answers beside what truly follows."
+        "seed's answers against the real continuation."
     )
 
     seeds: int
@@ -109,7 +109,7 @@ class ContinuationSuite(SpeakingSuite):
     rows: dict[str, Row] = dataclasses.field(default_factory=dict)
 
     def measure(self, work: Path) -> list[Record]:
-        """Decode, judge, and judge the truth."""
+        """Decode, judge, and judge the reference."""
         prompts, rests = [item.prompt for item in self.items], [item.rest for item in self.items]
         runner, size = JudgeRunner(self.panel, work, self.batch_size), self.batch_size
         generator = generation.with_room(self.generator, prompts)

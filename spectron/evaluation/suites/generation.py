@@ -32,7 +32,7 @@ STOPS = "The stop head ended the answer before the maximum length."
 class Generated:
     """One answer. samples: int16 [S], the spoken continuation; stopped: by the stop head; ids: of the transcript.
 
-    frames: log-mel float32 [T, F]; [0, 0] where they are not kept.
+    frames: log-mel float32 [T, F]; [0, 0] if they are not kept.
     """
 
     transcript: str
@@ -104,7 +104,7 @@ def generate_all(
 
     Item i always draws from fold_in(seed, i) and is always in the same batch, so a run that was killed and started
     again gives the same bits. plan: what else decides the answers (checkpoint, settings). forced: as in
-    Spectron.generate. frames: keep the log-mel too. Raises UserError where `folder` holds answers to another plan, or a
+    Spectron.generate. frames: keep the log-mel too. Raises UserError if `folder` holds answers to another plan, or a
     prompt does not fit.
     """
     forced = forced or [()] * len(prompts)

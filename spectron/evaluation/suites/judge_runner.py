@@ -48,8 +48,8 @@ class Judges:
 class Judgement:
     """What the judges measured of one recording; None: no such judge, or nothing to judge.
 
-    heard: the recogniser's text. nats: −ln p of that text, which has so many tokens. similarity: cosine with the
-    prompt, None where no voice was found. course: the same of each window of similarity.windows, NaN without a voice.
+    heard: the recogniser's text. nats: −ln p of that text, of which `tokens` were scored. similarity: cosine with the
+    prompt, None if no voice was found. course: the same of each window of similarity.windows, NaN without a voice.
     """
 
     heard: str | None = None
@@ -84,7 +84,7 @@ class JudgeRunner:
         return self._run(name, "asr", [r.tobytes() for r in recordings], work)
 
     def likelihoods(self, name: str, texts: Sequence[str]) -> list[tuple[float, int] | None]:
-        """(−ln p, tokens) of each text; None where no token was scored."""
+        """(−ln p, tokens) of each text; None if no token was scored."""
 
         def work(indices: range) -> list[Any]:
             return [each[:2] for each in surprise(self.judges.lm, [texts[i] for i in indices])]
@@ -105,7 +105,7 @@ class JudgeRunner:
         return self._run(name, "speaker", [r.tobytes() for r in recordings], work)
 
     def ratings(self, name: str, recordings: Recordings) -> list[dict[str, float]]:
-        """Measure → value of each recording; {} where there is nothing to rate."""
+        """Measure → value of each recording; {} if there is nothing to rate."""
 
         def work(indices: range) -> list[Any]:
             full = [i for i in indices if len(recordings[i])]

@@ -32,7 +32,7 @@ def evaluate_knowledge(
     prompt: str = qa.PROMPT,
     max_tokens: int = qa.MAX_TOKENS,
 ) -> Results:
-    """Ask two text LMs in writing; results and report.html in OUT. Killed and called again, it goes on.
+    """Ask two text LMs in writing; results and report.html in OUT. Resumes if interrupted.
 
     before, after: judges.base.LanguageModel. Raises UserError.
     """
@@ -57,7 +57,7 @@ class KnowledgeSuite(qa.QASuite):
     name = "knowledge"
     intro = (
         "The same written questions, answered by the language model before and after it was trained to listen and "
-        "speak. A row is right where the tokens of a right answer are contained in what the model answers after."
+        "speak. A row is right if the tokens of a right answer are contained in what the model answers after."
     )
 
     lms: dict[str, Any]
@@ -101,7 +101,7 @@ def difference(pairs: Sequence[tuple[bool, bool]]) -> Figure:
     """Share right after less share right before, of the same questions.
 
     The interval is that of Agresti and Min (Statistics in Medicine 24, 2005): Wald's for matched pairs with half a pair
-    more in each of the four cells, which has a width where nothing changed too.
+    more in each of the four cells, which has a width even if nothing changed.
     """
     n, learnt = len(pairs), sum(now and not then for then, now in pairs)
     forgotten = sum(then and not now for then, now in pairs)

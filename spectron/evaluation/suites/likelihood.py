@@ -46,7 +46,7 @@ def evaluate_likelihood(
 ) -> Results:
     """How often the right recording of a pair is the likelier one; results and report.html in OUT.
 
-    Killed and called again, it goes on. limit: only so many pairs, evenly spread (0: all). Raises UserError.
+    Resumes if interrupted. limit: at most N pairs, evenly spread (0: all). Raises UserError.
     """
     if batch_size < 2 or batch_size % 2:
         raise UserError(f"--batch-size {batch_size} holds no pairs; give an even number.")

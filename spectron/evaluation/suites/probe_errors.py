@@ -14,13 +14,13 @@ from spectron.utils.plain_words import plain_words
 ErrorPairs = list[list[tuple[float, float]]]  # [item][seed]: errors per word of the transcript, of the continuation
 
 _HEARD = "word errors a word of the transcript's part that is the prompt's"
-CLOSED = f"Of {_HEARD} and of the speech against what truly follows."
+CLOSED = f"Of {_HEARD} and of the speech against the real continuation."
 BY_LM = f"Of {_HEARD} and −ln p a word of the speech's transcript under the language model."
 BY_TEXT = f"Of {_HEARD} and of the speech against the model's own text."
 
 
 def error_pairs(row: Row, truths: Sequence[str | None], kind: str) -> ErrorPairs:
-    """kind: CLOSED compares the speech with the truth, BY_LM takes its log-perplexity, BY_TEXT the model's own text."""
+    """kind: CLOSED compares the speech with the real one, BY_LM takes its log-perplexity, BY_TEXT the model's text."""
     pairs: ErrorPairs = []
     for each, truth in zip(row, truths, strict=True):
         pairs.append([])

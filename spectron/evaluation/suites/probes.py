@@ -72,7 +72,7 @@ def evaluate_probes(
     limit: int = 0,
     overrides: Sequence[str] = (),
 ) -> Results:
-    """All probes of a checkpoint on a task; results and report.html in OUT. Killed and called again, it goes on.
+    """All probes of a checkpoint on a task; results and report.html in OUT. Resumes if interrupted.
 
     prompts: lengths in seconds. text: forced as one more probe. Raises UserError.
     """
@@ -100,7 +100,7 @@ def check_prompts(prompts: Sequence[float], wanted: str, whole: bool = False) ->
 
 
 def check_text(generator: Spectron, text: str) -> Check:
-    """Whether the model has room to write an example's text. Raises UserError where it has none for the forced text."""
+    """Whether the model has room to write an example's text. Raises UserError if it has none for the forced text."""
     room, encode = trained_lengths(generator.experiment).text_tokens, generator.vocabulary.encode
     if len(encode(text)) > room:
         raise UserError(f"--text {text!r} is longer than data.max_tokens={room}; shorten it.")
@@ -281,7 +281,7 @@ def _exact_figures(
 
 
 def another(items: Sequence[SplitUtterance]) -> list[int]:
-    """For each item the index of one with another text, always drawn alike. Raises UserError where there is none."""
+    """For each item the index of one with another text, drawn with a fixed seed. Raises UserError if there is none."""
     order = np.random.default_rng(0).permutation(len(items)).tolist()
     place, chosen = {i: at for at, i in enumerate(order)}, []
     for i, item in enumerate(items):
@@ -318,7 +318,7 @@ PROBES = (
     "Items are left out whose text the model has no room to write, or whose rest it has no time to say (left_out); "
     "after shorter prompts, which leave more to say, it is given that time."
 )
-FOLLOWS = "Word errors of what is heard in the continuation against what truly follows the prompt, over these words."
-RIGHT = "What is heard in the continuation is exactly what truly follows the prompt."
-CONTINUED = "The text's words after the prompt's are exactly those that truly follow."
+FOLLOWS = "Word errors of what is heard in the generated speech against the real continuation, over these words."
+RIGHT = "What is heard in the generated speech is exactly the real continuation."
+CONTINUED = "The text's words after the prompt's are exactly those of the real continuation."
 SPEAKER = "The speaker judge names the prompt's speaker."

@@ -29,7 +29,7 @@ CHUNK = 32  # ours: prompts a text LM is given at once
 
 
 def check(sets: Sequence[QuestionSet], template: str) -> None:
-    """Raise UserError where two sets would share a table's rows, or a text LM would not be told the question."""
+    """Raise UserError if two sets would share a table's rows, or a text LM would not be told the question."""
     if template.count("{question}") != 1:
         raise UserError(f"--prompt {template!r} must hold {{question}} once; write for example {PROMPT!r}.")
     names = [each.name for each in sets]

@@ -42,20 +42,19 @@ def evaluate_recognition(
     fusion: Fusion | None = None,
     limit: int = 0,
 ) -> Results:
-    """Transcribe a task's utterances and score them against its texts; results and report.html in OUT. Killed and
-    called again, it goes on.
+    """Transcribe a task's utterances and score them against its texts; results and report.html in OUT.
 
-    path: as load_recogniser takes it. fusion: another search than its own. limit: only so many utterances, evenly
-    spread (0: all). Raises UserError.
+    Resumes if interrupted. path: as load_recogniser takes it. fusion: another search than its own. limit: at most N
+    utterances, evenly spread (0: all). Raises UserError.
     """
     if limit < 0:
         raise UserError(f"--limit {limit} must be above 0, or 0 for all utterances.")
     check_output(out)
-    wer.word_errors("", "")  # raises now where a package is missing
+    wer.word_errors("", "")  # raises now if a package is missing
     recogniser = load_recogniser(path, fusion)
     judge = facts_of(recogniser)
     if isinstance(recogniser, CTCRecogniser):
-        _ = recogniser.search  # raises now where its language model cannot be read
+        _ = recogniser.search  # raises now if its language model cannot be read
     ours = recogniser.experiment if isinstance(recogniser, CTCRecogniser) else None
     experiment = override(ours or Experiment("elsewhere", DataConfig(), ()), overrides)
     source = make_source(task_of(task, experiment), unlimited(experiment.data), experiment.features)
@@ -87,7 +86,7 @@ class RecognitionSuite(Suite):
 
     name = "recognition"
     item_name = "Utterance"
-    intro = "Utterances as a recogniser hears them, beside what was said. Below the figures: the utterances."
+    intro = "Utterances as a recogniser hears them, against what was said. Below the figures: the utterances."
 
     utterances: Utterances
     note: str = ""
@@ -148,7 +147,7 @@ def ways(record: Record) -> list[str]:
 def survey(source: Any, task: str, limit: int) -> tuple[list[int], dict[str, int], dict[str, Any]]:
     """(indices of the utterances, how many were left out by reason, the data's entry in the results); reads each once.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     kept: list[int] = []
     left_out = {reason: len(ids) for reason, ids in source.rejected.items()}

@@ -26,7 +26,7 @@ from spectron.inference.api import Spectron
 from spectron.utils.plain_words import plain_words
 from spectron.utils.spacing import evenly_spaced
 
-# Quantities that `spectron score` measures too stand in its tables, so that rows of both can be joined.
+# Quantities that `spectron score` measures too use its table names, so that rows of both can be joined.
 SHARED = {
     "WER": "Words",
     **dict.fromkeys(perplexity.DEFINITIONS, "Log-perplexity"),
@@ -47,8 +47,8 @@ FAITHFUL = (
 class Measured:
     """One continuation, measured.
 
-    prompt_errors, prompt_words: of the transcript's part that is the prompt's; None and 0 where that is not known. own:
-    the text after it, which the voice should say; None where not known. stopped: None for a true recording.
+    prompt_errors, prompt_words: of the transcript's part that is the prompt's; None and 0 if that is not known. own:
+    the text after it, which the voice should say; None if not known. stopped: None for a true recording.
     """
 
     transcript: str
@@ -65,7 +65,7 @@ class Measured:
         return None if self.judgement.heard is None else plain_words(self.judgement.heard)
 
     def word_errors(self, words: wer.Normaliser) -> tuple[int, int] | None:
-        """(errors, words) of what was heard against its own text; None where one of them is not known."""
+        """(errors, words) of what was heard against its own text; None if one of them is not known."""
         if self.own is None or self.judgement.heard is None:
             return None
         return wer.word_errors(self.own, self.judgement.heard, words)
@@ -87,7 +87,7 @@ def measure(item: SplitUtterance, prompt_words: int | None, answer: Generated, j
 def true_measure(
     item: SplitUtterance, prompt_words: int | None, samples: Int[np.ndarray, " S"], judgement: Judgement
 ) -> Measured:
-    """What truly follows, measured as if it were an answer."""
+    """The real continuation, measured as if it were an answer."""
     own = None if prompt_words is None else item.follows(prompt_words)
     return Measured(item.text, None, prompt_words or 0, own, judgement, None, len(samples) / RATE)
 
@@ -147,7 +147,7 @@ def titled(title: str, rows: Mapping[str, Mapping[str, Figure]], note: str, qual
 def prompt_words(items: Sequence[SplitUtterance], runner: JudgeRunner, name: str = "prompts") -> list[int | None]:
     """How many of its text's first words each prompt holds: from word times, else from what the recogniser hears.
 
-    None without both, and where none of the words heard is the text's: the prompt may end anywhere then.
+    None without both, and if none of the words heard is the text's: the prompt may end anywhere then.
     """
     if all(item.prompt_words >= 0 for item in items) or runner.judges.asr is None:
         return [item.prompt_words if item.prompt_words >= 0 else None for item in items]
@@ -215,7 +215,7 @@ class SpeakingSuite(Suite):
         return evenly_spaced(generated, self.max_rows)
 
     def page_item(self, i: int, record: Record, with_media: bool) -> page.Item:
-        """One answer beside what truly follows."""
+        """One answer against the real continuation."""
         answer = self.answers[i]
         item, players, pictures = answer.item, [], []
         if with_media:

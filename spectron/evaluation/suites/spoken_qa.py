@@ -1,4 +1,4 @@
-"""`spectron evaluate spoken-qa`: questions heard, answers written and spoken, both judged, beside a cascade."""
+"""`spectron evaluate spoken-qa`: questions heard, answers written and spoken, both judged, compared with a cascade."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def evaluate_spoken_qa(
     lm: Any = None,
     settings: QASettings | None = None,
 ) -> Results:
-    """Ask a checkpoint; results and report.html in OUT. Killed and called again, it goes on.
+    """Ask a checkpoint; results and report.html in OUT. Resumes if interrupted.
 
     asr: a types.Recogniser that hears the answers. lm: a judges.base.LanguageModel for the cascade, which needs both.
     Raises UserError.
@@ -104,7 +104,7 @@ class SpokenQASuite(qa.QASuite):
     name = "spoken-qa"
     intro = (
         "Every question is heard once per decoding seed; the model writes question and answer as one text and speaks "
-        "the answer. Rows show the first seed. A row is right where the tokens of a right answer are contained in the "
+        "the answer. Rows show the first seed. A row is right if the tokens of a right answer are contained in the "
         "speech as the recogniser hears it, or, without a recogniser, in the text after the question.\n"
         f"Scorers: {', '.join(SCORERS)}; their definitions are below the first table."
     )

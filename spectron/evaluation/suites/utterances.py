@@ -1,4 +1,4 @@
-"""Utterances of a task cut in two: the prompt that the model hears, and what truly follows."""
+"""Utterances of a task cut in two: the prompt that the model hears, and the real continuation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Check = tuple[str, Callable[[Example], bool]]  # why an utterance is left out, a
 @dataclasses.dataclass(frozen=True)
 class SplitUtterance:
     """One utterance. prompt, rest: int16 [S]; text: of both; prompt_words: how many of its words the prompt holds, −1
-    where that is not known."""
+    if that is not known."""
 
     id: str
     speaker: str
@@ -70,7 +70,7 @@ def cut_after_words(example: Example, words: int, sample_rate: int, hop: int) ->
     """An utterance of the counting world whose first words are the prompt: cut half the least gap after them, at a
     multiple of the hop.
 
-    Raises UserError where the ends of words are not known, or no word would follow.
+    Raises UserError if the ends of words are not known, or no word would follow.
     """
     if not 0 < words < len(example.word_ends):
         raise UserError(
@@ -91,8 +91,8 @@ def read_examples(
     """A task's utterances that are long enough to be continued, and how many were left out, by reason.
 
     task: one of the experiment's, or KIND:PATH. split: instead of the task's own. seconds: length of the prompt, which
-    min_continuation_seconds must follow; 0: prompts as the task has them. checks: further conditions. limit: only so
-    many, evenly spaced; another one takes the place of one that is left out. Raises UserError.
+    min_continuation_seconds must follow; 0: prompts as the task has them. checks: further conditions. limit: at
+    most so many, evenly spaced; another one takes the place of one that is left out. Raises UserError.
     """
     config = task_of(task, experiment)
     if split:
@@ -134,7 +134,10 @@ def _order(count: int, limit: int) -> list[int]:
 
 
 def keep(examples: Sequence[Example], left_out: dict[str, int], check: Check) -> list[Example]:
-    """Those that pass; the others are counted in left_out. Raises UserError where none is left."""
+    """Drop the examples that fail a check, and add their number to `left_out`, which is changed.
+
+    Raises UserError if none is left.
+    """
     reason, passes = check
     kept = [example for example in examples if passes(example)]
     if len(kept) < len(examples):
@@ -145,7 +148,7 @@ def keep(examples: Sequence[Example], left_out: dict[str, int], check: Check) ->
 
 
 def speakable(experiment: Experiment, samples: int = 0) -> Check:
-    """Passes where the model has time to say what follows the first `samples` (0: the example's own prompt)."""
+    """Passes if the model has time to say what follows the first `samples` (0: the example's own prompt)."""
     seconds = experiment.data.max_continuation_seconds
     most = round(seconds * experiment.features.sample_rate)
     reason = f"with more after the prompt than data.max_continuation_seconds={seconds:g}"
