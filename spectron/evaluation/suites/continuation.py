@@ -114,15 +114,17 @@ class ContinuationSuite(SpeakingSuite):
         runner, size = JudgeRunner(self.panel, work, self.batch_size), self.batch_size
         generator = generation.with_room(self.generator, prompts)
         plan = generation.plan_of(generator, self.facts)
-        self.prompt_words = speaking.prompt_words(self.items, runner)
-        voices = runner.voices("prompts", prompts, with_windows=False) if self.panel.speaker else []
-        samples, by_seed = [], []
+        answers = []
         for seed in range(self.seeds):
             folder, label = work / f"answers-{seed}", f"decoding, seed {seed}"
-            answers = generation.generate_all(generator, prompts, folder, plan, seed, size, label=label)
-            samples.append([answer.samples for answer in answers])
-            judged = runner.judge(f"answers-{seed}", samples[-1], voices)
-            measured = zip(self.items, self.prompt_words, answers, judged, strict=True)
+            answers.append(generation.generate_all(generator, prompts, folder, plan, seed, size, label=label))
+        self.prompt_words = speaking.prompt_words(self.items, runner)
+        voices = runner.voices("prompts", prompts, with_windows=False) if self.panel.speaker else []
+        samples = [[answer.samples for answer in of_seed] for of_seed in answers]
+        by_seed = []
+        for seed, of_seed in enumerate(answers):
+            judged = runner.judge(f"answers-{seed}", samples[seed], voices)
+            measured = zip(self.items, self.prompt_words, of_seed, judged, strict=True)
             by_seed.append([speaking.measure(*each) for each in measured])
         self._add(OURS, samples, list(zip(*by_seed, strict=True)))
         copies = copy_items(rests, self.features, work / "copies", size)

@@ -28,10 +28,10 @@ STATISTICS = tiny.statistics()
 def generator():
     experiment = tiny.experiment(prenet_dropout=0.0)
     model = make_model(experiment)
-    prompt = tiny.sequence([9, 20], 8)
+    prompt, samples, lengths = tiny.sequence([9, 20], 8), jnp.zeros((2, 4000), jnp.int16), jnp.asarray([2000, 4000])
     tokens = Sequence(jnp.full((2, 5), 4), jnp.ones((2, 5), bool))
     steps = feedback(tiny.sequence([7, 9], 8), go_frames(prompt, experiment.model.frames), 2)
-    params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), prompt, tokens, steps)["params"])
+    params = tiny.unbox(jax.jit(model.init)(jax.random.key(0), samples, lengths, STATISTICS, tokens, steps)["params"])
     return Spectron(params, experiment, STATISTICS)
 
 
