@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -100,12 +100,3 @@ def stop_cell(stopped: bool | None) -> Cell:
 def reasons(left_out: Mapping[str, int]) -> str:
     """Why items were left out, in words."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-
-
-def once(values: Iterable[Any]) -> list[Any]:
-    """Each value once, in order; they need not be hashable."""
-    kept: list[Any] = []
-    for value in values:
-        if value not in kept:
-            kept.append(value)
-    return kept

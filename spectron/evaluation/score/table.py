@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from spectron.evaluation.results import Figure, Results, Table, read_results
-from spectron.evaluation.suite import once
 from spectron.types import UserError
+from spectron.utils.spacing import once
 
 Rows = Mapping[str, Mapping[str, Figure]]
 RECOGNISER, OF_TEXT = "speech recogniser", ("Words", "Log-perplexity", "Answers")  # tables whose figures depend on it

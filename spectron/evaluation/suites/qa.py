@@ -19,9 +19,10 @@ from spectron.evaluation.metrics.text_scores import SCORERS, is_short
 from spectron.evaluation.report import page
 from spectron.evaluation.report.page import Cell
 from spectron.evaluation.results import Table
-from spectron.evaluation.suite import Record, Suite, once
+from spectron.evaluation.suite import Record, Suite
 from spectron.types import UserError
 from spectron.utils.chunk_cache import ChunkCache, checksum
+from spectron.utils.spacing import once
 
 PROMPT = "Question: {question}\nAnswer:"  # ours: what a text LM continues; its first line is the answer
 MAX_TOKENS = 32  # ours: room for the longest alias of a name, not for an essay
