@@ -173,9 +173,9 @@ def test_results_stand_in_one_table_with_others(evaluated, tmp_path):
 def test_folders_that_cannot_be_made_are_refused_before_judges_are_trained(world, tmp_path, monkeypatch):
     monkeypatch.setattr(counting, "get_judges", lambda *_: pytest.fail("judges are trained"))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--out .*is no folder"):
+    with pytest.raises(UserError, match=r"--out .*is not a folder"):
         evaluate(Parrot(world), tmp_path / "file" / "x", None)
-    with pytest.raises(UserError, match=r"--judges .*is no folder"):
+    with pytest.raises(UserError, match=r"--judges .*is not a folder"):
         evaluate(Parrot(world), tmp_path / "out", tmp_path / "file" / "x")
     assert not (tmp_path / "out").exists()
 

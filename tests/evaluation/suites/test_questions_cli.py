@@ -74,7 +74,7 @@ def test_knowledge_of_two_checkpoints(run, tmp_path, capsys):
         (["--voice", "en-us+nobody"], "nobody"),
         (["--set", "data.max_token=3"], "max_token"),
         (["--cascade-lm", "TEXT"], "give --asr too"),
-        (["--out", "FILE/below"], "is no folder"),
+        (["--out", "FILE/below"], "is not a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch, capsys, flags, said):

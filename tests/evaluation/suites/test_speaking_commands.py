@@ -96,7 +96,7 @@ def test_probes_of_any_task(made, tmp_path, capsys):
         ),
         ("continuation", ["--prompt-seconds", "nan"], ["--prompt-seconds nan"]),
         ("continuation", ["--lm", "nowhere"], ["give --asr too"]),
-        ("continuation", ["--asr", "nowhere", "--out", f"{__file__}/out"], ["--out", "is no folder"]),
+        ("continuation", ["--asr", "nowhere", "--out", f"{__file__}/out"], ["--out", "is not a folder"]),
         ("probes", ["--prompts", "nan"], ["--prompts nan"]),
         ("probes", ["--judges", "x"], ["--judges", "without --task"]),
         ("probes", ["--repeats", "1"], ["--repeats", "without --task"]),
