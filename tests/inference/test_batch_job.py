@@ -168,7 +168,7 @@ def test_a_disk_that_fills_up_leaves_no_half_file(whole, checkpoint, recordings,
 def test_a_place_that_cannot_be_written_is_said_before_anything(checkpoint, recordings, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(checkpoint, tmp_path / "file" / "out", recordings) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 def test_sampled_answers_record_their_sampler(checkpoint, recordings, tmp_path, capsys):
