@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import typing
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +35,7 @@ class Source(abc.ABC):
     reads_files: bool = False
     lengths: np.ndarray | None = None
     prompts: np.ndarray | None = None
-
-    @property
-    def tokens(self) -> np.ndarray | None:
-        """Tokens of every text, with eos; a property, because counting them reads every text."""
-        return None
+    tokens: Any = None  # an array, or a property that counts when it is asked
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

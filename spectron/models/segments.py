@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
@@ -72,7 +73,8 @@ def join(segments: Sequence[Segment]) -> Joined:
     )
 
 
-def _bidirectional_prefix(segments: Sequence[Segment], sizes: tuple[int, ...]) -> int | None:
+def _bidirectional_prefix(segments: Sequence[Segment], sizes: Sequence[Any]) -> Any:
+    # Any: an export has symbolic sizes.
     if any(segment.bidirectional is not False for segment in segments[1:]):
         return None
     first = segments[0].bidirectional

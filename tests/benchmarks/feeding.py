@@ -100,22 +100,22 @@ class Recordings(Dataset):
 
 
 class Collate:
-    """Our collation, as tensors; the room of a batch is found from its longest example, as the feed's batches are."""
+    """Our collation, as tensors; the shape of a batch is found from its longest example, as the feed's batches are."""
 
     def __init__(self, experiment: Experiment, feed: Feed):
-        self.experiment, self.rooms = experiment, feed.rows.rooms
+        self.experiment, self.shapes = experiment, feed.rows.shapes
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        room = next(room for room in self.rooms if room.rows == len(examples))
+        shape = next(shape for shape in self.shapes if shape.rows == len(examples))
         data, features = self.experiment.data, self.experiment.features
-        batch = to_batch(examples, data, features, make_vocabulary(data.vocabulary), room=room)
+        batch = to_batch(examples, data, features, make_vocabulary(data.vocabulary), shape=shape)
         return {name: torch.from_numpy(array) for name, array in batch.fields().items()}
 
 
 def contenders(experiment: Experiment, work: Path, batch: int, cores: int) -> dict[str, Callable[[], Iterator]]:
     """Name → what starts an endless or long iterator over batches."""
     feed = make_feed(experiment, "speech", batch)
-    assert len({room.rows for room in feed.rows.rooms}) == len(feed.rows.rooms), "rows must tell the rooms apart"
+    assert len({shape.rows for shape in feed.rows.shapes}) == len(feed.rows.shapes), "rows must tell the shapes apart"
 
     def records() -> Iterator[list[int]]:
         for step in itertools.count():

@@ -1,7 +1,5 @@
 """What benchmarks/transformers_step.py races is a fair opponent: as large as ours, it learns, padding is inert."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -35,7 +33,7 @@ def batches():
     """Rows of several lengths in both streams; tokens without cross-entropy, of which agreement speaks, in one."""
     speech, text = transformers_step.noise(EXPERIMENT)
     scored = speech.text_mask & (np.arange(speech.text_mask.shape[1]) < 2)
-    return dataclasses.replace(speech, text_loss_mask=scored), text
+    return speech.replace(text_loss_mask=scored), text
 
 
 @pytest.mark.parametrize("attention", transformers_step.ATTENTION)

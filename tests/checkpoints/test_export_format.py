@@ -109,7 +109,10 @@ TAMPERED = {
     "half a JSON": (lambda folder: (folder / FACTS).write_text('{"format'), ["cannot be read"]),
     "no facts in it": (lambda folder: (folder / FACTS).write_text("[]"), ["cannot be read"]),
     "no step": (facts(lambda told: told.pop("step")), ["cannot be read", "step"]),
-    "unknown setting": (facts(lambda told: told["experiment"]["model"].update(flux=1)), ["another version", "flux"]),
+    "unknown setting": (
+        facts(lambda told: told["experiment"]["model"].update(flux=1)),
+        ["cannot be opened", "flux"],
+    ),
     "newer format": (facts(newer), ["newer spectron 9.8", "install"]),
     "older format": (facts(older), ["earlier spectron 0.0", "export the model again"]),
 }

@@ -143,7 +143,7 @@ def test_a_config_of_another_version_is_one_sentence(tmp_path):
     meta = json.loads(path.read_text())
     meta["experiment"]["model"]["flux"] = 1
     path.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match=r"another version.*flux"):
+    with pytest.raises(UserError, match=r"cannot be opened by this spectron.*flux"):
         Checkpoint.open(tmp_path)
 
 

@@ -23,7 +23,7 @@ def fake(log, path):
 def recogniser(tmp_path, monkeypatch):
     """spectron.recognition.recogniser with a fake."""
     monkeypatch.setattr(recognisers, "load_recogniser", functools.partial(fake, str(tmp_path / "log")))
-    monkeypatch.setattr(recognisers, "pin", str)
+    monkeypatch.setattr(recognisers, "resolve_recogniser", str)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from data_helpers import assert_same, first, with_data
 
 from spectron.audio import wav
 from spectron.config import DataConfig, Experiment, FeatureConfig, MixtureConfig, TaskConfig, load_experiment
-from spectron.data import packed
+from spectron.data import packing
 from spectron.data.batches import make_feed
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes, continuation_capacity
 from spectron.data.example import BadExample, Source
@@ -269,7 +269,7 @@ def test_packed_batches_are_those_of_the_recordings(spoken, tmp_path):
     lines = manifest.read_text().splitlines()
     manifest.write_text("\n".join(line for i, line in enumerate(lines) if i not in (7, 30)))
     for task in ("speech", "text"):
-        packed.pack(spoken, task, tmp_path / "packs")
+        packing.pack(spoken, task, tmp_path / "packs")
     ours = with_data(spoken, packed=str(tmp_path / "packs"))
     for a, b in zip(first(make_feed(ours, "both", 4), 14), first(make_feed(spoken, "both", 4), 14), strict=True):
         assert_same(a, b)
@@ -279,7 +279,7 @@ def test_a_task_that_does_not_know_its_lengths_is_in_the_longest_bucket(experime
     ours = with_data(experiment, buckets=(2.0, 3.0))
     batches = first(make_feed(ours, "digits", 6), 3)
     assert {batch.samples.shape for batch in batches} == {(6, 64_000)}
-    packed.pack(ours, "digits", tmp_path)
+    packing.pack(ours, "digits", tmp_path)
     for a, b in zip(first(make_feed(with_data(ours, packed=str(tmp_path)), "digits", 6), 3), batches, strict=True):
         assert_same(a, b)
 

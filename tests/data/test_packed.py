@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_helpers import assert_same, first, with_data
 
-from spectron.data import packed
+from spectron.data import packed, packing
 from spectron.data.batches import make_feed
 from spectron.types import UserError
 
@@ -12,7 +12,7 @@ from spectron.types import UserError
 @pytest.fixture
 def packs(experiment, tmp_path):
     for task in ("digits", "random", "texts"):
-        report = packed.pack(experiment, task, tmp_path / "packs")
+        report = packing.pack(experiment, task, tmp_path / "packs")
         assert report.examples == {"digits": 50, "random": 70, "texts": 30}[task]
     return tmp_path / "packs"
 
@@ -48,16 +48,16 @@ def test_smaller_limits_leave_out_and_count(experiment, packs):
 
 def test_writing_is_whole_or_not_at_all(experiment, packs, monkeypatch):
     with pytest.raises(UserError, match="exists already"):
-        packed.pack(experiment, "digits", packs)
+        packing.pack(experiment, "digits", packs)
     with pytest.raises(UserError, match="no task 'nothing'"):
-        packed.pack(experiment, "nothing", packs)
+        packing.pack(experiment, "nothing", packs)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(UserError, match="No space left on device"):
-        packed.pack(experiment, "spoken", packs)
+        packing.pack(experiment, "spoken", packs)
     assert sorted(p.name for p in packs.iterdir()) == ["digits", "random", "texts"]
 
 

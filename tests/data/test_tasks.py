@@ -96,9 +96,9 @@ def test_seqio_can_decode_our_tokens(experiment):
 
 
 def test_preprocessors_that_drop_examples_are_caught(experiment, monkeypatch):
-    kept = tasks.tokenise
+    kept = tasks.to_fields
     monkeypatch.setattr(
-        tasks, "tokenise", lambda v: lambda ds: kept(v)(ds.enumerate().filter(lambda i, _: i != 3).map(lambda _, e: e))
+        tasks, "to_fields", lambda v: lambda ds: kept(v)(ds.enumerate().filter(lambda i, _: i != 3).map(lambda _, e: e))
     )
     with pytest.raises(UserError, match="digits drop or multiply examples"):
         first(batches.make_feed(through_seqio(experiment), "digits", 2), 4)
@@ -129,7 +129,7 @@ def test_a_process_may_end_while_its_feed_runs(experiment, run_python):
 def test_without_seqio_the_way_out_is_named(experiment, monkeypatch):
     monkeypatch.setitem(sys.modules, "seqio", None)
     for name in ("tasks", "converter"):
-        monkeypatch.delitem(sys.modules, f"spectron.data.{name}")
-        monkeypatch.delattr(f"spectron.data.{name}")
+        monkeypatch.delitem(sys.modules, f"spectron.data.seqio.{name}")
+        monkeypatch.delattr(f"spectron.data.seqio.{name}")
     with pytest.raises(UserError, match=r"needs the package 'seqio'.*data\.reader=direct"):
         batches.make_feed(through_seqio(experiment), "digits", 4)
