@@ -1,5 +1,6 @@
 """What every test starts from: JAX on the CPU with a compilation cache, fixed seeds, the data folder."""
 
+import ctypes
 import gc
 import os
 import random
@@ -44,6 +45,8 @@ def _forget_programs():
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
         gc.collect()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what XLA freed
 
 
 @pytest.fixture(scope="session")
