@@ -43,8 +43,8 @@ class Joined:
     mask: Bool[Array, "B N"]
     positions: Int[Array, "B N"]
     attention_mask: Bool[Array, "B N N"]
-    sizes: tuple[int, ...]
-    bidirectional_prefix: int | None
+    sizes: tuple[Any, ...]  # ints, or symbolic sizes of an export
+    bidirectional_prefix: Any
 
     def split(self, values: Float[Array, "B N D"]) -> list[Float[Array, "B _ D"]]:
         """Values of the joined sequence, such as hidden states → those of each segment, in order."""
@@ -74,7 +74,6 @@ def join(segments: Sequence[Segment]) -> Joined:
 
 
 def _bidirectional_prefix(segments: Sequence[Segment], sizes: Sequence[Any]) -> Any:
-    # Any: an export has symbolic sizes.
     if any(segment.bidirectional is not False for segment in segments[1:]):
         return None
     first = segments[0].bidirectional
