@@ -95,7 +95,8 @@ from spectron.parallel import sharding
 from spectron.compile.hlo_collectives import collectives
 from tiny_run import experiment
 
-config = experiment("model.logits_chunk=2", "model.lm.tie_embeddings=true", "loss.alignment_weight=1")
+alignment = "stages.joint.streams.spectron.objective.alignment_weight=1"
+config = experiment("model.logits_chunk=2", "model.lm.tie_embeddings=true", alignment)
 words = tuple(f"w{i}" for i in range(2044))
 vocabulary = dataclasses.replace(config.data.vocabulary, words=words)
 config = dataclasses.replace(config, data=dataclasses.replace(config.data, vocabulary=vocabulary))

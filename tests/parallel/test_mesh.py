@@ -15,7 +15,9 @@ from spectron.types import Statistics
 from tiny_run import experiment, noise_batch
 
 config = experiment(
-    "model.lm.dropout=0", "model.encoder.dropout=0", "loss.alignment_weight=1", "loss.agreement_weight=1"
+    "model.lm.dropout=0", "model.encoder.dropout=0",
+    "stages.joint.streams.spectron.objective.alignment_weight=1",
+    "stages.joint.streams.spectron.objective.agreement_weight=1"
 )
 statistics = Statistics(np.zeros(16, np.float32), np.ones(16, np.float32))
 

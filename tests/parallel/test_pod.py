@@ -25,7 +25,12 @@ SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 # The real model's joint stage, by itself. Without dropout: what is compared is sums over rows in another order.
 JOINT = (
     *("--real", "--stages", "joint", "--set", "stages.joint.start_from=[]", "stages.joint.steps=20"),
-    *("loss.alignment_weight=1", "loss.agreement_weight=1", "model.logits_chunk=2", "stages.joint.save_every=5"),
+    *(
+        "stages.joint.streams.spectron.objective.alignment_weight=1",
+        "stages.joint.streams.spectron.objective.agreement_weight=1",
+        "model.logits_chunk=2",
+        "stages.joint.save_every=5",
+    ),
 )
 
 

@@ -41,7 +41,11 @@ SCRIPT = Path(__file__).parents[1] / "tiny_run.py"
 # The real model's joint stage, by itself, every loss and dropout on.
 JOINT = (
     *("--real", "--stages", "joint", "--set", "stages.joint.start_from=[]", "stages.joint.steps=8"),
-    *("stages.joint.save_every=2", "loss.alignment_weight=1", "loss.agreement_weight=1"),
+    *(
+        "stages.joint.save_every=2",
+        "stages.joint.streams.spectron.objective.alignment_weight=1",
+        "stages.joint.streams.spectron.objective.agreement_weight=1",
+    ),
 )
 
 
