@@ -1,9 +1,6 @@
 """The command line: what a user types right, and what a user gets wrong."""
 
 import json
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -238,7 +235,7 @@ def test_data_commands(corpus, tmp_path, capsys):
     one_sentence(capsys.readouterr().err, "'nothing'")
 
 
-def test_help_is_instant_and_loads_nothing_heavy(run_python):
+def test_help_loads_nothing_heavy(run_python):
     code = (
         "import sys, contextlib, io\n"
         "from spectron.cli import main\n"
@@ -247,12 +244,6 @@ def test_help_is_instant_and_loads_nothing_heavy(run_python):
         "print(sorted({'jax', 'numpy', 'flax', 'matplotlib', 'librosa'} & set(sys.modules)))\n"
     )
     assert run_python(code).stdout.strip() == "[]"
-    best = []
-    for _ in range(3):
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "spectron", "--help"], check=True, capture_output=True)
-        best.append(time.monotonic() - began)
-    assert min(best) < 0.5
 
 
 @pytest.mark.parametrize("command", [[], ["sing"], ["evaluate", "nothing"], ["train"], ["generate", "x.wav"]])
