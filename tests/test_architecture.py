@@ -70,7 +70,7 @@ def name_of(path: Path) -> str:
 
 
 def area_of(path: Path) -> str:
-    """The part of the package a file belongs to: "data" for spectron/data/…, "train" for spectron/train.py."""
+    """The part of the package a file belongs to: "data" for spectron/data/…, "types" for spectron/types.py."""
     return path.relative_to(ROOT / "spectron").parts[0].removesuffix(".py")
 
 

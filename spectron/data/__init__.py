@@ -1,1 +1,1 @@
-"""From recordings and texts to batches. Only tasks.py and converter.py import seqio and TensorFlow."""
+"""From recordings and texts to batches. Only the folder seqio/ imports seqio and TensorFlow."""

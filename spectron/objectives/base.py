@@ -47,7 +47,7 @@ class Objective(abc.ABC):
     @property
     def measured(self) -> Statistics:
         """The log-mel statistics, if spectrograms are computed."""
-        assert self.statistics is not None, "this objective was made to ask for shapes and costs"
+        assert self.statistics is not None, "an objective made without statistics only knows shapes and costs"
         return self.statistics
 
     @abc.abstractmethod
