@@ -251,6 +251,7 @@ def test_a_task_becomes_shards(tmp_path, keep_text):
     np.testing.assert_array_equal(shards[5].samples(), talk([(0, 8)], 9, seed=6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_beam_makes_the_same_bytes(tree, made, tmp_path, run_python, workers):
     pytest.importorskip("apache_beam", reason="pip install 'spectron-jax[beam]'")

@@ -122,6 +122,7 @@ print(next(running).text.shape)
 """
 
 
+@pytest.mark.slow
 def test_a_process_may_end_while_its_feed_runs(experiment, run_python):
     assert "(10, 8)" in run_python(LEAVING, to_json(through_seqio(experiment))).stdout
 

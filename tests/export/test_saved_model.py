@@ -16,6 +16,7 @@ from tiny_speaker import agree, prompts, same_sound
 from spectron.export import saved_model
 
 tf = pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.slow  # TensorFlow converts and runs the model four times
 
 # In a process that can import neither: each batch of prompts through `samples`, and all through `serving_default`.
 PLAIN = """

@@ -202,6 +202,7 @@ def test_mistakes_on_the_loaders_command_line(folder, tmp_path):
     assert done.stderr == "loader: weights.safetensors is not the file that was exported: copy the folder again.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -338,6 +338,7 @@ def test_killed_three_times_at_random_it_ends_in_the_same_files(whole, checkpoin
     assert content(out) == whole
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_work(checkpoint, recordings, whole, tmp_path, run_python):
     code = (
         "import sys; from spectron import cli; import jax; assert jax.local_device_count() == 3\n"

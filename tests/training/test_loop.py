@@ -107,6 +107,7 @@ def same_params(a, b, tolerance=0.0):
         np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_kill_9_at_a_random_step_changes_nothing(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
     process = start(tmp_path, "--pause", 0.1)
@@ -120,6 +121,7 @@ def test_kill_9_at_a_random_step_changes_nothing(finished, tmp_path):
     same_params(tmp_path / "speech", finished / "speech")
 
 
+@pytest.mark.slow
 def test_a_run_moves_to_another_mesh(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
     process = start(tmp_path, "--pause", 0.1, "--mesh", "data=2,fsdp=2,tensor=2", devices=8)
@@ -134,6 +136,7 @@ def test_a_run_moves_to_another_mesh(finished, tmp_path):
             assert here[name] == pytest.approx(there[name], rel=1e-5, abs=1e-5), (here["step"], name)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves_cleanly(finished, tmp_path):
     copy_text_stage(finished, tmp_path)
     process = start(tmp_path, "--pause", 0.1)

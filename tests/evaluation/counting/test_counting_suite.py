@@ -118,6 +118,7 @@ def evaluated(world, judges_dir, tmp_path_factory):
     return evaluate(Parrot(world), out, judges_dir, seeds=2, limit=24), out
 
 
+@pytest.mark.slow
 def test_killed_and_called_again_it_goes_on(world, judges_dir, tmp_path):
     settings = {"seeds": 2, "limit": 6, "batch_size": 2}
     whole, first, second = Parrot(world, 6), Parrot(world, 6, dies_at=4), Parrot(world, 6)

@@ -54,6 +54,7 @@ def test_continuation_from_files_to_figures(made, tmp_path, capsys):
     one_sentence(capsys.readouterr().err, "another set of prompts", "--out")
 
 
+@pytest.mark.slow
 def test_probes_of_any_task(made, tmp_path, capsys):
     flags = ["--asr", made["hearing"], "--prompts", "0.4", "1.2", "--text", "two", "--seeds", "1", "--batch-size", "3"]
     shorter = [
