@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
 
@@ -14,10 +15,8 @@ from spectron.types import UserError
 
 def check() -> None:
     """Raise UserError when matplotlib is missing; called before long work."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError("Spectrogram pictures need matplotlib: pip install 'spectron-jax[eval]'.") from error
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("Spectrogram pictures need matplotlib: pip install 'spectron-jax[eval]'.")
 
 
 def spectrograms(

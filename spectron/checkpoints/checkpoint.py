@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from spectron.checkpoints import export_format
 from spectron.checkpoints.manager import FOLDER, META, VERSION, is_finished, steps_in
@@ -255,6 +254,8 @@ def _statistics(stored: Mapping[str, Any] | None) -> Statistics | None:
 
 def _restore(path: Path, item: str, abstract: Any) -> Any:
     """One item with the shapes, types and shardings of `abstract`."""
+    import orbax.checkpoint as ocp
+
     folder = path / item
     compare(_metadata(folder), abstract, f"Checkpoint {str(path)!r}")
     with _readable(path), ocp.PyTreeCheckpointer() as reader:
@@ -266,6 +267,8 @@ def _read(folder: Path, wanted: Any) -> Params:
     """Part of an item as numpy arrays. wanted: a subtree of its metadata."""
     if not wanted:
         return {}
+    import orbax.checkpoint as ocp
+
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=has_shape)
     with _readable(folder.parent), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
@@ -274,6 +277,8 @@ def _read(folder: Path, wanted: Any) -> Params:
 
 def _metadata(folder: Path) -> Any:
     """The tree of shapes and types of an item."""
+    import orbax.checkpoint as ocp  # here: a second to import, and exports need none of it
+
     with _readable(folder.parent):
         return ocp.PyTreeCheckpointHandler().metadata(folder).tree
 

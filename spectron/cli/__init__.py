@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.pipeline_options = others
     from spectron.types import UserError
+    from spectron.utils.compilation_cache import use_compilation_cache
 
+    use_compilation_cache()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "matplotlib", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -28,6 +28,7 @@ def _add_counting(suites: Any) -> None:
     _add_world(counting, 2)
     flags.add_decoding(counting, 3)
     flags.add_limit(counting, "items")
+    counting.add_argument("--write-prompts", metavar="DIR", help="write three of the prompts there, as WAV")
     flags.add_set(counting)
     counting.set_defaults(run=_run_counting)
 
@@ -221,5 +222,6 @@ def _run_counting(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         overrides=arguments.set,
         limit=arguments.limit,
+        prompts=arguments.write_prompts,
     )
     return flags.print_results(results, arguments.out)

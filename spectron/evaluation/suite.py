@@ -34,6 +34,8 @@ class Suite(abc.ABC):
 
     item_name: ClassVar[str] = "Item"  # heading of the items' column in the report
     intro: ClassVar[str] = ""  # paragraphs, one per line
+    title: ClassVar[str] = ""  # of the report; "": the name
+    main_figures: ClassVar[tuple[str, ...]] = ()  # columns of the first table, at the top of the report; (): its first
     max_rows: ClassVar[int] = 240  # ours: of the report; more are slow to sort
     max_players: ClassVar[int] = 32  # ours: rows with sounds and pictures, which take most of the file
 
@@ -81,7 +83,16 @@ def run_suite(suite: Suite, out: str | Path) -> Results:
     items = [suite.page_item(i, records[i], i in with_media) for i in shown]
     fewer = f"{len(shown)} of {len(records)} items are shown; all are in items.jsonl."
     intro = [*suite.intro.splitlines(), *([fewer] if len(shown) < len(records) else [])]
-    page.write(out / "report.html", results, items, intro, suite.features, suite.item_name)
+    page.write(
+        out / "report.html",
+        results,
+        items,
+        intro,
+        suite.features,
+        suite.item_name,
+        title=suite.title,
+        main=suite.main_figures,
+    )
     write_text(out / "results.md", markdown(results))
     write_text(out / "results.json", results.to_json())
     return results

@@ -45,12 +45,12 @@ def fused_name(names: Iterable[str]) -> str:
 def to_decode_layout(params: Params, dtype: Any) -> Params:
     """Parameters of a Spectron, scanned or not → those of a Spectron with `unrolled`.
 
-    dtype: the model's compute_dtype.
+    dtype: the model's compute_dtype. Arrays of numpy stay arrays of numpy.
     """
     out = {part: _convert(tree, dtype) for part, tree in params.items() if part not in ("encoder", "lm")}
     # The encoder multiplies hundreds of rows at once, where the layout makes no difference.
     encoder = jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.asarray(x, dtype if path[-1].key == "kernel" else None), params["encoder"]
+        lambda path, x: _library(x).asarray(x, dtype if path[-1].key == "kernel" else None), params["encoder"]
     )
     lm = {name: tree for name, tree in params["lm"].items() if name != "layers"}
     if "layers" in params["lm"]:
@@ -67,7 +67,8 @@ def _convert(tree: Params, dtype: Any) -> Params:
             continue
         fused: dict[str, Any] = {"kernel": _transposed([tree[name]["kernel"] for name in names], dtype)}
         if "bias" in tree[names[0]]:
-            fused["bias"] = jnp.concatenate([jnp.asarray(tree[name]["bias"]) for name in names])
+            biases = [tree[name]["bias"] for name in names]
+            fused["bias"] = _library(biases[0]).concatenate(biases)
         out[fused_name(names)] = fused
         tree = {name: leaf for name, leaf in tree.items() if name not in names}
     for name, leaf in tree.items():
@@ -76,14 +77,18 @@ def _convert(tree: Params, dtype: Any) -> Params:
         elif name == "kernel":
             out[name] = _transposed([leaf], dtype)
         elif name == "embedding":  # [V, D]: with tied embeddings also the kernel of the head
-            out[name] = TransposedKernel(jnp.asarray(leaf, dtype))
+            out[name] = TransposedKernel(_library(leaf).asarray(leaf, dtype))
         else:
-            out[name] = jnp.asarray(leaf)
+            out[name] = leaf
     return out
 
 
 def _transposed(kernels: Sequence[Any], dtype: Any) -> TransposedKernel:
     """Kernels [in, out] → one [sum of out, in]."""
-    # An export traces this; on the host, transposing needs no second copy on the device.
-    library = jnp if isinstance(kernels[0], jax.Array) else np
-    return TransposedKernel(jnp.asarray(library.concatenate([library.asarray(kernel).T for kernel in kernels]), dtype))
+    library = _library(kernels[0])
+    return TransposedKernel(library.concatenate([library.asarray(kernel).T for kernel in kernels]).astype(dtype))
+
+
+def _library(x: Any) -> Any:
+    """numpy for arrays on the host: nothing is compiled and no second copy is on the device. An export traces this."""
+    return jnp if isinstance(x, jax.Array) else np

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from spectron.types import Sequence, Term
@@ -102,6 +101,8 @@ def reconstruction(target: Sequence, predicted: Float[Array, "B T F"], time_delt
 
 def stop(logits: Float[Array, "B T"], lengths: Int[Array, " B"], mask: Bool[Array, "B T"], positive: float) -> Term:
     """Binary cross-entropy of "the last frame or a later one"; such frames count `positive` times (ours)."""
+    import optax
+
     ended = jnp.arange(logits.shape[1])[None, :] >= lengths[:, None] - 1
     losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), ended.astype(jnp.float32))
     weights = jnp.where(mask, jnp.where(ended, positive, 1.0), 0.0)
@@ -122,6 +123,8 @@ def spoken_tokens(
 
 def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mask: Bool[Array, "B L"]) -> Term:
     """Σ KL(teacher ‖ model) over the masked tokens; no gradient reaches the teacher."""
+    import optax
+
     teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32))
     divergence = optax.losses.kl_divergence_with_log_targets(
         jax.nn.log_softmax(logits.astype(jnp.float32)), teacher_log_probs
@@ -131,6 +134,8 @@ def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mas
 
 def ctc(logits: Float[Array, "B T V"], mask: Bool[Array, "B T"], labels: Int[Array, "B L"], label_mask: Array) -> Term:
     """Connectionist temporal classification (Graves 2006), blank 0; sum over rows, weight = number of labels."""
+    import optax
+
     losses = optax.ctc_loss(
         logits.astype(jnp.float32), 1.0 - mask.astype(jnp.float32), labels, 1.0 - label_mask.astype(jnp.float32)
     )

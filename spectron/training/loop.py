@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import signal
 import threading
 import time
@@ -45,6 +44,7 @@ from spectron.training.stage import (
 from spectron.training.step import StageProgram, make_program
 from spectron.training.validation import make_validation
 from spectron.types import Array, Batch, Params, TrainState, UserError
+from spectron.utils.compilation_cache import use_compilation_cache
 from spectron.utils.disk import disk_full
 from spectron.utils.files import check_local
 
@@ -257,14 +257,6 @@ def stopping_on_sigterm() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def use_compilation_cache() -> None:
-    """Cache programs whose compilation took more than a second on disk, unless the user has set a cache already."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "spectron" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def train(

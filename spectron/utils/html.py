@@ -97,6 +97,15 @@ class Listing:
         return ["", *names] if names else []
 
 
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """One main figure, in large print at the top of the page."""
+
+    label: str
+    value: str
+    small: str = ""
+
+
 @functools.cache
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
@@ -106,9 +115,15 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def render(title: str, intro: Sequence[str], sections: Sequence[Section], listing: Listing | None = None) -> str:
-    """The page as HTML. intro: paragraphs below the title."""
-    return _template().render(title=title, intro=intro, sections=sections, listing=listing)
+def render(
+    title: str,
+    intro: Sequence[str],
+    sections: Sequence[Section],
+    listing: Listing | None = None,
+    tiles: Sequence[Tile] = (),
+) -> str:
+    """The page as HTML: title, paragraphs, main figures, the listing, and below it the sections."""
+    return _template().render(title=title, intro=intro, tiles=tiles, sections=sections, listing=listing)
 
 
 def data_uri(content: bytes, mime: str) -> str:

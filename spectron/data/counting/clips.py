@@ -23,17 +23,12 @@ from spectron.utils.files import cache_folder, write_folder
 
 log = logging.getLogger(__name__)
 
-SPEEDS = (
-    1.0,
-    0.9,
-    0.95,
-    1.05,
-    1.1,
-)  # ours: ±10 % by resampling, training only; the first is the clip itself
+# Ours: by resampling, training only; the first is the clip itself. espeak reads at several rates and pitches instead.
+SPEEDS = {"fsdd": (1.0, 0.9, 0.95, 1.05, 1.1), "espeak": (1.0,)}
 QUIET_DB = 35.0  # ours: the start and end of a clip that lie so far below its loudest moment are cut off
 LEVEL_RMS = 0.06  # ours: every clip is brought to this root mean square of full scale (-24 dBFS)
 PEAK = 0.7  # ours: and stays below this, so that a gain of +3 dB never clips
-CACHE_VERSION = 5
+CACHE_VERSION = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +40,7 @@ class Clips:
     lengths: np.ndarray  # int64 [V, C]
     digits: np.ndarray  # int64 [C]
     speaker_of: np.ndarray  # int64 [C]
+    take_of: np.ndarray  # int64 [C], −1: see RawClip
     names: tuple[str, ...]  # [C]
     speakers: tuple[str, ...]
 
@@ -52,6 +48,15 @@ class Clips:
         """int16 [S]: one clip."""
         start = self.starts[speed, clip]
         return self.samples[start : start + self.lengths[speed, clip]]
+
+    @functools.cached_property
+    def takes_of_speakers(self) -> list[list[np.ndarray]]:
+        """[speaker][take] → the ten clips of that take, by digit; empty for clips recorded one by one."""
+        takes = [
+            np.unique(self.take_of[(self.speaker_of == s) & (self.take_of >= 0)]) for s in range(len(self.speakers))
+        ]
+        by_digit = np.argsort(self.digits, kind="stable")
+        return [[by_digit[self.take_of[by_digit] == take] for take in each] for each in takes]
 
     @functools.cached_property
     def by_speaker_and_digit(self) -> list[list[np.ndarray]]:
@@ -87,7 +92,7 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
         raw, read = fsdd_clips(root, split), read_fsdd_clips
     else:
         raw, read = espeak_clips(split), read_espeak_clips
-    speeds = SPEEDS if split == "train" else SPEEDS[:1]
+    speeds = SPEEDS[origin] if split == "train" else SPEEDS[origin][:1]
     digest = hashlib.sha256(repr((CACHE_VERSION, origin, rate, speeds, QUIET_DB, LEVEL_RMS, PEAK)).encode())
     for clip in raw:
         digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)
@@ -120,6 +125,7 @@ def _clips(samples: np.ndarray, index: dict) -> Clips:
         lengths,
         np.asarray(index["digits"]),
         speaker_of,
+        np.asarray(index["takes"]),
         tuple(index["names"]),
         speakers,
     )
@@ -145,6 +151,7 @@ def _prepare(
         "lengths": lengths.tolist(),
         "digits": [c.digit for c in raw],
         "speakers": [c.speaker for c in raw],
+        "takes": [c.take for c in raw],
         "names": [c.name for c in raw],
     }
     return joined, index

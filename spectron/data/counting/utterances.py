@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
-from spectron.data.counting.clips import SPEEDS, Clips, load_clips
+from spectron.data.counting.clips import Clips, load_clips
 from spectron.data.counting.raw_clips import WORDS as WORDS
 from spectron.data.example import Source
 from spectron.types import Example, UserError
@@ -60,7 +60,7 @@ class Speaking:
         self.clips = clips
         self._train = train
         self._hop = features.hop
-        self._table = clips.by_speaker_and_digit
+        self._table, self._takes = clips.by_speaker_and_digit, clips.takes_of_speakers
         rate = features.sample_rate
         self._gap = tuple(round(seconds * rate) for seconds in GAP_SECONDS)
         self._limits = tuple(
@@ -82,10 +82,10 @@ class Speaking:
         prompt_digits: int,
     ) -> tuple[np.ndarray, int, tuple[int, ...]]:
         """(samples int16 [S], prompt_samples, word_ends): one utterance that fits the batch. UserError if none does."""
-        table, lengths = self._table[speaker], self.clips.lengths
+        lengths = self.clips.lengths
         for _ in range(ATTEMPTS):
-            speed = int(rng.integers(len(SPEEDS))) if self._train else 0
-            picks = [table[d][int(rng.integers(len(table[d])))] for d in digits]
+            speed = int(rng.integers(len(lengths))) if self._train else 0
+            picks = self._pick(digits, speaker, rng)
             gaps = rng.integers(self._gap[0], self._gap[1] + 1, size=len(digits) - 1)
             total = int(lengths[speed, picks].sum() + gaps.sum())
             prompt = total
@@ -100,6 +100,15 @@ class Speaking:
             f"No spoken {to_text(digits)!r} fits data.max_seconds, max_prompt_seconds and max_continuation_seconds; "
             "raise them."
         )
+
+    def _pick(self, digits: Sequence[int], speaker: int, rng: np.random.Generator) -> list[int]:
+        """The clips of one utterance: all of one take, so that rate and pitch of the prompt go on, or any."""
+        takes = self._takes[speaker]
+        if takes:
+            take = takes[int(rng.integers(len(takes)))]
+            return [int(take[d]) for d in digits]
+        table = self._table[speaker]
+        return [int(table[d][int(rng.integers(len(table[d])))]) for d in digits]
 
     def _join(
         self,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from spectron.audio import wav
 from spectron.audio.spectrograms import distance, log_mels
 from spectron.data.counting.utterances import TEST_REPEATS, WORDS, is_held_out, test_clips
 from spectron.evaluation.counting.judges import check_judges_folder, get_judges
@@ -25,6 +26,7 @@ from spectron.evaluation.suites.judge_runner import Judges
 from spectron.evaluation.suites.utterances import cut, data_facts
 from spectron.inference.api import Spectron
 from spectron.types import Example, UserError
+from spectron.utils.files import check_out
 from spectron.utils.spacing import evenly_spaced
 from spectron.vocoders.copy_synthesis import copy_synthesis
 
@@ -67,19 +69,24 @@ def evaluate_counting(
     batch_size: int = 8,
     overrides: Sequence[str] = (),
     limit: int = 0,
+    prompts: str | Path | None = None,
 ) -> Results:
     """Evaluate a checkpoint; results and report.html in OUT. Resumes if interrupted.
 
     judges_dir: where the judges are kept (OUT/judges). repeats: takes of each sequence by each speaker. overrides:
     "key=value" for the checkpoint's experiment, such as data.root. limit: at most N items, evenly spread (0: all).
-    Raises UserError.
+    prompts: a folder for three of the prompts, see write_prompts. Raises UserError.
     """
     if repeats < 1:
         raise UserError("--repeats must be at least 1.")
     check_output(out)
     check_judges_folder(judges_dir)
+    if prompts:
+        check_out(prompts, "--write-prompts")
     generator, facts = load_generator(checkpoint, overrides, seeds, batch_size, limit)
     items = pick_items(generator.experiment, repeats, limit)
+    if prompts:
+        write_prompts(items, prompts, generator.features.sample_rate)
     judges = get_judges(generator.experiment, judges_dir or Path(out) / "judges")
     suite = CountingSuite(
         facts=facts | {"repeats": repeats, "items": len(items)},
@@ -100,10 +107,18 @@ class CountingSuite(Suite):
     name = "counting"
     item_name = "Digits"
     max_players = MAX_SHOWN
+    title = "Counting on, in the same voice"
+    main_figures = (
+        "text right, seen",
+        "text right, held-out",
+        "heard right, seen",
+        "heard right, held-out",
+        "right speaker",
+    )
     intro = (
-        "A speaker counts three digits; the model writes all six and speaks the other three. Below the figures: "
-        "answers of the first decoding seed; wrong ones are shown more often than they occur. In the pictures the line "
-        "is where the prompt ends."
+        "A voice counts three digits in a recording that the model has never heard; the model writes all six and then "
+        "speaks the other three in that voice. Held-out sequences occurred in training as text, never as speech.\n"
+        "Wrong answers are shown more often than they occur; the line in a picture is where the prompt ends."
     )
 
     generator: Spectron
@@ -199,6 +214,21 @@ class CountingSuite(Suite):
         )
 
 
+def write_prompts(items: Sequence[Example], folder: str | Path, sample_rate: int) -> None:
+    """Write the prompts of three items as FOLDER/SPEAKER-THREE-DIGITS.wav: two seen sequences and a held-out one.
+
+    Every one is of another speaker, if there are as many.
+    """
+    chosen: list[Example] = []
+    for held_out in (False, True, False):
+        spoken = {item.speaker for item in chosen}
+        fitting = [item for item in items if is_held_out([WORDS.index(w) for w in item.text.split()]) == held_out]
+        chosen += [item for item in fitting if item.speaker not in spoken][:1] or fitting[:1]
+    for item in chosen:
+        name = "-".join([item.speaker.replace("+", "-"), *item.text.split()[:3]])
+        wav.write(Path(folder) / f"{name}.wav", item.samples[: item.prompt_samples], sample_rate)
+
+
 def continuation(item: Example) -> Int[np.ndarray, " S"]:
     """int16 [S]: what was really said after the prompt."""
     return item.samples[item.prompt_samples :]
@@ -265,7 +295,7 @@ def counting_tables(rows: Sequence[Sequence[Record]]) -> list[Table]:
         for name in speakers
     }
     return [
-        Table("Counting", {ROW: figures}),
+        Table("Counting", {ROW: figures}, f"The right speaker by chance: {100 / len(speakers):.0f} %."),
         Table("Sound of the answers", {ROW: sound}),
         Table("Speakers", by_speaker),
     ]

@@ -15,13 +15,14 @@ from spectron.config import FeatureConfig
 from spectron.data.shards import encode_flac
 from spectron.evaluation.results import Figure, Results, Table, meanings
 from spectron.utils.files import write_text
-from spectron.utils.html import Cell, Listing, Media, Row, Section, data_uri, render
+from spectron.utils.html import Cell, Listing, Media, Row, Section, Tile, data_uri, render
 from spectron.utils.spacing import evenly_spaced_order
 
 MAX_MEDIA = 24_000_000  # ours: characters of sounds and pictures, some 120 answers; a browser opens that in a second
 MEDIA_LEFT_OUT = (
     "Rows without a player were judged like the others: only some rows have sounds, to keep the page small."
 )
+MAIN_FIGURES = 5  # ours
 check = spectrogram_png.check
 
 Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # label, log-mel before and after a line
@@ -49,11 +50,14 @@ def write(
     features: FeatureConfig,
     first: str = "Item",
     max_media: int = MAX_MEDIA,
+    title: str = "",
+    main: Sequence[str] = (),
 ) -> None:
-    """Write the report of a suite: its tables, judges, data, settings and items. Raises UserError.
+    """Write the report of a suite: its main figures, items, tables, judges, data and settings. Raises UserError.
 
-    intro: paragraphs. first: the heading of the items' first column. max_media: characters of sounds and pictures; of
-    items that need more, an evenly spaced part has them.
+    intro: paragraphs. first: the heading of the items' first column. title: instead of the suite's name. main: columns
+    of the first table whose figures, of its first row, stand at the top; () takes the first five. max_media: characters
+    of sounds and pictures; of items that need more, an evenly spaced part has them.
     """
     facts = [(_words(key), text) for key, value in results.facts.items() if (text := _plain(value))]
     data = [(entry.get("name", ""), _plain({k: v for k, v in entry.items() if k != "name"})) for entry in results.data]
@@ -79,7 +83,14 @@ def write(
     left_out = any(media) and any(item.sounds and not m for item, m in zip(items, media, strict=True))
     heading = "Look and listen" if any(media) else "One by one"
     listing = Listing(heading, [first, *columns], rows, MEDIA_LEFT_OUT if left_out else "")
-    write_text(path, render(results.suite, intro, sections, listing))
+    write_text(path, render(title or results.suite, intro, sections, listing, _tiles(results.tables, main)))
+
+
+def _tiles(tables: Sequence[Table], main: Sequence[str]) -> list[Tile]:
+    """The main figures of the first table's first row."""
+    figures = next(iter(tables[0].rows.values()), {}) if tables else {}
+    chosen = [column for column in main or figures if column in figures][:MAIN_FIGURES]
+    return [Tile(column, figures[column].text(), f"{figures[column].interval_text()}") for column in chosen]
 
 
 def _media_of(items: Sequence[Item], features: FeatureConfig, max_media: int) -> list[Media | None]:
