@@ -70,22 +70,24 @@ def test_quickstart_installs_trains_and_evaluates_in_that_order(checkout):
     lines = checkout("launch/quickstart.sh")
     assert lines[0].endswith("-m venv --clear .venv")
     assert "--constraint launch/constraints.txt" in lines[2]
-    assert "[data,eval,synth]" in lines[2]
+    assert "[eval,synth]" in lines[2]
     assert lines[3:] == [
         "spectron train configs/quickstart.py --workdir runs/quickstart",
         (
             "spectron evaluate counting --checkpoint runs/quickstart --out runs/quickstart --judges runs/judges "
-            "--seeds 1 --limit 300"
+            "--seeds 1 --limit 120 --write-prompts runs/quickstart/prompts"
         ),
+        "spectron generate --checkpoint runs/quickstart --out runs/quickstart/answers runs/quickstart/prompts",
     ]
-    assert checkout.stderr.strip().endswith(f"{checkout.repository}/runs/quickstart/report.html")
+    assert f"{checkout.repository}/runs/quickstart/report.html" in checkout.stderr
+    assert "spectron generate --checkpoint runs/quickstart" in checkout.stderr
 
 
 def test_a_second_quickstart_installs_nothing_and_trains_again(checkout):
     checkout("launch/quickstart.sh")
     lines = checkout("launch/quickstart.sh", "--set", "seed=1")
     assert lines[0] == "spectron train configs/quickstart.py --workdir runs/quickstart --set seed=1"
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert len((checkout.repository / "runs/quickstart/trained").read_text().split()) == 1  # the finished run is gone
 
 
@@ -93,6 +95,12 @@ def test_an_interrupted_quickstart_is_continued(checkout):
     checkout("launch/quickstart.sh", code=3, FAIL_ON="train configs")
     checkout("launch/quickstart.sh")
     assert len((checkout.repository / "runs/quickstart/trained").read_text().split()) == 2
+
+
+def test_a_quickstart_interrupted_after_its_report_only_answers(checkout):
+    checkout("launch/quickstart.sh", code=3, FAIL_ON="generate")
+    checkout("launch/quickstart.sh")
+    assert len((checkout.repository / "runs/quickstart/trained").read_text().split()) == 2  # train finds nothing to do
 
 
 def test_a_failed_installation_is_tried_again(checkout):
@@ -106,7 +114,7 @@ def test_new_pins_install_again_and_new_extras_keep_the_old(checkout):
     assert not any("-m venv" in line for line in lines)
     assert "[data,eval,synth,test]" in lines[0]
     assert lines[-1].endswith("-k a or b")
-    assert len(checkout("launch/quickstart.sh")) == 2
+    assert len(checkout("launch/quickstart.sh")) == 3
     with (checkout.repository / "launch/constraints.txt").open("a") as file:
         file.write("another==1.0\n")
     assert any("-m venv" in line for line in checkout("launch/test.sh"))

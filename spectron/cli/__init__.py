@@ -27,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and not hasattr(arguments, "pipeline_options"):
         commands.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.pipeline_options = others
+    from spectron.utils.malloc import keep_freed_memory
+
+    keep_freed_memory()
     from spectron.types import UserError
     from spectron.utils.compilation_cache import use_compilation_cache
 
