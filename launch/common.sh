@@ -87,6 +87,9 @@ ensure_environment() {
   # --no-compile: modules are compiled when they are imported; compiling all of TensorFlow takes minutes.
   run "$BIN/python" -m pip install "${loudness[@]}" --no-compile --prefer-binary \
     --constraint launch/constraints.txt --editable ".[$extras]"
+  # Bytecode of what most commands import: without it, as where PYTHONDONTWRITEBYTECODE is set, each would compile the
+  # same modules for seconds.
+  run env -u PYTHONDONTWRITEBYTECODE "$BIN/python" -c "import spectron.training.loop, spectron.inference.batch_job"
   if [[ -z "${DRY_RUN:-}" ]]; then
     printf '%s\n%s\n' "$(fingerprint)" "$extras" >"$stamp"
   fi
