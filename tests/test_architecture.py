@@ -44,7 +44,7 @@ STRANGERS = ("data", "models")  # they meet in types.Batch and know nothing of e
 CORPUS_LIBRARIES = ("seqio", "tensorflow", "tensorflow_datasets", "tensorflow_text", "apache_beam")
 ABSENT = (
     *CORPUS_LIBRARIES,
-    *("clu", "librosa", "soundfile", "soxr", "numba", "sentencepiece", "sklearn", "matplotlib", "torch", "safetensors"),
+    *("clu", "librosa", "soundfile", "soxr", "numba", "sentencepiece", "sklearn", "PIL", "torch", "safetensors"),
 )
 
 

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     use_compilation_cache()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("absl", "jax", "orbax", "matplotlib", "numba"):
+    for noisy in ("absl", "jax", "orbax", "PIL", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         import_modules(arguments.modules)

@@ -100,7 +100,6 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     """Every input of one part of a job; returns the exit code."""
-    from spectron.audio import spectrogram_png
     from spectron.checkpoints.checkpoint import Checkpoint
     from spectron.inference.inputs import find_inputs
     from spectron.types import UserError
@@ -109,8 +108,6 @@ def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     inputs = find_inputs(arguments.audio, arguments.out)
     few = len(inputs) <= FEW
     draws = few if arguments.pictures is None else arguments.pictures
-    if draws:
-        spectrogram_png.check()
     check_out(arguments.out)
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed} is out of range; give 0 to {2**31 - 1}.")

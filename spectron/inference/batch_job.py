@@ -275,7 +275,7 @@ class _Run:
         wav.write(place.with_name(place.name + ".wav"), answer.samples, features.sample_rate)
         if self.settings.pictures:
             prompt_frames = log_mels([prompt], features)[0]
-            picture = spectrograms([("prompt | answer", prompt_frames, answer.frames)], features, dpi=120)
+            picture = spectrograms([("prompt,\nanswer", prompt_frames, answer.frames)], features)
             write_bytes(place.with_name(place.name + ".png"), picture)
         record = {
             "transcript": answer.transcript,

@@ -8,8 +8,6 @@ import re
 
 import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 import soundfile
 
 from spectron import cli

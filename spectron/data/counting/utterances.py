@@ -28,7 +28,7 @@ HELD_OUT = (
 SEEN = tuple(key for key in SEQUENCES if key not in HELD_OUT)
 HELD_OUT_TRIPLES = frozenset(t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:]))
 
-# Quiet between clips, shortest and longest (ours). espeak keeps time: when the next word begins can be known, and a small
+# Quiet between clips, shortest and longest (ours). espeak keeps time, so that the start of a word can be known, and a small
 # model soon says its first sounds sharply.
 GAP_SECONDS = {"fsdd": (0.05, 0.15), "espeak": (0.1, 0.1)}
 SHORTEST_GAP = min(shortest for shortest, _ in GAP_SECONDS.values())

@@ -23,7 +23,6 @@ MEDIA_LEFT_OUT = (
     "Rows without a player were judged like the others: only some rows have sounds, to keep the page small."
 )
 MAIN_FIGURES = 5  # ours
-check = spectrogram_png.check
 
 Mels = tuple[str, Float[np.ndarray, "T F"], Float[np.ndarray, "T2 F"]]  # label, log-mel before and after a line
 

@@ -7,8 +7,6 @@ import browser
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
-
 from spectron.audio.spectrograms import log_mels
 from spectron.config import FeatureConfig
 from spectron.evaluation.metrics.intervals import Figure, average, proportion

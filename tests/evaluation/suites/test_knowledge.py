@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
-
 from spectron.data.question_sets import Question, QuestionSet
 from spectron.evaluation.suites.knowledge import difference, evaluate_knowledge
 from spectron.types import UserError

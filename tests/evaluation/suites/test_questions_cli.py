@@ -5,7 +5,6 @@ import json
 import pytest
 import tiny_checkpoints
 
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra 'synth' is not installed")
 
 from spectron.cli import main

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
-
 from spectron.audio import wav
 from spectron.data.question_sets import Question, QuestionSet, read_questions
 from spectron.evaluation.metrics.answers import LONG, SHORT
