@@ -103,11 +103,14 @@ class Console:
     def summary(self, step: int, folder: Path, files: Sequence[str], metrics: Mapping[str, float]) -> None:
         """The table at the end of a stage, or where it was stopped. metrics: the newest, validation included."""
         each, took = self.watch.seconds_per_step, time.monotonic() - self.began
+        pace = [speed(each)] if each else []
+        if rate := metrics.get("examples_per_second"):
+            pace.append(f"{rate:.3g} examples/s")
         names = [name for name in metrics if name in self.figures or name.startswith(VALIDATION)]
         rows = [
             ("steps", f"{step}" + (f", {step - self.first} of them now" if self.first else "")),
             ("time", duration(took)),
-            *([("speed", speed(each))] if each else []),
+            *([("speed", ", ".join(pace))] if pace else []),
             *((name, f"{metrics[name]:.4g}") for name in names),
             ("files", f"{folder}: {', '.join(files)}"),
         ]
