@@ -118,11 +118,8 @@ def test_a_stage_ends_with_a_table(tmp_path, clock, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith("ctc: finished\n") and str(tmp_path) in shown
     rows = dict(line.strip().split(maxsplit=1) for line in shown.splitlines()[1:])
-    assert (
-        rows["steps"] == "200, 100 of them now"
-        and rows["time"] == "50 s"
-        and rows["speed"] == "2 steps/s, 16 examples/s"
-    )
+    assert rows["steps"] == "200, 100 of them now" and rows["time"] == "50 s"
+    assert rows["speed"] == "2 steps/s, 16 examples/s"
     assert rows["ctc"] == "176.5" and rows["validation_word_error_rate"] == "0.125"
     assert all(name in rows["files"] for name in ("checkpoints", "metrics.jsonl")) and "grad_norm" not in rows
 
