@@ -14,8 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
-from jax.sharding import AbstractMesh, AxisType
 
 from spectron.checkpoints.trees import merge
 from spectron.compile.aot import OutOfMemory, shard_bytes, templates
@@ -96,8 +94,9 @@ def candidates(experiment: Experiment, stage: StageConfig, chips: int, slices: i
     boxed = jax.eval_shape(lambda: init_params(objectives, rows, experiment.seed))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
     program, refused, found = None, [], []
-    for mesh in meshes(chips // slices, slices, [size for size in TENSOR_SIZES if tensor_divides(boxed, size)]):
-        described: Any = described_mesh(mesh)
+    tensor_sizes = [size for size in TENSOR_SIZES if tensor_divides(experiment, boxed, size)]
+    for mesh in meshes(chips // slices, slices, tensor_sizes):
+        described: Any = sharding.abstract_mesh(mesh)
         try:
             check_stage(stage, described)
             check_buckets(experiment.data, experiment.features, stage, described)
@@ -135,29 +134,14 @@ def meshes(chips: int, slices: int, tensor_sizes: Sequence[int]) -> list[Mesh]:
     return found
 
 
-def described_mesh(mesh: Mesh) -> AbstractMesh:
-    """A mesh without devices."""
-    sizes = tuple(dict(mesh).get(axis, 1) for axis in sharding.AXES)
-    return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * len(sizes))
-
-
-def tensor_divides(boxed: Any, size: int) -> bool:
-    """Whether every parameter axis that the rules split over "tensor" can be split in `size` parts.
+def tensor_divides(experiment: Experiment, boxed: Any, size: int) -> bool:
+    """Whether a tensor axis of this size splits all that the rules split over it, and whole attention heads.
 
     Else the chips of a tensor group would compute the same thing, which a roofline does not show.
     """
-    if size == 1:
-        return True
-    split = {name for name, axes in sharding.RULES if "tensor" in axes}
-    boxes = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
-    sizes = [
-        length
-        for box in boxes
-        if isinstance(box, nn.LogicallyPartitioned)
-        for name, length in zip(box.names, box.value.shape, strict=True)
-        if name in split
-    ]
-    return bool(sizes) and all(length % size == 0 for length in sizes)
+    parts = (experiment.model.lm, experiment.model.encoder)
+    heads = [getattr(part, name, size) for part in parts for name in ("num_heads", "num_kv_heads")]
+    return size == 1 or (all(number % size == 0 for number in heads) and sharding.axis_divides(boxed, "tensor", size))
 
 
 def estimated_bytes(

@@ -111,9 +111,7 @@ def test_candidates_know_their_bytes_and_divide_the_batch():
     assert [each.name for each in found] == ["data 8", "data 4, fsdp 2", "data 2, fsdp 4", "fsdp 8"]
     states = [each.state for each in found]
     assert states == sorted(states, reverse=True) and states[0] > 3 * found[0].gradients > 0
-    two_heads = experiment(
-        "stages.joint.start_from=[]", "model.lm.num_kv_heads=2", "data.vocabulary.words=[a, b, c, d]"
-    )
+    two_heads = experiment("stages.joint.start_from=[]", "model.lm.num_kv_heads=2")
     names = [each.name for each in candidates(two_heads, two_heads.stage("joint"), 8, 1, chip_of("TPU v5e"))]
     assert "data 4, tensor 2" in names and not any("tensor 4" in name for name in names)
     with pytest.raises(UserError, match="batch_size 8 must be a multiple of 16"):
