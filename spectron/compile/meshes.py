@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from spectron.checkpoints.trees import merge
 from spectron.compile.aot import OutOfMemory, shard_bytes, templates
 from spectron.compile.report import Report, roofline
 from spectron.config import Experiment, StageConfig
@@ -27,7 +27,7 @@ from spectron.objectives.base import step_flops
 from spectron.parallel import sharding
 from spectron.training.stage import check_buckets, check_stage
 from spectron.training.step import init_params, make_program
-from spectron.types import UserError
+from spectron.types import TrainState, UserError
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,10 @@ def candidates(experiment: Experiment, stage: StageConfig, chips: int, slices: i
 
     Slices lie along "replica". Raises UserError if the batch cannot be divided on any mesh.
     """
-    rows, statistics = templates(experiment, stage), unit_statistics(experiment)
+    statistics = unit_statistics(experiment)
     objectives = make_objectives(stage.streams, experiment, statistics)
+    empty = templates(experiment, stage)
+    rows = [jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), batch) for batch in empty]
     boxed = jax.eval_shape(lambda: init_params(objectives, rows, experiment.seed))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
     program, refused, found = None, [], []
@@ -116,7 +118,7 @@ def candidates(experiment: Experiment, stage: StageConfig, chips: int, slices: i
             "activations": 0.0,
         }
         seconds = roofline(flops, sizes, [], chip, chips, experiment.model.remat)
-        within, across = estimated_bytes(experiment, stage, dict(mesh), merge(state.params, state.frozen), flops)
+        within, across = estimated_bytes(experiment, stage, dict(mesh), state, flops.forward)
         seconds |= {"ici": within / chip.ici, "dcn": across / chip.dcn}
         found.append(Candidate(mesh, shard_bytes(state), sizes["parameters"], max(seconds.values())))
     if not found:
@@ -145,20 +147,22 @@ def tensor_divides(experiment: Experiment, boxed: Any, size: int) -> bool:
 
 
 def estimated_bytes(
-    experiment: Experiment, stage: StageConfig, mesh: dict[str, int], params: Any, flops: Any
+    experiment: Experiment, stage: StageConfig, mesh: dict[str, int], state: TrainState, forward: float
 ) -> tuple[float, float]:
-    """Bytes that a chip sends in a step, within its slice and to other slices: coarse, ours.
+    """Bytes that a chip sends in a step, within its slice and to other slices: coarse, ours. forward: FLOPs.
 
     fsdp gathers the parameters in every pass and scatters the gradients, data and replica add up gradients; tensor
     adds up the hidden vectors twice a layer and pass, whose bytes are FLOPs / (6 width) in a Transformer's layer.
     """
     replica, data, fsdp, tensor = (mesh.get(axis, 1) for axis in sharding.AXES)
     passes = 3 if experiment.model.remat == "full" else 2
-    whole = sum(np.prod(x.shape, dtype=np.float64) for x in jax.tree.leaves(params)) / tensor
-    gathered = passes * stage.accumulate * np.dtype(experiment.model.compute_dtype).itemsize * whole
-    gradients = 4.0 * whole  # float32
+    trained, frozen = (sum(float(x.size) for x in jax.tree.leaves(each)) for each in (state.params, state.frozen))
+    gathered = (
+        passes * stage.accumulate * jnp.dtype(experiment.model.compute_dtype).itemsize * (trained + frozen) / tensor
+    )
+    gradients = 4.0 * trained / tensor  # float32
     within = (gathered + gradients) * (fsdp - 1) / fsdp + 2 * gradients / fsdp * (data - 1) / data
-    hidden = flops.forward / (replica * data * fsdp) / (6 * experiment.model.lm.dim)
+    hidden = forward / (replica * data * fsdp) / (6 * experiment.model.lm.dim)
     within += passes * hidden * 2 * (tensor - 1) / tensor
     return within, 2 * gradients / fsdp * (replica - 1) / replica
 
