@@ -13,12 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spectron.errors import UserError as UserError
+
 Array = Any  # np.ndarray on the host, jax.Array on the device
 Params = Any  # a nested dict of arrays
-
-
-class UserError(Exception):
-    """An error the user can correct: one sentence with the file, key or value and what to do. The CLI exits with 2."""
 
 
 class Example(NamedTuple):

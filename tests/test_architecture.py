@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A module imports only from rungs below its own, and from its own folder: one rung a folder.
 LADDER = (
+    "errors",
     "types",
     "config",
     "utils",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spectron import Spectron
-from spectron.checkpoints import Checkpoint
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import (
     AdamConfig,
     ConnectorConfig,

@@ -17,7 +17,8 @@ import pytest
 import tiny_exports
 
 from spectron import Spectron
-from spectron.checkpoints import Checkpoint, export_format, manager
+from spectron.checkpoints import export_format, manager
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.trees import fingerprint
 from spectron.config import Experiment, load_experiment, to_json
 from spectron.data.fields import to_batch

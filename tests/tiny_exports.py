@@ -8,7 +8,8 @@ import numpy as np
 import tiny_run
 
 from spectron import cli
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.config import ObjectiveConfig
 from spectron.objectives import make_objective
 from spectron.parallel import sharding

@@ -9,7 +9,8 @@ import numpy as np
 import tiny_exports
 import tiny_run
 
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.types import Statistics, TrainState
 
 RATE = 16000

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from spectron.checkpoints import export_format
-from spectron.checkpoints.manager import FOLDER, META, VERSION, is_finished, steps_in
+from spectron.checkpoints.manager import VERSION
+from spectron.checkpoints.steps import FOLDER, META, is_finished, steps_in
 from spectron.checkpoints.trees import compare, fingerprint, has_shape, merge, paths_of, select
 from spectron.config import Experiment, from_json
 from spectron.types import Params, Statistics, TrainState, UserError

@@ -18,33 +18,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from spectron.checkpoints.steps import is_finished, steps_in
 from spectron.config import Experiment, as_dict
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import DISK_LOGS, disk_full
 
 VERSION = 2  # of the layout above
-FOLDER = "checkpoints"
 ITEMS = ("params", "ema", "optimizer", "meta")
-META = "meta/metadata"  # the file of the item meta
 SWEEPS = 5  # ours: after a failed save, half a second is enough for the other writers to end
-
-
-def steps_in(directory: str | Path) -> list[int]:
-    """Steps of the finished checkpoints in a folder, ascending; [] if there is none."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        return []
-    return sorted(int(path.name) for path in directory.iterdir() if is_finished(path))
-
-
-def is_finished(path: Path) -> bool:
-    """Whether a folder is a checkpoint that was written to the end."""
-    return (
-        path.name.isdigit()
-        and (path / META).is_file()
-        and (path / "params").is_dir()
-        and (path / "_CHECKPOINT_METADATA").is_file()
-    )
 
 
 def make_meta(experiment: Experiment, stage: str, statistics: Statistics | None) -> dict[str, Any]:

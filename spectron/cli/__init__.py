@@ -1,4 +1,4 @@
-"""The command line: `spectron train | compile | noisy-student | generate | evaluate | score | export | import | data`.
+"""The command line: train, runs, compile, noisy-student, generate, evaluate, score, export, import, data.
 
 Exit codes: 0 done, 2 user error (one sentence on stderr), 3 some inputs of several were bad and the others
 are done (ours), 4 other processes of the job are gone (ours), 130 interrupted. Everything heavy is imported by the
@@ -14,7 +14,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from spectron.cli import data, evaluate, export, generate, score, student, train
+from spectron.cli import data, evaluate, export, generate, runs, score, student, train
+from spectron.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if others and not hasattr(arguments, "pipeline_options"):
         commands.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.pipeline_options = others
-    from spectron.utils.malloc import keep_freed_memory
+    if arguments.computes:
+        from spectron.utils.malloc import keep_freed_memory
 
-    keep_freed_memory()
-    from spectron.types import UserError
-    from spectron.utils.compilation_cache import use_compilation_cache
+        keep_freed_memory()
+        from spectron.utils.compilation_cache import use_compilation_cache
 
-    use_compilation_cache()
+        use_compilation_cache()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "PIL", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -53,8 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def import_modules(names: Sequence[str]) -> None:
     """Import modules that register encoders, objectives and the like. Raises UserError for one that is not found."""
-    from spectron.types import UserError
-
     if names:
         sys.path.insert(0, "")  # the current folder, as for `python -m`
     for name in names:
@@ -69,12 +68,14 @@ def import_modules(names: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     """All commands and their flags."""
     top = argparse.ArgumentParser(prog="spectron", description="A language model that listens and speaks.")
+    top.set_defaults(computes=True)  # a command that needs no JAX sets it to False, and starts at once
     top.add_argument(
         "--import", dest="modules", action="append", default=[], metavar="MODULE",
         help="import a Python module first, one that registers an encoder, an objective or another kind of your own",
     )  # fmt: skip
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train.add_train(commands)
+    runs.add_runs(commands)
     train.add_compile(commands)
     student.add_noisy_student(commands)
     generate.add_generate(commands)

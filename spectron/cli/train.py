@@ -34,7 +34,10 @@ def add_compile(commands: Any) -> None:
     compiler.add_argument("--topology", required=True, metavar="NAME", help="v5e:4x4, v5p:4x4x8, v4:4x4x4, v6e:8x8, …")
     compiler.add_argument("--slices", type=positive, default=1, metavar="N", help="of that topology (default 1)")
     compiler.add_argument(
-        "--mesh", default="", metavar="AXIS=N,…", help="replica, data, fsdp, tensor (default: config)"
+        "--mesh",
+        default="",
+        metavar="AXIS=N,…",
+        help="replica, data, fsdp, tensor (default: config's, or the fastest)",
     )
     compiler.add_argument("--stage", metavar="NAME", help="default: the last")
     compiler.add_argument("--find-batch", action="store_true", help="the largest batch that fits")
@@ -63,12 +66,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from spectron.compile import aot as ahead
+    from spectron.compile import aot, command
 
-    ahead.prepare()  # before anything looks for devices
+    aot.prepare()  # before anything looks for devices
     experiment = load_config(arguments, arguments.config)
     print(
-        ahead.command(
+        command.command(
             experiment,
             arguments.stage or experiment.stages[-1].name,
             arguments.topology,

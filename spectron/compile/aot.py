@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +17,7 @@ import numpy as np
 
 from spectron.checkpoints.trees import merge
 from spectron.compile.hlo_collectives import collectives
-from spectron.compile.report import Report, roofline, summary, table
+from spectron.compile.report import Report, roofline, summary
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import Chip, chip_of
 from spectron.data.buckets import longest_shape
@@ -82,6 +79,14 @@ def tpu_devices(topology: str, slices: int = 1) -> list[Any]:
         raise UserError(f"--topology {topology!r}: libtpu knows no such machine: {first}") from error
 
 
+def known_chip(device: Any) -> Chip:
+    """The data sheet's figures of a device. Raises UserError if there are none."""
+    chip = chip_of(device.device_kind)
+    if chip is None:
+        raise UserError(f"There are no figures for {device.device_kind!r}; add it to spectron/cost/chips.py.")
+    return chip
+
+
 def templates(experiment: Experiment, stage: StageConfig) -> tuple[Batch, ...]:
     """Batches of each stream's sizes without rows."""
     data, features = experiment.data, experiment.features
@@ -135,9 +140,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     mesh = sharding.make_mesh(experiment.mesh, devices)
     lowered, state, batches = lower(experiment, stage, mesh)
     compiled = compile_step(lowered)
-    chip = chip_of(devices[0].device_kind)
-    if chip is None:
-        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
+    chip = known_chip(devices[0])
     memory = compiled.memory_analysis()
     sent = collectives(compiled.as_text(), tuple(mesh.shape.items()))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
@@ -173,86 +176,3 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
         collectives=summary(sent),
         seconds=roofline(flops, sizes, sent, chip, len(devices), experiment.model.remat),
     )
-
-
-def with_batch(experiment: Experiment, name: str, size: int) -> Experiment:
-    """The experiment with `size` rows per step in the stage's first stream, the others in proportion."""
-    stage = experiment.stage(name)
-    first = stage.streams[0].batch_size
-    streams = tuple(dataclasses.replace(s, batch_size=s.batch_size * size // first) for s in stage.streams)
-    stages = tuple(dataclasses.replace(s, streams=streams) if s.name == name else s for s in experiment.stages)
-    return dataclasses.replace(experiment, stages=stages)
-
-
-def advice(experiment: Experiment, error: OutOfMemory, chip: Chip) -> str:
-    """What to change when a step does not fit: one sentence."""
-    model, ideas = experiment.model, []
-    if model.remat != "full":
-        ideas.append("set model.remat=full")
-    if not model.logits_chunk:
-        ideas.append("set model.logits_chunk=16")
-    ideas += ["split the parameters over more chips (--mesh fsdp=N or tensor=N)", "lower the batch size (--find-batch)"]
-    ideas.append("raise accumulate")
-    needed = f" {error.needed / 2**30:.1f} GiB a chip are needed," if error.needed else ""
-    return (
-        f"The step does not fit:{needed} a {chip.name} has {chip.memory / 2**30:.1f} GiB; "
-        f"{', '.join(ideas[:-1])} or {ideas[-1]}."
-    )
-
-
-def largest_batch(fits: Callable[[int], bool], unit: int, start: int) -> int:
-    """The largest multiple of `unit` that fits, by doubling from `start` and halving the gap; 0 if none does."""
-    low, high = 0, max(start // unit, 1)
-    while fits(high * unit):
-        low, high = high, 2 * high
-    while high - low > max(low // 16, 1):  # ours: within a sixteenth
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * unit) else (low, middle)
-    return low * unit
-
-
-def command(
-    experiment: Experiment,
-    stage_name: str,
-    topology: str,
-    slices: int,
-    mesh: str,
-    find_batch: bool = False,
-    json_file: str | None = None,
-) -> str:
-    """What `spectron compile` prints. mesh: "fsdp=8,tensor=2", or "" for the experiment's. Raises UserError."""
-    if mesh:
-        pairs = [pair.partition("=") for pair in mesh.split(",")]
-        if not all(size.lstrip("-").isdigit() for _, _, size in pairs):
-            raise UserError(f"--mesh {mesh!r} is not of the form fsdp=8,tensor=2.")
-        experiment = dataclasses.replace(experiment, mesh=tuple((name.strip(), int(size)) for name, _, size in pairs))
-    devices = tpu_devices(topology, slices)
-    chip = chip_of(devices[0].device_kind)
-    if chip is None:
-        raise UserError(f"There are no figures for {devices[0].device_kind!r}; add it to spectron/cost/chips.py.")
-    if find_batch:
-        stage = experiment.stage(stage_name)
-        unit = sharding.batch_shards(sharding.make_mesh(experiment.mesh, devices)) * stage.accumulate
-
-        def fits(size: int) -> bool:
-            try:
-                changed = with_batch(experiment, stage_name, size)
-                analyse(changed, changed.stage(stage_name), topology, slices)
-            except OutOfMemory:
-                return False
-            return True
-
-        best = largest_batch(fits, unit, stage.streams[0].batch_size)
-        if not best:
-            raise UserError(
-                f"Not even {unit} rows per step fit on {slices} x {topology}; split the parameters further."
-            )
-        experiment = with_batch(experiment, stage_name, best)
-    try:
-        report = analyse(experiment, experiment.stage(stage_name), topology, slices)
-    except OutOfMemory as error:
-        raise UserError(advice(experiment, error, chip)) from error
-    if json_file:
-        text = json.dumps(dataclasses.asdict(report) | {"bound": report.bound}, indent=1)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
-    return table(report)

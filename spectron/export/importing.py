@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import ORIGIN, PIECES, is_export
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.config import SentencePieceConfig
 from spectron.types import TrainState, UserError
 from spectron.utils.files import check_new, new_folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import itertools
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
@@ -24,12 +26,14 @@ class Objective(abc.ABC):
     depends on which objective it is.
 
     parts: the top-level parameter names that it reads and trains. text_only: its batches need no speech. validates:
-    what `validation` returns, LABELS or LOG_PROBABILITY; "" without a validation metric.
+    what `validation` returns, LABELS or LOG_PROBABILITY; "" without a validation metric. main_metrics: the names of
+    loss terms that a progress line shows, the most important first; "loss" is the total.
     """
 
     parts: ClassVar[tuple[str, ...]]
     text_only: ClassVar[bool] = False
     validates: ClassVar[str] = ""
+    main_metrics: ClassVar[tuple[str, ...]] = ("loss",)
 
     def __init__(self, config: ObjectiveConfig, experiment: Experiment, statistics: Statistics | None) -> None:
         """statistics may be None if only shapes and costs are asked for."""
@@ -98,6 +102,26 @@ def make_objectives(
 ) -> list[Objective]:
     """The objective of every stream, in order."""
     return [make_objective(stream.objective, experiment, statistics) for stream in streams]
+
+
+def main_metrics(streams: Sequence[StreamConfig], most: int) -> list[str]:
+    """At most `most` names of the main metrics of a stage: the streams' first ones, then their second ones, ….
+
+    Where two streams have a term of the same name, it is logged for each under its stream's name.
+    """
+    each = [OBJECTIVES[stream.objective].main_metrics for stream in streams]
+    seen = Counter(name for names in each for name in names if name != "loss")
+    named = [
+        [name if seen[name] < 2 else term_name(stream, index, name) for name in names]
+        for index, (stream, names) in enumerate(zip(streams, each, strict=True))
+    ]
+    ranked = [name for rank in itertools.zip_longest(*named) for name in rank if name is not None]
+    return list(dict.fromkeys(ranked))[:most]
+
+
+def term_name(stream: StreamConfig, index: int, name: str) -> str:
+    """The name of a loss term that several streams have, of stream number `index`: "text_lm_1/text"."""
+    return f"{stream.key}_{index}/{name}"
 
 
 def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape], frozen: Collection[str] = ()) -> Flops:

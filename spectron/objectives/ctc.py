@@ -22,6 +22,7 @@ class CTC(Objective):
 
     parts = ("encoder", "ctc_head")
     validates = LABELS
+    main_metrics = ("ctc",)
 
     def __init__(self, config: CTCConfig, experiment: Experiment, statistics: Statistics | None) -> None:
         super().__init__(config, experiment, statistics)

@@ -40,6 +40,7 @@ class Joint(Objective):
     config: JointConfig
     parts = ("encoder", "connector", "lm", "prenet", "postnet", "stop")
     validates = LOG_PROBABILITY
+    main_metrics = ("text_accuracy", "frames", "stop")
 
     def __init__(self, config: JointConfig, experiment: Experiment, statistics: Statistics | None) -> None:
         super().__init__(config, experiment, statistics)

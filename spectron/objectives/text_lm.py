@@ -26,6 +26,7 @@ class TextLM(Objective):
     parts = ("lm",)
     text_only = True
     validates = LOG_PROBABILITY
+    main_metrics = ("text_lm", "text_lm_accuracy")
 
     def __init__(self, config: TextLMConfig, experiment: Experiment, statistics: Statistics | None) -> None:
         super().__init__(config, experiment, statistics)

@@ -1,6 +1,7 @@
 """Device meshes, the table of logical axes, and host batches → global arrays.
 
-The only file that knows mesh axis names. Models speak logical names ("batch", "embed", …); RULES maps them.
+The only file that knows mesh axis names, beside the one that chooses sizes for them (compile/meshes.py). Models speak
+logical names ("batch", "embed", …); RULES maps them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spectron.types import Array, Params, UserError
 
@@ -58,6 +59,12 @@ def make_mesh(sizes: Sequence[tuple[str, int]] = (), devices: Sequence[Any] | No
         )
     shape = tuple(wanted.get(name, 1) for name in AXES)
     return Mesh(_arranged(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(sizes: Sequence[tuple[str, int]]) -> AbstractMesh:
+    """A mesh with all four axes and no devices, for shapes of shards. Axes not named have size 1."""
+    shape = tuple(dict(sizes).get(name, 1) for name in AXES)
+    return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _arranged(shape: tuple[int, ...], devices: Sequence[Any]) -> np.ndarray:
@@ -142,6 +149,14 @@ def param_shardings(boxed: Params, mesh: Mesh) -> Params:
         return NamedSharding(mesh, partition_spec(leaf.names, leaf.value.shape, mesh))
 
     return jax.tree.map(one, boxed, is_leaf=_is_box)
+
+
+def axis_divides(boxed: Params, axis: str, size: int) -> bool:
+    """Whether `size` divides every dimension of boxed params that RULES splits over a mesh axis; False without any."""
+    split = {name for name, axes in RULES if axis in axes}
+    boxes = [leaf for leaf in jax.tree.leaves(boxed, is_leaf=_is_box) if _is_box(leaf)]
+    sizes = [n for box in boxes for name, n in zip(box.names, box.value.shape, strict=True) if name in split]
+    return bool(sizes) and all(n % size == 0 for n in sizes)
 
 
 def shardings_like(tree: Any, params: Params, mesh: Mesh) -> Any:

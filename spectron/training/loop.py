@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from spectron.checkpoints.checkpoint import Checkpoint
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.checkpoints.trees import merge
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import peak_flops
@@ -28,9 +29,11 @@ from spectron.data.batches import Feed, make_feed
 from spectron.data.order import BatchShape
 from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import Objective, make_objectives
-from spectron.objectives.base import step_flops
+from spectron.objectives.base import main_metrics, step_flops
 from spectron.parallel import multihost, sharding
+from spectron.training.console import MAIN_METRICS
 from spectron.training.metrics import MetricsLog, Work
+from spectron.training.runs import ProcessFile
 from spectron.training.stage import (
     check_buckets,
     check_same,
@@ -157,6 +160,9 @@ def train_stage(
         if saved is not None and first >= stage.steps:
             print(f"{stage.name}: finished at step {first}", flush=True)
             return True
+        main = main_metrics(stage.streams, MAIN_METRICS)
+        steps = {each.name: each.steps for each in experiment.stages}
+        process = stack.enter_context(ProcessFile(folder, steps, main, first, jax.process_index() == 0))
         sources = {} if saved is not None else open_sources(experiment, stage, workdir)
         feeds = open_feeds(experiment, stage)
         sample, streams = peek([stack.enter_context(reading(feed, first)) for feed in feeds])
@@ -170,15 +176,14 @@ def train_stage(
             measured = find_statistics(sources, speech, experiment.features, encoder_features(experiment))
         statistics = measured or unit_statistics(experiment)
         program = make_program(experiment, stage, statistics, sample, mesh)
-        log = open_log(stage, folder, first)
+        log = open_log(stage, folder, first, main, process.beat)
         stack.callback(log.close)
         if saved is not None:
             state, bases = saved.restore(program.abstract), saved.bases
             log.restore(saved.meta["window"])
         else:
             state, bases = fresh_state(program, sources, saver.directory / "0")
-        log.say(describe(stage, state, first))
-        began = time.monotonic()
+        log.console.say(describe(stage, state, first))
         meta = make_meta(experiment, stage.name, measured) | {"bases": bases}
 
         def save(step: int, state: TrainState) -> None:
@@ -190,7 +195,7 @@ def train_stage(
         validate = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
         reached = run(program, state, streams, log, save, stopping, measure, validate)
         saver.close()
-        log.say(f"{stage.name}: at step {reached} after {time.monotonic() - began:.0f} s")
+        log.summary(reached)
     return reached >= stage.steps
 
 
@@ -216,10 +221,21 @@ def describe(stage: StageConfig, state: TrainState, first: int) -> str:
     return f"{stage.name}: {count(state.params):,} parameters{frozen}, {start}"
 
 
-def open_log(stage: StageConfig, folder: Path, first: int) -> MetricsLog:
-    """The stage's metrics log; process 0 writes it."""
-    peak, main = peak_flops(jax.devices()) / jax.device_count(), jax.process_index() == 0
-    return MetricsLog(folder, stage.name, first, stage.steps, stage.log_every, main, peak)
+def open_log(
+    stage: StageConfig, folder: Path, first: int, main: Sequence[str], beat: Callable[[int], None]
+) -> MetricsLog:
+    """The stage's metrics log; process 0 writes it. main and beat: as in MetricsLog."""
+    return MetricsLog(
+        folder=folder,
+        stage=stage.name,
+        first=first,
+        last=stage.steps,
+        every=stage.log_every,
+        write=jax.process_index() == 0,
+        peak=peak_flops(jax.devices()) / jax.device_count(),
+        main=main,
+        beat=beat,
+    )
 
 
 def peek(streams: Sequence[Iterator[Batch]]) -> tuple[list[Batch], list[Iterator[Batch]]]:

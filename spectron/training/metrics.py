@@ -1,21 +1,23 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard if it is installed, a progress bar or plain lines."""
+"""Metrics of a run: all of them in metrics.jsonl and TensorBoard, if it is installed; the main ones on the console."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
+from spectron.checkpoints.steps import FOLDER
+from spectron.training.console import Console
+from spectron.training.runs import METRICS, VALIDATION
+
+BOARD = "tensorboard"  # the folder of its files, in the stage's
 LATEST = "learning_rate"  # metrics of this name, or below it, are written as their last value, not as a mean
 RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "padding", "teraflops_per_chip", "mfu")
-UNITS = ("s/step", "examples/s", "s of speech/s", "padding", "model TFLOP/s per chip", "MFU")
 
 
 class Work(NamedTuple):
@@ -31,7 +33,8 @@ class Work(NamedTuple):
 class MetricsLog:
     """Collects the metrics of every step and writes their means every `every` steps. write: False on all hosts but one.
 
-    peak: a chip's peak FLOP/s, 0 if unknown.
+    peak: a chip's peak FLOP/s, 0 if unknown. main: the metrics that the console shows (console.py). beat: called
+    with every step that has ended.
     """
 
     def __init__(
@@ -43,23 +46,26 @@ class MetricsLog:
         every: int,
         write: bool = True,
         peak: float = 0.0,
+        main: Sequence[str] = ("loss",),
+        beat: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self.path = folder / "metrics.jsonl"
+        self.folder = folder
+        self.path = folder / METRICS
         self.stage = stage
         self.last = last
         self.every = every
         self.write = write
         self.peak = peak
+        self._beat = beat
         self.window: dict[str, float] = {}  # sums of the steps since the last line
         self.count = 0
         self._work = np.zeros(1 + len(Work._fields))  # number of steps since `_clock`, and the sums of their work
         self._clock: float | None = None  # time of the last line; starts after the first step, which compiles
+        self._newest: dict[str, float] = {}  # every metric's newest value in a line
         self._board = _tensorboard(folder, first) if write else None
-        self._bar = None
+        self.console = Console(stage, first, last, main, silent=not write)
         if write:
             forget_after(self.path, first)
-            if sys.stderr.isatty():
-                self._bar = tqdm(total=last, initial=first, desc=stage, unit="step", dynamic_ncols=True)
 
     def add(self, step: int, metrics: Mapping[str, float], work: Work) -> None:
         """Metrics of one finished step (counted from 1), and its work."""
@@ -70,13 +76,14 @@ class MetricsLog:
             self._clock = time.monotonic()
         else:
             self._work += (1, *work)
-        if self._bar is not None:
-            self._bar.update(1)
+        self.console.step(step)
+        self._beat(step)
         if step == 1 or step % self.every == 0 or step == self.last:
             self._line(step)
 
     def pause(self, seconds: float) -> None:
-        """Leave some seconds, of compilation or validation, out of the rates."""
+        """Leave some seconds, of compilation or validation, out of the rates and of the time left."""
+        self.console.watch.pause(seconds)
         if self._clock is not None:
             self._clock += seconds
 
@@ -86,28 +93,30 @@ class MetricsLog:
         elapsed = max(now - (self._clock or now), 1e-9)
         rates = self._rates(elapsed) if self._work[0] else {}
         self.window, self.count, self._clock, self._work = {}, 0, now, np.zeros(len(self._work))
-        if not self.write:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "stage": self.stage, **means, **rates}) + "\n")
-        if self._board is not None:
-            for name, value in {**means, **rates}.items():
-                self._board.add_scalar(name, value, step)
-        self.say(f"{self.stage} {step}/{self.last}  {_readable(means, rates)}")
+        if self.write:
+            self._write(step, {**means, **rates})
+            self.console.line(step, means)
 
     def validation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write validation metrics of a step as a line of their own."""
-        if not self.write:
-            return
-        named = {f"validation_{name}": value for name, value in metrics.items()}
+        if self.write:
+            named = {f"{VALIDATION}{name}": value for name, value in metrics.items()}
+            self._write(step, named)
+            self.console.validation(step, named)
+
+    def _write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A line of metrics.jsonl, and the same for TensorBoard."""
+        self._newest |= metrics
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "stage": self.stage, **named}) + "\n")
+            file.write(json.dumps({"step": step, "stage": self.stage, **metrics}) + "\n")
         if self._board is not None:
-            for name, value in named.items():
+            for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
-        self.say(
-            f"{self.stage} {step}/{self.last}  " + "  ".join(f"{name} {value:.4g}" for name, value in named.items())
-        )
+
+    def summary(self, step: int) -> None:
+        """Print the table at the end of a stage. step: the last one that was made."""
+        files = [FOLDER, METRICS, *([BOARD] if self._board is not None else [])]
+        self.console.summary(step, self.folder, files, self._newest)
 
     def _rates(self, elapsed: float) -> dict[str, float]:
         steps, examples, speech, real, computed, flops = self._work.tolist()
@@ -116,11 +125,6 @@ class MetricsLog:
         if self.peak:
             values.append(flops / elapsed / self.peak)
         return {name: float(f"{value:.4g}") for name, value in zip(RATES, values, strict=False)}
-
-    def say(self, line: str) -> None:
-        """Print a line, above the progress bar if there is one."""
-        if self.write:
-            tqdm.write(line) if self._bar is not None else print(line, flush=True)
 
     def state(self) -> dict[str, Any]:
         """The sums since the last line, saved in checkpoints so that the next line is the same after a restart."""
@@ -133,8 +137,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the progress bar and TensorBoard."""
-        if self._bar is not None:
-            self._bar.close()
+        self.console.close()
         if self._board is not None:
             self._board.close()
 
@@ -161,14 +164,8 @@ def _tensorboard(folder: Path, first: int) -> Any:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+    return SummaryWriter(str(folder / BOARD), purge_step=first + 1)
 
 
 def _is_latest(name: str) -> bool:
     return name.split("/", maxsplit=1)[0] == LATEST
-
-
-def _readable(means: Mapping[str, float], rates: Mapping[str, float]) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in means.items()]
-    units = zip(rates.values(), UNITS, strict=False)
-    return "  ".join([*shown, *(f"{value:.3g} {unit}" for value, unit in units)])

@@ -14,7 +14,7 @@ import numpy as np
 
 from spectron.audio.features import log_mel, measure
 from spectron.checkpoints.checkpoint import Base, Checkpoint, base_of, place
-from spectron.checkpoints.manager import FOLDER
+from spectron.checkpoints.steps import FOLDER
 from spectron.checkpoints.trees import merge, paths_of, select
 from spectron.config import DataConfig, Experiment, FeatureConfig, StageConfig, as_dict
 from spectron.data.batches import Feed

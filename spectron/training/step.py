@@ -16,6 +16,7 @@ import optax
 from spectron.checkpoints.trees import merge, paths_of, select
 from spectron.config import Experiment, StageConfig
 from spectron.objectives import Objective, make_objectives
+from spectron.objectives.base import term_name
 from spectron.parallel import sharding
 from spectron.training.optimizer import frozen_layout, learning_rates, make_optimizer, split_frozen, update_ema
 from spectron.types import Array, Batch, Losses, Params, Statistics, TrainState
@@ -36,7 +37,7 @@ def make_loss(stage: StageConfig, objectives: Sequence[Objective]) -> LossFn:
         seen = Counter(name for losses in each for name in losses.terms)
         total = Losses({}, {})
         for index, (stream, losses) in enumerate(zip(stage.streams, each, strict=True)):
-            names = {name: name if seen[name] == 1 else f"{stream.key}_{index}/{name}" for name in losses.terms}
+            names = {name: name if seen[name] == 1 else term_name(stream, index, name) for name in losses.terms}
             total += Losses(
                 {names[name]: term for name, term in losses.terms.items()},
                 {names[name]: stream.weight * value for name, value in losses.coefficients.items()},

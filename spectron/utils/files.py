@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from spectron.types import UserError
+from spectron.errors import UserError
 from spectron.utils.disk import disk_full
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spectron.types import UserError
+from spectron.errors import UserError
 
 
 def read_text(path: Path) -> str:

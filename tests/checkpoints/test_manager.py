@@ -12,7 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from spectron.checkpoints.checkpoint import Checkpoint
-from spectron.checkpoints.manager import FOLDER, VERSION, Checkpointer, make_meta, steps_in
+from spectron.checkpoints.manager import VERSION, Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER, steps_in
 from spectron.config import DataConfig, Experiment, StageConfig
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import disk_full

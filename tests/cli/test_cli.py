@@ -10,7 +10,8 @@ import soundfile
 import tiny_run
 
 from spectron import cli
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.cli.generate import SOME_FAILED
 from spectron.config import ObjectiveConfig
 from spectron.objectives import make_objective

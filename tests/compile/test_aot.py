@@ -7,7 +7,9 @@ import pytest
 
 from spectron.cli import main
 from spectron.compile import aot as ahead
+from spectron.compile import command
 from spectron.compile.hlo_collectives import Collective
+from spectron.compile.report import roofline
 from spectron.config import load_experiment
 from spectron.cost.chips import Chip
 from spectron.cost.flops import Flops
@@ -77,8 +79,9 @@ def test_a_step_is_accounted_for(config, tmp_path, run_python):
 def test_what_does_not_fit_is_one_sentence(config, run_python):
     code = "import sys; from spectron.cli import main\nassert main(sys.argv[1:]) == 2; sys.exit(0)"
     done = run_python(
-        code, "compile", config, "--topology", "v5e:2x2", "--set", "stages.joint.streams.spectron.batch_size=400000"
-    )
+        code, "compile", config, "--topology", "v5e:2x2", "--mesh", "data=4",
+        "--set", "stages.joint.streams.spectron.batch_size=400000",
+    )  # fmt: skip
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith("spectron: The step does not fit") and "v5e" in told and "--find-batch" in told
     assert "Traceback" not in done.stderr
@@ -114,11 +117,11 @@ def test_the_largest_batch_is_found_with_few_tries():
         tried.append(size)
         return size <= 1000
 
-    best = ahead.largest_batch(fits, 8, 64)
+    best = command.largest_batch(fits, 8, 64)
     assert best % 8 == 0 and 940 <= best <= 1000
     assert len(tried) == len(set(tried)) < 12
-    assert ahead.largest_batch(lambda size: False, 8, 64) == 0
-    assert ahead.largest_batch(lambda size: size <= 16, 8, 64) == 16
+    assert command.largest_batch(lambda size: False, 8, 64) == 0
+    assert command.largest_batch(lambda size: size <= 16, 8, 64) == 16
 
 
 def test_rooflines_by_hand():
@@ -127,16 +130,17 @@ def test_rooflines_by_hand():
     near = Collective("all-gather", "a", "f32", (4,), 16, 4, ("fsdp",), 2)  # 2 x 16 x 3/4
     far = Collective("all-reduce", "b", "f32", (4,), 16, 2, ("replica",), 1)  # 2 x 16 x 1/2
     sizes = {"parameters": 4.0, "frozen": 1.0, "optimizer": 8.0, "average": 0.0, "activations": 4.0}
-    found = ahead.roofline(flops, sizes, [near, far], chip, 2, "none")
+    found = roofline(flops, sizes, [near, far], chip, 2, "none")
     assert found == {"compute": 600 / 2 / 100, "memory": (24 + 8 + 2 + 8) / 10, "ici": 24 / 5, "dcn": 16 / 1}
-    assert ahead.roofline(flops, sizes, [], chip, 2, "full")["compute"] == 800 / 2 / 100
+    assert roofline(flops, sizes, [], chip, 2, "full")["compute"] == 800 / 2 / 100
 
 
 def test_out_of_memory_names_what_to_change(config):
-    experiment = ahead.with_batch(load_experiment(config), "joint", 64)
+    experiment = command.with_batch(load_experiment(config), "joint", 64)
     assert experiment.stage("joint").streams[0].batch_size == 64
     error = ahead.OutOfMemory(ahead._needed("Used 20.5G of 15.75G hbm"), "")
-    told = ahead.advice(experiment, error, ahead.chip_of("TPU v5e"))
-    assert "20.5 GiB a chip are needed" in told and "14.9 GiB" in told and "remat" not in told
+    told = command.advice(experiment, error.needed, ahead.chip_of("TPU v5e"), split="take more chips")
+    assert "20.5 GiB a chip are needed" in told and "14.9 GiB" in told
+    assert "take more chips" in told and "remat" not in told
     with pytest.raises(UserError, match="makes no machine"):
         ahead.tpu_devices("v5e:2x2", 0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tiny_run import bucketed, experiment
 
-from spectron.checkpoints.manager import FOLDER, steps_in
+from spectron.checkpoints.steps import FOLDER, steps_in
 from spectron.parallel import multihost, supervisor
 from spectron.training.metrics import RATES
 from spectron.types import UserError

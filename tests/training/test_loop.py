@@ -19,7 +19,7 @@ import pytest
 from tiny_run import NoiseFeed, experiment, noise_batch, stands
 
 from spectron.checkpoints.checkpoint import Checkpoint
-from spectron.checkpoints.manager import FOLDER, steps_in
+from spectron.checkpoints.steps import FOLDER, steps_in
 from spectron.config import (
     CTCConfig,
     ObjectiveConfig,

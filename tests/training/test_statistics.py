@@ -8,8 +8,9 @@ import pytest
 from models import tiny
 
 from spectron.audio.features import log_mel, measure
-from spectron.checkpoints import Checkpoint
-from spectron.checkpoints.manager import FOLDER, Checkpointer, make_meta
+from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.manager import Checkpointer, make_meta
+from spectron.checkpoints.steps import FOLDER
 from spectron.config import CTCConfig, FeatureConfig
 from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import make_objective
