@@ -1,0 +1,50 @@
+"""prepared.json: what `spectron data inspect` measured of a folder of recordings, for configs/own.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from spectron.types import UserError
+
+FILE, MANIFEST, PIECES = "prepared.json", "manifest.jsonl", "pieces.model"
+TRAIN, HELD_OUT = "train", "held_out"  # splits of the manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Facts about prepared recordings. The defaults describe an hour of utterances of up to 16 s.
+
+    hours, recordings: of the training split. speakers: 0 if unknown. shortest: seconds; all but some 5 % of the time
+    is in longer recordings. longest: seconds. thirds: two lengths that divide the recordings into thirds. max_tokens:
+    tokens of the longest text, with eos. characters: the vocabulary if the texts are too few for SentencePiece, else "".
+    """
+
+    hours: float = 1.0
+    recordings: int = 0
+    held_out: int = 0
+    speakers: int = 0
+    shortest: float = 3.0
+    longest: float = 16.0
+    thirds: tuple[float, ...] = ()
+    max_tokens: int = 200
+    characters: str = ""
+
+    def to_json(self) -> str:
+        """The content of prepared.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def load_prepared(folder: str | Path) -> Prepared:
+    """The facts of a prepared folder. Raises UserError if it is not one."""
+    path = Path(folder) / FILE
+    how = "give data.root the --out folder of `spectron data inspect RECORDINGS --out FOLDER`"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        prepared = Prepared(**stored)
+        return dataclasses.replace(prepared, thirds=tuple(map(float, prepared.thirds)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{str(folder)!r} has no {FILE}; {how}.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error}); {how} again.") from error
