@@ -62,10 +62,9 @@ def experiment(data_root: str = "") -> Experiment:
 
 
 def data(prepared: Prepared, root: str) -> DataConfig:
-    """The prompt is the first 2 s, less where many recordings are shorter than 3 s."""
+    """The prompt is the first 2 s of a recording, or less if many recordings are shorter than 3 s."""
     longest = min(MAX_SECONDS, max(1.0, math.ceil(prepared.longest)))
-    # Ours: all but some 5 % of the time is in recordings of a prompt and at least half as much to continue.
-    prompt = round(min(2.0, max(0.5, prepared.shortest * 2 / 3)), 2)
+    prompt = prepared.prompt_seconds
     return DataConfig(
         root=root,
         reader="direct",
@@ -87,7 +86,7 @@ def data(prepared: Prepared, root: str) -> DataConfig:
 
 
 def vocabulary(prepared: Prepared, root: str) -> VocabularyConfig:
-    """Pieces of words, because CTC needs fewer tokens than encoder frames (50 ms); characters if there is little text."""
+    """Pieces of words: CTC needs fewer tokens than encoder frames (50 ms). Characters if there is little text."""
     if prepared.characters:
         return CharactersConfig(tuple(prepared.characters))
     return SentencePieceConfig(str(Path(root).absolute() / PIECES) if root else "")

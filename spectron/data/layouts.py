@@ -1,4 +1,4 @@
-"""Recordings and their texts in a folder of a common layout: manifests, LibriSpeech, LJSpeech, Common Voice, text files.
+"""Recordings and their texts in a folder: manifests, LibriSpeech, LJSpeech, Common Voice, or a text file each.
 
 `list_recordings` detects the layout. Training reads the manifest that `spectron data inspect` writes, not these.
 """
@@ -83,7 +83,7 @@ def list_recordings(root: str | Path, leave_out: str | Path | None = None) -> Li
 
     Raises UserError if there are none, or the manifest cannot be read.
     """
-    path = Path(root)
+    path = Path(root).absolute()
     if path.is_file():
         if path.suffix.lower() not in (".jsonl", ".tsv", ".csv"):
             raise UserError(
@@ -91,10 +91,14 @@ def list_recordings(root: str | Path, leave_out: str | Path | None = None) -> Li
             )
         return _checked(_from_table(path, Files(path.parent)), path)
     if not path.is_dir():
-        raise UserError(f"{str(path)!r} does not exist; give a folder of recordings, or a manifest (.jsonl, .tsv, .csv).")
+        raise UserError(
+            f"{str(path)!r} does not exist; give a folder of recordings, or a manifest (.jsonl, .tsv, .csv)."
+        )
     files = Files(path, Path(leave_out).resolve() if leave_out else None)
     if not files.audio and not files.unsupported:
-        raise UserError(f"{str(path)!r} has no recordings ({', '.join(AUDIO_SUFFIXES)}); give the folder that has them.")
+        raise UserError(
+            f"{str(path)!r} has no recordings ({', '.join(AUDIO_SUFFIXES)}); give the folder that has them."
+        )
     listing = _checked(_detect(path, files), path)
     listing.unsupported += map(str, files.unsupported)
     known = {os.path.realpath(record.audio) for record in listing.records}
@@ -177,17 +181,17 @@ def _from_text_files(root: Path, files: Files) -> Listing:
             by_path.add(path)
             stem = path.name[: -len(suffix)]
             same = texts.get(stem)
-            # x.normalized.txt and x.txt in one folder are two texts of one recording, and the order of suffixes decides.
+            # x.normalized.txt and x.txt in one folder belong to one recording; the order of suffixes decides.
             texts[stem] = path if stem not in texts or (same and same.parent == path.parent) else None
     top = Path(os.path.commonpath([audio.parent for audio in files.audio])) if files.audio else root
     records, used = [], set()
     for audio in files.audio:
         beside = (audio.with_name(audio.stem + suffix) for suffix in TEXT_SUFFIXES)
-        path = next((p for p in beside if p in by_path), None) or texts.get(audio.stem)
+        written = next((p for p in beside if p in by_path), None) or texts.get(audio.stem)
         text = ""
-        if path:
-            used |= {path, *(path.with_name(audio.stem + suffix) for suffix in TEXT_SUFFIXES)}
-            text = " ".join(path.read_text(encoding="utf-8-sig", errors="replace").split())
+        if written:
+            used |= {written, *(written.with_name(audio.stem + suffix) for suffix in TEXT_SUFFIXES)}
+            text = " ".join(written.read_text(encoding="utf-8-sig", errors="replace").split())
         inside = audio.relative_to(top).parts
         speaker = inside[0] if len(inside) > 1 else ""
         records.append(Record(id=_name(audio, root), audio=str(audio), text=text, speaker=speaker))

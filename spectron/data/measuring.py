@@ -118,7 +118,7 @@ def measure_all(paths: Sequence[str], cache: Path | None = None) -> list[Sound]:
     so that an interrupted run goes on.
     """
     stored = Store(cache, lambda values: Sound(*values))
-    stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
+    stamps = {path: stamp_of(path) for path in dict.fromkeys(paths)}
     missing = [path for path, stamp in stamps.items() if stored.get(path, stamp) is None]
     for path, sound in in_threads(measure, missing, "measuring"):
         stored.add(path, stamps[path], sound)
@@ -136,14 +136,15 @@ class Store:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            content = path.read_text(encoding="utf-8") if path.is_file() else ""
+            for line in content.splitlines():
                 try:
                     name, stamp, value = json.loads(line)
                     self.values[name] = stamp, make(value)
                 except (ValueError, TypeError):
                     continue  # the last line of a killed run, or of another version: measure again
             self._file = path.open("a", encoding="utf-8")
-            self._file.write("\n" if path.stat().st_size else "")  # after the half line of a killed run
+            self._file.write("" if content.endswith("\n") or not content else "\n")  # ends a killed run's half line
         except OSError as error:
             raise UserError(f"Cannot write {str(path)!r} ({error.strerror}); choose another --out.") from error
 
@@ -165,7 +166,8 @@ class Store:
             self._file.close()
 
 
-def _stamp(path: str) -> list[int]:
+def stamp_of(path: str) -> list[int]:
+    """Size and time of change of a file: they tell its versions apart."""
     try:
         status = os.stat(path)
     except OSError:
@@ -173,11 +175,12 @@ def _stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def in_threads(work: Callable[[T], R], items: Sequence[T], label: str) -> Iterator[tuple[T, R]]:
-    """(item, work(item)) in order, computed by one thread per core, with a progress bar."""
+def in_threads(work: Callable[[T], R], items: Sequence[T], label: str = "") -> Iterator[tuple[T, R]]:
+    """(item, work(item)) in order, computed by one thread per core. label: of a progress bar; "" shows none."""
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1)
     try:
-        yield from progress(zip(items, pool.map(work, items), strict=True), len(items), label)
+        pairs = zip(items, pool.map(work, items), strict=True)
+        yield from progress(pairs, len(items), label) if label else pairs
     finally:
         pool.shutdown(cancel_futures=True)
 
