@@ -31,13 +31,16 @@ from spectron.config import (
     VocabularyConfig,
 )
 from spectron.data.prepared import HELD_OUT, PIECES, Prepared, load_prepared
+from spectron.types import UserError
 
 MAX_SECONDS = 20.0  # ours: longer recordings are left out, for the memory of a batch
 
 
 def experiment(data_root: str = "") -> Experiment:
-    """Encoder by CTC, LM on text, then both together. data_root: the value of data.root; "" describes one hour."""
-    prepared = load_prepared(data_root) if data_root else Prepared()
+    """Encoder by CTC, LM on text, then both together. data_root: the value of data.root."""
+    if not data_root:
+        raise UserError("configs/own.py needs data.root=DIR, what `spectron data inspect RECORDINGS --out DIR` wrote.")
+    prepared = load_prepared(data_root)
     ctc, text, joint = steps(prepared.hours)
     return Experiment(
         "own",
@@ -65,6 +68,7 @@ def data(prepared: Prepared, root: str) -> DataConfig:
     """The prompt is the first 2 s of a recording, or less if many recordings are shorter than 3 s."""
     longest = min(MAX_SECONDS, max(1.0, math.ceil(prepared.longest)))
     prompt = prepared.prompt_seconds
+    thirds = prepared.thirds if prepared.hours >= 2 else prepared.thirds[-1:]
     return DataConfig(
         root=root,
         reader="direct",
@@ -80,8 +84,9 @@ def data(prepared: Prepared, root: str) -> DataConfig:
         max_prompt_seconds=2 * prompt,
         max_continuation_seconds=longest - prompt / 2,
         max_tokens=prepared.max_tokens,
-        # Ours: a third of the recordings in each bucket.
-        buckets=tuple(sorted({float(math.ceil(t)) for t in prepared.thirds if math.ceil(t) < longest})),
+        # Ours: a third of the recordings in each bucket; with little data two thirds share one, because each bucket is
+        # compiled once more.
+        buckets=tuple(sorted({float(math.ceil(t)) for t in thirds if math.ceil(t) < longest})),
     )
 
 
@@ -89,7 +94,7 @@ def vocabulary(prepared: Prepared, root: str) -> VocabularyConfig:
     """Pieces of words: CTC needs fewer tokens than encoder frames (50 ms). Characters if there is little text."""
     if prepared.characters:
         return CharactersConfig(tuple(prepared.characters))
-    return SentencePieceConfig(str(Path(root).absolute() / PIECES) if root else "")
+    return SentencePieceConfig(str(Path(root).absolute() / PIECES))
 
 
 def model(hours: float) -> ModelConfig:

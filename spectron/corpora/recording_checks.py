@@ -199,10 +199,8 @@ def _check_duplicates(checked: Checked, indices: Sequence[int]) -> None:
     for i in sorted(indices, key=lambda i: not checked.records[i].text):
         kept = first.setdefault(checked.sounds[i].digest, i)
         if kept != i:
-            checked.add(
-                "duplicate",
-                [Hit(checked.records[i].audio, i, f"same as {os.path.basename(checked.records[kept].audio)}")],
-            )
+            name = os.path.basename(checked.records[kept].audio)
+            checked.add("duplicate", [Hit(checked.records[i].audio, i, f"same as {name}")])
 
 
 def check_texts(checked: Checked, keep: Iterable[str] = ()) -> None:
@@ -290,11 +288,8 @@ def _check_characters(checked: Checked, indices: Sequence[int]) -> None:
     counts = collections.Counter(c for i in indices for c in set(checked.texts[i].casefold()))
     if len(indices) < 10 * RARE:  # ours: in few texts every letter may be rare
         return
-    rare = {
-        c
-        for c, n in counts.items()
-        if n < RARE and c != "\ufffd" and not c.isdigit() and c not in string.ascii_lowercase
-    }
+    usual = {"\ufffd", *string.ascii_lowercase, *string.digits}  # or a problem of their own
+    rare = {c for c, n in counts.items() if n < RARE} - usual
     found = {i: sorted(set(checked.texts[i].casefold()) & rare) for i in indices}
     checked.add(
         "rare-characters",

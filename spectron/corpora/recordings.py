@@ -41,7 +41,7 @@ from spectron.utils.spacing import evenly_spaced
 # All of these are ours.
 HELD_OUT_SHARE, HELD_OUT_SECONDS = 0.05, 3600.0  # of the time, but at most an hour
 MIN_HELD_OUT = 8  # recordings, but at most a quarter of them
-SPEAKER_SHARE = 0.15  # of the time: speakers are held out if they need not be more than this
+SPEAKER_SHARE = 0.2  # of the time: speakers are held out if they need not be more than this
 MIN_CHARACTERS = 1_000  # of all texts: less is too little for pieces of words
 CHARACTERS_PER_PIECE, MIN_PIECES, MAX_PIECES = 60, 100, 4_000
 PROMPTS = 8  # recordings of which prompts/ has the start

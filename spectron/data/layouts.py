@@ -125,9 +125,9 @@ def _detect(root: Path, files: Files) -> Listing:
         return _from_librispeech(root)
     if (root / "LJSpeech-1.1" / "metadata.csv").is_file():
         return _from_ljspeech(root)
-    for folder in (root, *sorted(p for p in root.iterdir() if p.is_dir())):
-        if (folder / "clips").is_dir() and any((folder / f"{n}.tsv").is_file() for n in ("validated", "train")):
-            return _from_common_voice(folder, files)
+    voices = (path.parent for path in files.others if path.name in ("validated.tsv", "train.tsv"))
+    if folder := next((f for f in voices if (f / "clips").is_dir()), None):
+        return _from_common_voice(folder, files)
     found = [p for p in files.others if p.parent == root and p.suffix.lower() in (".jsonl", ".tsv", ".csv")]
     readable = [p for p in found if "audio" in _columns(p)]
     if len(readable) == 1:

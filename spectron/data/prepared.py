@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 from spectron.types import UserError
@@ -14,27 +15,27 @@ TRAIN, HELD_OUT = "train", "held_out"  # splits of the manifest
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """Facts about prepared recordings. The defaults describe an hour of utterances of up to 16 s.
+    """Facts about prepared recordings.
 
     hours, recordings: of the training split. speakers: 0 if unknown. shortest: seconds; all but some 5 % of the time
     is in longer recordings. longest: seconds. thirds: two lengths that divide the recordings into thirds. max_tokens:
     tokens of the longest text, with eos. characters: the vocabulary if there is too little text for pieces, else "".
     """
 
-    hours: float = 1.0
-    recordings: int = 0
-    held_out: int = 0
-    speakers: int = 0
-    shortest: float = 3.0
-    longest: float = 16.0
-    thirds: tuple[float, ...] = ()
-    max_tokens: int = 200
-    characters: str = ""
+    hours: float
+    recordings: int
+    held_out: int
+    speakers: int
+    shortest: float
+    longest: float
+    thirds: tuple[float, ...]
+    max_tokens: int
+    characters: str
 
     @property
     def prompt_seconds(self) -> float:
         """Length of a prompt. Ours: 2 s, or less, so that half as much can follow in all but some 5 % of the time."""
-        return round(min(2.0, max(0.5, self.shortest * 2 / 3)), 2)
+        return math.floor(50 * min(2.0, max(0.5, self.shortest * 2 / 3))) / 50
 
     def to_json(self) -> str:
         """The content of prepared.json."""
