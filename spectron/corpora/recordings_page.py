@@ -64,9 +64,10 @@ def table(inspection: Inspection) -> str:
         share = _share(inspection, problem)
         used = "left out" if problem.left_out else "used"
         lines.append(f"{problem.title:{width}}  {len(hits):>7,}  {share:>6}  {used}. {problem.advice}")
-        names = [_short(inspection, hit.name) + (f" ({_cut(hit.detail)})" if hit.detail else "") for hit in hits]
-        more = [f"and {len(names) - NAMED:,} more"] if len(names) > NAMED else []
-        lines += [f"{'':{width}}  {line}" for line in [*names[:NAMED], *more]]
+        names = [
+            _short(inspection, hit.name) + (f" ({_cut(hit.detail)})" if hit.detail else "") for hit in hits[:NAMED]
+        ]
+        lines += [f"{'':{width}}  {line}" for line in [*names, *_more(hits)]]
     return "\n".join(lines)
 
 
@@ -76,7 +77,7 @@ def write(path: Path, inspection: Inspection) -> None:
     checked = inspection.checked
     rows = [
         [
-            problem.title,
+            Cell(problem.title, small=_named(inspection, problem)),
             Cell(f"{len(checked.hits[problem.key]):,}", value=len(checked.hits[problem.key])),
             _share(inspection, problem),
             "left out" if problem.left_out else "used",
@@ -99,6 +100,16 @@ def write(path: Path, inspection: Inspection) -> None:
         "is the end of a prompt of 2 s.",
     )
     write_text(path, render("Recordings", summary(inspection), sections, listing))
+
+
+def _named(inspection: Inspection, problem: Problem) -> str:
+    """The first names of what has a problem."""
+    hits = inspection.checked.hits[problem.key]
+    return ", ".join([*(_short(inspection, hit.name) for hit in hits[:NAMED]), *_more(hits)])
+
+
+def _more(hits: Sequence[Hit]) -> list[str]:
+    return [f"and {len(hits) - NAMED:,} more"] if len(hits) > NAMED else []
 
 
 def _facts(inspection: Inspection) -> list[tuple[str, str]]:
@@ -163,7 +174,8 @@ def _example(inspection: Inspection, i: int, problems: Sequence[tuple[Problem, H
     sound = checked.sounds[i]
     use = inspection.splits.get(i, "left out").replace("_", " ")
     heard = f"heard: {checked.heard[i]}" if i in checked.heard and checked.records[i].text else ""
-    small = f"{checked.records[i].speaker}\n{sound.seconds:.2f} s, {sound.sample_rate:,} Hz, {use}".strip()
+    measured = f"{sound.seconds:.2f} s, {sound.sample_rate:,} Hz, " if sound.sample_rate else ""
+    small = f"{checked.records[i].speaker}\n{measured}{use}".strip()
     details = "\n".join(f"{problem.title}: {hit.detail}" if hit.detail else problem.title for problem, hit in problems)
     cells = [
         Cell(_short(inspection, checked.records[i].audio), small=small),
