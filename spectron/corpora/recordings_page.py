@@ -64,9 +64,8 @@ def table(inspection: Inspection) -> str:
         share = _share(inspection, problem)
         used = "left out" if problem.left_out else "used"
         lines.append(f"{problem.title:{width}}  {len(hits):>7,}  {share:>6}  {used}. {problem.advice}")
-        names = [
-            _short(inspection, hit.name) + (f" ({_cut(hit.detail)})" if hit.detail else "") for hit in hits[:NAMED]
-        ]
+        shown = [(_short(inspection, hit.name), _cut(hit.detail)) for hit in hits[:NAMED]]
+        names = [f"{name} ({detail})" if detail else name for name, detail in shown]
         lines += [f"{'':{width}}  {line}" for line in [*names, *_more(hits)]]
     return "\n".join(lines)
 
@@ -78,20 +77,18 @@ def write(path: Path, inspection: Inspection) -> None:
     rows = [
         [
             Cell(problem.title, small=_named(inspection, problem)),
+            problem.advice,
             Cell(f"{len(checked.hits[problem.key]):,}", value=len(checked.hits[problem.key])),
             _share(inspection, problem),
             "left out" if problem.left_out else "used",
-            problem.advice,
         ]
         for problem in PROBLEMS
         if problem.key in checked.hits
     ]
-    columns = ("Problem", "Number", "Share of the time", "In training", "What to do")
+    columns = ("Problem", "What to do", "Number", "Share of the time", "In training")
     nothing = [] if rows else ["No problems were found."]
-    sections = [
-        Section("What is wrong", rows, columns if rows else (), "sortable", nothing),
-        Section("The recordings", _facts(inspection), histograms=_histograms(checked)),
-    ]
+    wrong = Section("What is wrong", rows, columns if rows else (), "sortable", nothing)
+    facts = Section("The recordings", _facts(inspection), histograms=_histograms(checked))
     listing = Listing(
         "Look and listen",
         ("Recording", "Text", "Problems"),
@@ -99,7 +96,7 @@ def write(path: Path, inspection: Inspection) -> None:
         f"The {WORST} worst of each problem, and some without any; problems.tsv names all. The line in a spectrogram "
         "is the end of a prompt of 2 s.",
     )
-    write_text(path, render("Recordings", summary(inspection), sections, listing))
+    write_text(path, render("Recordings", summary(inspection), [facts], listing, first=[wrong]))
 
 
 def _named(inspection: Inspection, problem: Problem) -> str:
