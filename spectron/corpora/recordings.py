@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +58,12 @@ class Inspection:
     listing: Listing
     checked: Checked
     splits: dict[int, str]
+
+    @functools.cached_property
+    def top(self) -> str:
+        """The folder that all recordings have in common."""
+        folders = {os.path.dirname(record.audio) for record in self.listing.records}
+        return os.path.commonpath(folders) if folders else ""
 
     def hours(self, *splits: str) -> float:
         """Hours of the recordings of these splits; without any, of all recordings that can be read."""

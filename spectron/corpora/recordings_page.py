@@ -208,8 +208,7 @@ def _share(inspection: Inspection, problem: Problem) -> str:
 
 def _short(inspection: Inspection, name: str) -> str:
     """A path below the folder that all recordings have in common."""
-    records = inspection.listing.records
-    top = os.path.commonpath([os.path.dirname(r.audio) for r in records]) if records else ""
+    top = inspection.top
     return name[len(top) + 1 :] if top and name.startswith(top + os.sep) else name
 
 

@@ -35,7 +35,7 @@ class Prepared:
     @property
     def prompt_seconds(self) -> float:
         """Length of a prompt. Ours: 2 s, or less, so that half as much can follow in all but some 5 % of the time."""
-        return math.floor(50 * min(2.0, max(0.5, self.shortest * 2 / 3))) / 50
+        return math.floor(50 * min(2.0, max(0.5, 0.66 * self.shortest))) / 50
 
     def to_json(self) -> str:
         """The content of prepared.json."""
