@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from spectron.cli.corpus import add_corpus
-from spectron.cli.flags import add_set, load_config, positive
+from spectron.cli.flags import add_recogniser, add_set, load_config, positive
 
 
 def add_data(commands: Any) -> None:
@@ -21,15 +22,35 @@ def add_data(commands: Any) -> None:
     pack.set_defaults(run=_pack)
     listing = kinds.add_parser("list", help="list the tasks and mixtures of a config with their sizes")
     listing.set_defaults(run=_list)
-    inspect = kinds.add_parser("inspect", help="show examples of a task as text, WAV files and an HTML page")
-    inspect.add_argument("task", metavar="TASK")
-    inspect.add_argument("--count", type=positive, default=5, metavar="N")
-    inspect.add_argument("--out", metavar="DIR", help="write the examples as WAV files, and inspect.html")
-    inspect.set_defaults(run=_inspect)
+    _add_inspect(kinds)
     add_corpus(kinds)
-    for command in (pack, listing, inspect):
+    for command in (pack, listing):
         command.add_argument("--config", required=True, metavar="CONFIG.py")
         add_set(command)
+
+
+def _add_inspect(kinds: Any) -> None:
+    inspect = kinds.add_parser(
+        "inspect",
+        help="say what is wrong with a folder of recordings and prepare it for training, or show a task's examples",
+        description="Without --config: check RECORDINGS, a folder (NAME.wav with NAME.txt, a manifest, LibriSpeech, "
+        "LJSpeech, Common Voice) or a manifest (.jsonl, .tsv, .csv), and prepare them in DIR for configs/own.py. A "
+        "second run is quick. With --config: show examples of a task.",
+    )
+    inspect.add_argument("what", metavar="RECORDINGS|TASK")
+    inspect.add_argument(
+        "--out", metavar="DIR", help="write what training needs, problems.tsv and inspect.html; of a task: examples as "
+        "WAV files, and inspect.html",
+    )  # fmt: skip
+    inspect.add_argument("--config", metavar="CONFIG.py", help="show a task of this config")
+    add_recogniser(inspect, required=False)
+    inspect.add_argument(
+        "--keep", nargs="+", action="extend", default=[], metavar="PROBLEM",
+        help="use recordings in spite of it: truncated, duplicate, too-long, rate-of-speech, misheard",
+    )  # fmt: skip
+    inspect.add_argument("--count", type=positive, default=5, metavar="N", help="examples of a task (default 5)")
+    add_set(inspect)
+    inspect.set_defaults(run=_inspect)
 
 
 def _pack(arguments: argparse.Namespace) -> int:
@@ -61,12 +82,51 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
+    from spectron.types import UserError
+
+    if arguments.config:
+        if arguments.recogniser or arguments.keep:
+            raise UserError("--recogniser and --keep are for a folder of recordings; leave them or --config out.")
+        return _inspect_task(arguments)
+    if arguments.set:
+        raise UserError("--set changes a config; give --config, or set it in training.")
+    if not Path(arguments.what).exists():
+        raise UserError(
+            f"{arguments.what!r} does not exist; give a folder of recordings, a manifest (.jsonl, .tsv, .csv), or the "
+            f"name of a task and its --config."
+        )
+    return _inspect_recordings(arguments)
+
+
+def _inspect_recordings(arguments: argparse.Namespace) -> int:
+    from spectron.audio import spectrogram_png
+    from spectron.corpora import recordings_page
+    from spectron.corpora.recordings import inspect_recordings
+    from spectron.types import UserError
+
+    out = arguments.out
+    if out:
+        spectrogram_png.check()
+    inspection = inspect_recordings(arguments.what, out, arguments.recogniser or "", arguments.keep)
+    print("\n".join(recordings_page.summary(inspection)), end="\n\n")
+    print(recordings_page.table(inspection), end="\n\n")
+    if out:
+        recordings_page.write(Path(out) / "inspect.html", inspection)
+        print(f"Look and listen: {Path(out) / 'inspect.html'}; all names: {Path(out) / 'problems.tsv'}")
+    if not inspection.hours("train"):
+        raise UserError(f"{arguments.what!r} has no recording to train on; correct what the table names.")
+    if out:
+        print(f"Next: spectron train configs/own.py --workdir runs/own --set data.root={shlex.quote(out)}")
+    return 0
+
+
+def _inspect_task(arguments: argparse.Namespace) -> int:
     from spectron.audio import wav
     from spectron.data.example import BadExample
     from spectron.data.sources import source_of
 
     experiment = load_config(arguments, arguments.config)
-    source = source_of(experiment, arguments.task)
+    source = source_of(experiment, arguments.what)
     rate = experiment.features.sample_rate
     shown = {}
     for i in range(min(arguments.count, len(source))):
@@ -80,11 +140,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
         prompt = example.prompt_samples / rate
         print(f"{i}: {example.id} | {example.speaker} | {seconds:.2f} s, prompt {prompt:.2f} s | {example.text}")
         if arguments.out and len(example.samples):
-            wav.write(Path(arguments.out) / f"{arguments.task}-{i}.wav", example.samples, rate)
+            wav.write(Path(arguments.out) / f"{arguments.what}-{i}.wav", example.samples, rate)
     if arguments.out:
         from spectron.corpora import task_page
 
         page = Path(arguments.out) / "inspect.html"
-        task_page.write(page, experiment, arguments.task, source, shown)
+        task_page.write(page, experiment, arguments.what, source, shown)
         print(f"Wrote {page}", file=sys.stderr)
     return 0

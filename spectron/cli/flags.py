@@ -21,11 +21,11 @@ def add_set(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_recogniser(command: argparse.ArgumentParser) -> None:
+def add_recogniser(command: argparse.ArgumentParser, required: bool = True) -> None:
     """Add --recogniser DIR, for load_recogniser."""
     command.add_argument(
         "--recogniser",
-        required=True,
+        required=required,
         metavar="DIR",
         help="a checkpoint of a ctc stage, a generation's folder of noisy-student (with its tuned language model), or "
         "the local folder of a transformers model",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -384,7 +385,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
 
 
 def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[str]) -> Any:
-    """Call `function()` of a config file, which returns a `cls`, and apply overrides. Raises UserError."""
+    """Call `function()` of a config file, which returns a `cls`, and apply overrides. Raises UserError.
+
+    A function with a parameter `data_root` gets the value of data.root among the overrides, "" without one: a recipe
+    may depend on the data.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"Config {str(path)!r} does not exist; give a Python file such as configs/quickstart.py.")
@@ -394,7 +399,10 @@ def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[s
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        made = getattr(module, function)()
+        call = getattr(module, function)
+        given = dict(assignment.partition("=")[::2] for assignment in overrides)
+        takes_root = "data_root" in inspect.signature(call).parameters
+        made = call(data_root=given.get("data.root", "")) if takes_root else call()
     except AttributeError as error:
         raise UserError(f"Config {str(path)!r} has no usable {function}() function: {error}.") from error
     except (SyntaxError, TypeError, ImportError) as error:

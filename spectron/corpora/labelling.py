@@ -156,20 +156,27 @@ class Labeller:
         Raises UserError after MAX_FAILURES failures of the recogniser in a row.
         """
         readable = dict(_readable(utterances))
-        hypotheses: dict[int, Hypothesis] = {}
-        if readable:
-            try:
-                hypotheses = dict(zip(readable, self._recogniser.transcribe(list(readable.values())), strict=True))
-                self._failures = 0
-            except Exception as error:
-                log.warning(
-                    "Recogniser %r failed on a batch (%s); trying its utterances one by one.",
-                    self._recogniser.name,
-                    error,
-                )
-                hypotheses = {i: self._transcribe_one(utterances[i].id, samples) for i, samples in readable.items()}
+        heard = self.transcribe([utterances[i].id for i in readable], list(readable.values()))
+        hypotheses = dict(zip(readable, heard, strict=True))
         empty = Hypothesis("", math.nan, 0)
         return [_to_label(u, hypotheses.get(i, empty), self._recogniser.name) for i, u in enumerate(utterances)]
+
+    def transcribe(self, names: Sequence[str], recordings: Sequence[np.ndarray]) -> list[Hypothesis]:
+        """int16 [S] each at 16 kHz → one hypothesis each; text "" and score NaN for a recording that fails.
+
+        names: for messages. Raises UserError after MAX_FAILURES failures of the recogniser in a row.
+        """
+        if not recordings:
+            return []
+        try:
+            hypotheses = self._recogniser.transcribe(list(recordings))
+            self._failures = 0
+            return hypotheses
+        except Exception as error:
+            log.warning(
+                "Recogniser %r failed on a batch (%s); trying its utterances one by one.", self._recogniser.name, error
+            )
+            return [self._transcribe_one(*each) for each in zip(names, recordings, strict=True)]
 
     def _transcribe_one(self, name: str, samples: np.ndarray) -> Hypothesis:
         try:

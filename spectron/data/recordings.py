@@ -20,6 +20,7 @@ from spectron.types import Example, UserError
 log = logging.getLogger(__name__)
 
 AUDIO_SUFFIXES = (".flac", ".opus", ".ogg", ".wav", ".mp3")
+TEXTS = "texts.txt"  # a text source's file in a folder
 NAMED = 5  # ours: number of rejected records named in the log; `rejected` has all of them
 
 
@@ -33,6 +34,7 @@ class Record(NamedTuple):
     seconds: float = 0.0  # 0: not known yet
     prompt_seconds: float = 0.0  # 0: data.prompt_seconds
     word_ends: tuple[float, ...] = ()  # end of each word of the text in seconds; (): unknown
+    split: str = ""  # "": not stated
 
 
 SPARE_TOKENS = 2  # eos and SentencePiece's leading space: a text has at most as many tokens as bytes, plus these
@@ -83,7 +85,7 @@ class RecordingSource(Source):
         self._data = data
         self._rate = features.sample_rate
         self._fitting = Fitting(data, features)
-        layout = {"manifest": _manifest, "librispeech": _librispeech, "ljspeech": _ljspeech}[task.source]
+        layout = {"manifest": _manifest, "librispeech": _librispeech, "ljspeech": ljspeech_records}[task.source]
         records = layout(task, task.root or data.root, self.rejected)
         usable = [(record, seconds) for record in records if (seconds := self._usable(record)) is not None]
         self._records = [record for record, _ in usable]
@@ -143,12 +145,13 @@ class RecordingSource(Source):
 
 
 class TextSource(Source):
-    """A text file with one text per line; examples without audio."""
+    """A text file with one text per line, or a folder with texts.txt; examples without audio."""
 
     text_only = True
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         path = Path(task.root or data.root)
+        path = path / TEXTS if path.is_dir() else path
         if not path.is_file():
             raise UserError(
                 f"Task {task.name!r}: root {str(path)!r} is not a file; give a text file with one text per line."
@@ -218,12 +221,13 @@ def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> It
         try:
             if row is None:
                 raise ValueError("broken line")
-            yield _record(path, number, row)
+            yield record_of(path, number, row)
         except (KeyError, TypeError, ValueError):
             rejected.setdefault("lines that are broken", []).append(f"{path}:{number}")
 
 
-def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
+def record_of(path: Path, number: int, row: dict[str, Any]) -> Record:
+    """The record of one line of a manifest. Raises KeyError, TypeError or ValueError for a row that is not one."""
     audio = row["audio"]
     text = row["text"]
     if not (isinstance(audio, str) and audio and isinstance(text, str)):
@@ -240,6 +244,7 @@ def _record(path: Path, number: int, row: dict[str, Any]) -> Record:
         seconds=float(row.get("duration") or 0),
         prompt_seconds=float(row.get("prompt_seconds") or 0),
         word_ends=word_ends,
+        split=str(row.get("split") or ""),
     )
 
 
@@ -274,6 +279,11 @@ def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) ->
         raise UserError(
             f"Task {task.name!r}: {root!r} has no folder {task.split!r}; set the task's root and split (dev-clean, …)."
         )
+    yield from librispeech_records(folder, rejected)
+
+
+def librispeech_records(folder: Path, rejected: dict[str, list[str]]) -> Iterator[Record]:
+    """The records of all *.trans.txt below a folder; lines without a recording go to `rejected`."""
     for transcripts in sorted(folder.rglob("*.trans.txt")):
         present = {path.stem: path for path in transcripts.parent.iterdir() if path.suffix in AUDIO_SUFFIXES}
         for number, line in enumerate(transcripts.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -286,8 +296,8 @@ def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) ->
                 yield Record(id=name, audio=str(present[name]), text=" ".join(text.split()), speaker=name.split("-")[0])
 
 
-def _ljspeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
-    """metadata.csv (id|text|normalised text, no quoting) next to wavs/ or a folder of another audio format."""
+def ljspeech_records(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
+    """The records of metadata.csv (id|text|normalised text, no quoting) next to wavs/, or another folder of audio."""
     folders = [Path(root), Path(root) / "LJSpeech-1.1"]
     folder = next((f for f in folders if (f / "metadata.csv").is_file()), None)
     if not root or folder is None:

@@ -121,9 +121,10 @@ def render(
     sections: Sequence[Section],
     listing: Listing | None = None,
     tiles: Sequence[Tile] = (),
+    first: Sequence[Section] = (),
 ) -> str:
-    """The page as HTML: title, paragraphs, main figures, the listing, and below it the sections."""
-    return _template().render(title=title, intro=intro, tiles=tiles, sections=sections, listing=listing)
+    """The page as HTML: title, paragraphs, main figures, first sections, the listing, and below it the sections."""
+    return _template().render(title=title, intro=intro, tiles=tiles, first=first, sections=sections, listing=listing)
 
 
 def data_uri(content: bytes, mime: str) -> str:

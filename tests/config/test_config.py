@@ -30,6 +30,7 @@ from spectron.config import (
     override,
     to_json,
 )
+from spectron.data.prepared import Prepared
 from spectron.types import UserError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
@@ -228,8 +229,21 @@ def test_a_config_must_be_python(tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_loads_and_refers_to_what_it_defines(path):
-    experiment = load_experiment(path, ["seed=3"])
+def test_every_config_loads_and_refers_to_what_it_defines(path, tmp_path):
+    prepared = Prepared(
+        hours=1,
+        recordings=9,
+        held_out=1,
+        speakers=1,
+        shortest=3,
+        longest=9,
+        thirds=(4, 6),
+        max_tokens=80,
+        characters="",
+    )
+    (tmp_path / "prepared.json").write_text(prepared.to_json())
+    root = [f"data.root={tmp_path}"] if path.stem == "own" else []
+    experiment = load_experiment(path, ["seed=3", *root])
     assert experiment.seed == 3
     assert from_json(to_json(experiment)) == experiment
     tasks = {task.name for task in experiment.data.tasks}
