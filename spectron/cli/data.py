@@ -99,14 +99,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _inspect_recordings(arguments: argparse.Namespace) -> int:
-    from spectron.audio import spectrogram_png
     from spectron.corpora import recordings_page
     from spectron.corpora.recordings import inspect_recordings
     from spectron.types import UserError
 
     out = arguments.out
-    if out:
-        spectrogram_png.check()
     inspection = inspect_recordings(arguments.what, out, arguments.recogniser or "", arguments.keep)
     print("\n".join(recordings_page.summary(inspection)), end="\n\n")
     print(recordings_page.table(inspection), end="\n\n")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("matplotlib", reason="the extra 'eval' is not installed")
 import soundfile
 
 from spectron import cli

@@ -28,10 +28,7 @@ HELD_OUT = (
 SEEN = tuple(key for key in SEQUENCES if key not in HELD_OUT)
 HELD_OUT_TRIPLES = frozenset(t for key in HELD_OUT for t in (SEQUENCES[key][:3], SEQUENCES[key][3:]))
 
-# Quiet between clips, shortest and longest (ours). espeak keeps time, so that the start of a word can be known, and a small
-# model soon says its first sounds sharply.
-GAP_SECONDS = {"fsdd": (0.05, 0.15), "espeak": (0.1, 0.1)}
-SHORTEST_GAP = min(shortest for shortest, _ in GAP_SECONDS.values())
+GAP_SECONDS = (0.05, 0.15)  # quiet between clips (ours)
 GAP_RMS = 4.0  # ours, in 16-bit steps: quiet, not digital zero, and below the features' log floor
 GAIN_DB = 3.0  # ours: ± in training
 PROMPT_DIGITS = 3
@@ -65,7 +62,7 @@ class Speaking:
         self._hop = features.hop
         self._table, self._takes = clips.by_speaker_and_digit, clips.takes_of_speakers
         rate = features.sample_rate
-        self._gap = tuple(round(seconds * rate) for seconds in GAP_SECONDS[data.clips])
+        self._gap = tuple(round(seconds * rate) for seconds in GAP_SECONDS)
         self._limits = tuple(
             int(s * rate)
             for s in (

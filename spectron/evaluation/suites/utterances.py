@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from spectron.config import DataConfig, Experiment, TaskConfig
-from spectron.data.counting.utterances import SHORTEST_GAP
+from spectron.data.counting.utterances import GAP_SECONDS
 from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.evaluation.suite import reasons
@@ -76,7 +76,7 @@ def cut_after_words(example: Example, words: int, sample_rate: int, hop: int) ->
         raise UserError(
             f"{example.id!r} cannot be cut after {words} words; give prompts of 1 to {len(example.word_ends) - 1}."
         )
-    samples = example.word_ends[words - 1] + round(SHORTEST_GAP / 2 * sample_rate)
+    samples = example.word_ends[words - 1] + round(GAP_SECONDS[0] / 2 * sample_rate)
     return cut(example, samples // hop * hop)
 
 
