@@ -1,4 +1,4 @@
-"""Ten synthesised voices count: training, speaking and evaluation in minutes, with nothing to download.
+"""Four synthesised voices count: training, speaking and evaluation in minutes, with nothing to download.
 
     bash launch/quickstart.sh
 
@@ -45,7 +45,8 @@ def data() -> DataConfig:
             TaskConfig("random", "random_digits", size=1_000_000),
             TaskConfig("counting_text", "counting_text"),
         ),
-        mixtures=(MixtureConfig("speech", (("counting", 0.5), ("random", 0.5))),),
+        # With half of the speech random, as in digits.py, the words are said less well: 51 % heard in place of 86 %.
+        mixtures=(MixtureConfig("speech", (("counting", 0.2), ("random", 0.8))),),
         vocabulary=WordsConfig(WORDS),
         max_seconds=4.0,
         max_prompt_seconds=2.0,
@@ -69,11 +70,11 @@ def experiment() -> Experiment:
             ),
             StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
         ),
-        1200,
-        MuonConfig(0.02, adam_learning_rate=2e-3, lr_multipliers=(("encoder", 0.1),)),
+        2000,
+        MuonConfig(0.02, adam_learning_rate=2e-3, newton_schulz_steps=3, lr_multipliers=(("encoder", 0.1),)),
         ema_decay=0.995,
         start_from=(("encoder", "ctc"), ("lm", "text")),
-        save_every=600,
+        save_every=500,
     )
     return Experiment(
         "quickstart",

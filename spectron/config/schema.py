@@ -311,6 +311,7 @@ class MuonConfig(LearningRateConfig, kind="muon"):
     """Muon for matrices, AdamW for the other parameters."""
 
     adam_learning_rate: float = 0.0  # of the parameters that AdamW updates; 0 takes learning_rate
+    newton_schulz_steps: int = 5  # that make an update orthogonal; of a small model 5 take as long as its gradient
 
 
 @dataclasses.dataclass(frozen=True)

@@ -104,6 +104,7 @@ def _transform(config: LearningRateConfig, steps: int) -> optax.GradientTransfor
             adam_b2=config.b2,
             adam_learning_rate=schedule(config, steps, config.adam_learning_rate or config.learning_rate),
             muon_weight_dimension_numbers=muon_dimensions,
+            ns_steps=config.newton_schulz_steps,
         )
     return optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_matrices)
 

@@ -11,10 +11,10 @@ from spectron.data.counting import clips, raw_clips, utterances
 
 def test_test_speech_is_unseen_and_voices_are_several():
     assert len(set(raw_clips.VOICES)) >= 4  # a voice guessed is right in a quarter of the cases
-    pairs = {split: {clip.key[2:] for clip in raw_clips.espeak_clips(split)} for split in ("train", "test")}
-    assert not pairs["train"] & pairs["test"]
-    assert not {rate for rate, _ in pairs["train"]} & {rate for rate, _ in pairs["test"]}
-    assert not {pitch for _, pitch in pairs["train"]} & {pitch for _, pitch in pairs["test"]}
+    rates, pitches = ({split: set(each[i]) for split, each in raw_clips.RATES_AND_PITCHES.items()} for i in (0, 1))
+    for values in (rates, pitches):
+        assert not values["test"] & (values["train"] | values["judge"])
+        assert values["train"] < values["judge"]
 
 
 def test_synthesised_utterances_keep_to_one_take(monkeypatch):
@@ -23,7 +23,7 @@ def test_synthesised_utterances_keep_to_one_take(monkeypatch):
     clips._load.cache_clear()
     loaded = clips.load_clips(DataConfig(clips="espeak"), FeatureConfig(), "train")
     takes = loaded.takes_of_speakers
-    assert [len(each) for each in takes] == [len(raw_clips.TRAIN_RATES) * len(raw_clips.TRAIN_PITCHES)] * 2
+    assert [len(each) for each in takes] == [9] * 2
     for speaker, each in enumerate(takes):
         for take in each:
             assert loaded.digits[take].tolist() == list(range(10))
@@ -34,7 +34,7 @@ def test_synthesised_utterances_keep_to_one_take(monkeypatch):
 
 def test_counting_with_synthesised_voices(monkeypatch):
     monkeypatch.setattr(raw_clips, "VOICES", raw_clips.VOICES[:2])
-    monkeypatch.setattr(raw_clips, "TEST_RATES", (200,))
+    monkeypatch.setitem(raw_clips.RATES_AND_PITCHES, "test", ((155,), (48,)))
     clips._load.cache_clear()
     data = DataConfig(clips="espeak", max_seconds=6.0)
     items = utterances.test_items(data, FeatureConfig(), repeats=1)

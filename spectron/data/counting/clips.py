@@ -23,8 +23,9 @@ from spectron.utils.files import cache_folder, write_folder
 
 log = logging.getLogger(__name__)
 
-# Ours: by resampling, training only; the first is the clip itself. espeak reads at several rates and pitches instead.
-SPEEDS = {"fsdd": (1.0, 0.9, 0.95, 1.05, 1.1), "espeak": (1.0,)}
+SPEEDS = (1.0, 0.9, 0.95, 1.05, 1.1)  # ours: ±10 % by resampling; the first is the clip itself
+# Where clips are played at all speeds. espeak reads at several rates and pitches instead.
+VARIED = {("fsdd", "train"), ("espeak", "judge")}
 QUIET_DB = 35.0  # ours: the start and end of a clip that lie so far below its loudest moment are cut off
 LEVEL_RMS = 0.06  # ours: every clip is brought to this root mean square of full scale (-24 dBFS)
 PEAK = 0.7  # ours: and stays below this, so that a gain of +3 dB never clips
@@ -74,13 +75,16 @@ class Clips:
 
 
 def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str = "") -> Clips:
-    """The clips of a split ("train" in every speed, "test" as recorded). Raises UserError for a bad data.root."""
-    if split not in ("train", "test"):
+    """The clips of a split. "judge": what judges are trained on, of recordings the same as "train".
+
+    Raises UserError for a bad data.root.
+    """
+    if split not in ("train", "judge", "test"):
         raise UserError(
             f"The counting world has the splits 'train' and 'test', not {split!r}; change the task's split."
         )
     if data.clips == "fsdd":
-        return _load("fsdd", root or data.root, features.sample_rate, split)
+        return _load("fsdd", root or data.root, features.sample_rate, "train" if split == "judge" else split)
     if data.clips == "espeak":
         return _load("espeak", "", features.sample_rate, split)
     raise UserError(f"data.clips {data.clips!r} is unknown; use 'fsdd' or 'espeak'.")
@@ -92,7 +96,7 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
         raw, read = fsdd_clips(root, split), read_fsdd_clips
     else:
         raw, read = espeak_clips(split), read_espeak_clips
-    speeds = SPEEDS[origin] if split == "train" else SPEEDS[origin][:1]
+    speeds = SPEEDS if (origin, split) in VARIED else SPEEDS[:1]
     digest = hashlib.sha256(repr((CACHE_VERSION, origin, rate, speeds, QUIET_DB, LEVEL_RMS, PEAK)).encode())
     for clip in raw:
         digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)

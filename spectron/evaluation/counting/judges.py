@@ -22,16 +22,17 @@ from spectron.utils.files import check_out, checksum_of, write_text
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of the recipe: judges of another version are trained anew
-# Ours: synthesised digits are learnt sooner (all of 600 unseen utterances right after 300 steps).
-STEPS = {"fsdd": digit_judge.STEPS, "espeak": 300}
+VERSION = 4  # of the recipe: judges of another version are trained anew
+# Ours: synthesised digits are learnt sooner. After 300 steps all of 600 unseen utterances are right, but of what a model
+# says two judges fail on different answers.
+STEPS = {"fsdd": digit_judge.STEPS, "espeak": 600}
 DIGITS, SPEAKERS = "digits.npz", "speakers.npz"
 
 
 def get_judges(experiment: Experiment, folder: str | Path) -> Judges:
-    """The judges of an experiment's training clips from `folder`; trained and stored there first if it has none.
+    """The judges of an experiment's speakers from `folder`; trained and stored there first if it has none.
 
-    Raises UserError when the training clips are missing or at another rate, or the folder cannot be written.
+    Raises UserError when the clips are missing or at another rate, or the folder cannot be written.
     """
     data, features = experiment.data, experiment.features
     if features.sample_rate != digit_judge.FEATURES.sample_rate:
@@ -39,7 +40,7 @@ def get_judges(experiment: Experiment, folder: str | Path) -> Judges:
             f"features.sample_rate={features.sample_rate}: the judges hear {digit_judge.FEATURES.sample_rate} Hz only; "
             f"evaluate a model of that rate."
         )
-    clips, folder = load_clips(data, features, "train"), Path(folder)
+    clips, folder = load_clips(data, features, "judge"), Path(folder)
     plan = {"version": VERSION, "clips": data.clips, "fingerprint": fingerprint(clips)}
     try:
         if json.loads((folder / "judges.json").read_text()) != plan | {"files": _checksums(folder)}:
