@@ -17,8 +17,8 @@ from spectron.types import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEST_INDICES = range(5)  # Free Spoken Digits README: recordings 0-4 are the test split
-# Ours: a man, a robot, a boy and a woman. A model this small learns voices that people tell apart at once; of espeak's
-# default voices, whose pitches and vocal tracts overlap, it learns two and speaks all others with those.
+# Ours: a man, a robot, a boy and a woman. A model this small learns voices that people tell apart at once; of voices
+# whose pitches and vocal tracts overlap it learns two, and speaks all others with those.
 VOICES = ("en-us+ian", "en-us+klatt", "en-us+shelby", "en-us+linda")
 # Ours: (words a minute, pitch 0-99, of which 50 is the voice's own). The judges hear more than the model learns, so that
 # they recognise what it says less than perfectly. No rate and no pitch of the test occurs elsewhere.

@@ -23,8 +23,8 @@ from spectron.utils.files import check_out, checksum_of, write_text
 log = logging.getLogger(__name__)
 
 VERSION = 4  # of the recipe: judges of another version are trained anew
-# Ours: synthesised digits are learnt sooner. After 300 steps all of 600 unseen utterances are right, but of what a model
-# says two judges fail on different answers.
+# Ours: synthesised digits are learnt sooner. After 300 steps all of 600 unseen utterances are right, but of a model's
+# answers two such judges fail different ones.
 STEPS = {"fsdd": digit_judge.STEPS, "espeak": 600}
 DIGITS, SPEAKERS = "digits.npz", "speakers.npz"
 
