@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont
 
 from spectron.config import FeatureConfig
 
@@ -35,6 +34,8 @@ def spectrograms(
     The rows share one time axis and one scale of loudness; a vertical line separates the prompt from what follows.
     scale: pixels of the picture for each of the layout's.
     """
+    from PIL import Image, ImageDraw, ImageFont  # here: generate draws no pictures of many inputs
+
     frames = max(1, *(len(prompt) + len(rest) for _, prompt, rest in rows))
     loudest = max((float(part.max()) for row in rows for part in row[1:] if len(part)), default=0.0)
     height = len(rows) * (HEIGHT + GAP) + BOTTOM
@@ -64,7 +65,7 @@ def colours(log_mel: Float[np.ndarray, "T F"], loudest: float) -> UInt8[np.ndarr
     return np.stack([np.interp(share, anchors, MAGMA[:, i]) for i in range(3)], axis=-1).astype(np.uint8)
 
 
-def _time_axis(draw: ImageDraw.ImageDraw, font: Any, seconds: float, top: int, scale: int) -> None:
+def _time_axis(draw: Any, font: Any, seconds: float, top: int, scale: int) -> None:
     """Ticks of 0.5, 1, 2 or 5 … s, at most eight."""
     step = next(unit for n in range(9) for unit in (0.5 * 10**n, 1.0 * 10**n, 2.0 * 10**n) if seconds / unit <= 8)
     for tick in np.arange(0, seconds + 1e-9, step):
