@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
+
 import jax
 
 from spectron.utils.files import cache_folder
@@ -18,7 +21,20 @@ def use_compilation_cache() -> None:
 
     A user's own setting wins: JAX_COMPILATION_CACHE_DIR, or jax_compilation_cache_dir of jax.config.
     """
+    folder = cache_folder() / "jax"
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         for name, value in SETTINGS.items():
             jax.config.update(name, value)
+        _mend(folder)
+
+
+def _mend(folder: Path) -> None:
+    """Delete programs whose time of last use is missing: a process was killed while it wrote them.
+
+    jax writes the time last, and with one missing it stores nothing more.
+    """
+    for program in folder.glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").is_file():
+            with contextlib.suppress(OSError):  # another process may be writing it, or have deleted it
+                program.unlink()
