@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from spectron.config import FeatureConfig
 
-# Ours, in pixels but for the first: 80 dB below the loudest is black.
+# Ours: black is 80 dB below the loudest, or the quietest if that is louder (a model's log floor). The others in pixels.
 RANGE_NATS = 8 * math.log(10)
 WIDTH, HEIGHT, GAP = 540, 104, 8  # of a row's picture, and between rows
 LEFT, BOTTOM, FONT = 78, 34, 12  # room for the rows' labels and for the axis of seconds; size of the letters
@@ -37,14 +37,16 @@ def spectrograms(
     from PIL import Image, ImageDraw, ImageFont  # here: generate draws no pictures of many inputs
 
     frames = max(1, *(len(prompt) + len(rest) for _, prompt, rest in rows))
-    loudest = max((float(part.max()) for row in rows for part in row[1:] if len(part)), default=0.0)
+    parts = [part for row in rows for part in row[1:] if len(part)]
+    loudest = max((float(part.max()) for part in parts), default=0.0)
+    quietest = max(loudest - RANGE_NATS, min((float(part.min()) for part in parts), default=0.0))
     height = len(rows) * (HEIGHT + GAP) + BOTTOM
     image = Image.new("RGB", ((LEFT + WIDTH + GAP) * scale, height * scale), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(FONT * scale)
     for number, (label, prompt, rest) in enumerate(rows):
         top = GAP + number * (HEIGHT + GAP)
         draw.rectangle(_box(LEFT, top, LEFT + WIDTH, top + HEIGHT, scale), fill="black")
-        picture = Image.fromarray(colours(np.concatenate([prompt, rest]), loudest))
+        picture = Image.fromarray(colours(np.concatenate([prompt, rest]), quietest, loudest))
         if picture.width:
             size = (max(1, round(picture.width / frames * WIDTH * scale)), HEIGHT * scale)
             image.paste(picture.resize(size, Image.Resampling.BILINEAR), (LEFT * scale, top * scale))
@@ -58,9 +60,10 @@ def spectrograms(
     return png.getvalue()
 
 
-def colours(log_mel: Float[np.ndarray, "T F"], loudest: float) -> UInt8[np.ndarray, "F T 3"]:
-    """Log-mel → colours, low bands at the bottom. loudest: the value of the lightest colour."""
-    share = np.clip((log_mel.T[::-1] - loudest) / RANGE_NATS + 1, 0, 1) * (len(MAGMA) - 1)
+def colours(log_mel: Float[np.ndarray, "T F"], quietest: float, loudest: float) -> UInt8[np.ndarray, "F T 3"]:
+    """Log-mel → colours, low bands at the bottom. quietest, loudest: the values that are black and the lightest."""
+    span = max(loudest - quietest, 1e-3)
+    share = np.clip((log_mel.T[::-1] - quietest) / span, 0, 1) * (len(MAGMA) - 1)
     anchors = np.arange(len(MAGMA))
     return np.stack([np.interp(share, anchors, MAGMA[:, i]) for i in range(3)], axis=-1).astype(np.uint8)
 

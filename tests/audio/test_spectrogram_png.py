@@ -29,4 +29,4 @@ def test_rows_without_frames_and_of_different_lengths():
 
 def test_colours_keep_the_order_of_loudness():
     rising = np.linspace(-25, 0, 100, dtype=np.float32)[:, None]
-    assert (np.diff(colours(rising, 0.0).astype(int).sum(axis=-1)[0]) >= -1).all()
+    assert (np.diff(colours(rising, -20.0, 0.0).astype(int).sum(axis=-1)[0]) >= -1).all()

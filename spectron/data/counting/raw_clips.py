@@ -19,7 +19,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 TEST_INDICES = range(5)  # Free Spoken Digits README: recordings 0-4 are the test split
 # Ours: a man, a robot, a boy and a woman. A model this small learns voices that people tell apart at once; of voices
 # whose pitches and vocal tracts overlap it learns two, and speaks all others with those.
-VOICES = ("en-us+ian", "en-us+klatt", "en-us+shelby", "en-us+linda")
+VOICES = ("en-us+ian", "en-us+klatt", "en-us+shelby", "en-us+linda")  # the speaker is what follows the +
 # Ours: words a minute; pitch, 0 to 99, of which 50 is the voice's own. The judges hear more than the model learns, so
 # that they recognise what it says less than perfectly. No rate and no pitch of the test occurs elsewhere.
 RATES_AND_PITCHES = {
@@ -93,7 +93,8 @@ def espeak_clips(split: str) -> list[RawClip]:
     for take, (voice, rate, pitch) in enumerate(itertools.product(VOICES, rates, pitches)):
         reading = Reading(WORDS, voice, rate, pitch)
         checksum = hashlib.sha256(f"{ESPEAK_VERSION} {tuple(reading)}".encode()).digest()
-        clips += [RawClip(reading, d, voice, f"{d}_{voice}_{rate}_{pitch}", checksum, take) for d in range(10)]
+        speaker = voice.partition("+")[2]
+        clips += [RawClip(reading, d, speaker, f"{d}_{speaker}_{rate}_{pitch}", checksum, take) for d in range(10)]
     return clips
 
 

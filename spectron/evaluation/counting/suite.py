@@ -225,7 +225,7 @@ def write_prompts(items: Sequence[Example], folder: str | Path, sample_rate: int
         fitting = [item for item in items if is_held_out([WORDS.index(w) for w in item.text.split()]) == held_out]
         chosen += [item for item in fitting if item.speaker not in spoken][:1] or fitting[:1]
     for item in chosen:
-        name = "-".join([item.speaker.replace("+", "-"), *item.text.split()[:3]])
+        name = "-".join([item.speaker, *item.text.split()[:3]])
         wav.write(Path(folder) / f"{name}.wav", item.samples[: item.prompt_samples], sample_rate)
 
 
