@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from spectron.config import TaskConfig
 from spectron.data.recordings import AUDIO_SUFFIXES, Record, librispeech_records, ljspeech_records, record_of
 from spectron.types import UserError
+from spectron.utils.jsonl import numbered_rows
 
 # Audio and video that libsndfile cannot decode.
 UNSUPPORTED_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".amr", ".webm", ".3gp", ".mka")
@@ -239,7 +239,7 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
             if table.suffix.lower() == ".jsonl":
-                yield from _json_rows(lines)
+                yield from numbered_rows(lines)
                 return
             if "audio" not in _columns(table):
                 raise UserError(
@@ -258,16 +258,6 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
         raise UserError(f"Manifest {str(table)!r} cannot be read ({error}); correct it.") from error
 
 
-def _json_rows(lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            yield number, row if isinstance(row, dict) else None
-
-
 def _reader(table: Path, lines: Iterator[str]) -> Any:
     if table.suffix.lower() == ".tsv":
         return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -279,7 +269,7 @@ def _columns(table: Path) -> set[str]:
     try:
         with table.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
             if table.suffix.lower() == ".jsonl":
-                first = next(_json_rows(lines), (0, None))[1] or {}
+                first = next(numbered_rows(lines), (0, None))[1] or {}
             else:
                 first = dict.fromkeys(next(_reader(table, lines), []))
     except (OSError, csv.Error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.example import BadExample, Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Example, UserError
+from spectron.utils.jsonl import numbered_rows
 
 log = logging.getLogger(__name__)
 
@@ -250,13 +250,7 @@ def record_of(path: Path, number: int, row: dict[str, Any]) -> Record:
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                yield number, row if isinstance(row, dict) else None
+        yield from numbered_rows(lines)
 
 
 def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +49,14 @@ def are_texts(answers: Any) -> bool:
     """Whether `answers` is a non-blank text or a non-empty list of such texts."""
     texts = [answers] if isinstance(answers, str) else answers
     return isinstance(texts, list) and bool(texts) and all(isinstance(text, str) and text.strip() for text in texts)
+
+
+def numbered_rows(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """(number of the line, its object) of every line that is not blank; None for one that holds no JSON object."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            yield number, row if isinstance(row, dict) else None
