@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.pipeline_options = others
     if arguments.computes:
-        from spectron.utils.malloc import keep_freed_memory
+        from spectron.utils import cpu
 
-        keep_freed_memory()
+        cpu.prepare()
         from spectron.utils.compilation_cache import use_compilation_cache
 
         use_compilation_cache()

@@ -6,8 +6,6 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -15,13 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from spectron.types import UserError
+from spectron.utils.console import Progress
 
 FRAME_SECONDS = 0.02  # ours: one level is measured per frame
 BLOCK_SAMPLES = 1 << 20  # ours: of all channels; bounds the memory of a thread
 FULL_SCALE = 0.99  # ours: samples above this are counted as clipped (lossy codecs move clipped samples a little)
 PAUSE_DB = 30.0  # ours: a frame so far below the loud frames is silent
 LOUD_PERCENTILE = 95  # ours: of the frames' levels, taken as the level of the speech
-SECONDS_BETWEEN_LINES = 30.0  # ours: of progress, if there is no terminal
 
 EMPTY, UNREADABLE, TRUNCATED = "empty", "unreadable", "truncated"  # values of Sound.error
 T = TypeVar("T")
@@ -187,13 +185,7 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], label: str = "") -> I
 
 def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
     """The same items with a progress bar on stderr, or a line now and then if it is not a terminal."""
-    from tqdm import tqdm
-
-    last = time.monotonic()
-    with tqdm(total=total, desc=label, unit="file", disable=None, leave=False) as bar:
-        for count, item in enumerate(items, 1):
+    with Progress(total, label, "file", leave=False) as bar:
+        for item in items:
             yield item
-            bar.update()
-            if bar.disable and time.monotonic() - last > SECONDS_BETWEEN_LINES:
-                last = time.monotonic()
-                print(f"{label}: {count} of {total}", file=sys.stderr, flush=True)
+            bar.advance()

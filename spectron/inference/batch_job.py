@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
 from spectron.audio import wav
 from spectron.audio.spectrogram_png import spectrograms
@@ -36,13 +34,13 @@ from spectron.inference.engine import Request
 from spectron.inference.inputs import Input
 from spectron.inference.sampling import GREEDY, Sampler
 from spectron.types import Answer, UserError
+from spectron.utils.console import Progress
 from spectron.utils.files import write_bytes
 
 # A file's temporary name, as wav.write and write_bytes choose it.
 PART = re.compile(r"\.(.+?)(?:\.(?:json|png)\.[0-9a-f]{32}\.part|\.[0-9a-f]{32}\.wav)")
 READ_AHEAD = 2  # ours: prompts read ahead, and answers waiting to be written, in batches
 MAX_NAME_BYTES = 255 - len("..json.part.") - 32  # of a file system's 255: temporary names are longer, see PART
-SECONDS_BETWEEN_LINES = 30.0  # ours: of progress, if there is no terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +138,11 @@ class _Run:
         self.slots = 1 if everything == 1 else self.settings.batch_size
         todo = [each for each in inputs if not self._done(each)]
         _sweep(self.out, todo)
-        start = self.last_line = time.monotonic()
+        start = time.monotonic()
         cores, devices = os.cpu_count() or 1, jax.local_devices()
         ahead = READ_AHEAD * self.settings.batch_size * len(devices)
         with (
-            tqdm(total=len(inputs), initial=len(inputs) - len(todo), unit="item", disable=None) as self.bar,
+            Progress(len(inputs), "", "item", initial=len(inputs) - len(todo)) as self.progress,
             concurrent.futures.ThreadPoolExecutor(cores) as self.readers,
             concurrent.futures.ThreadPoolExecutor(cores) as self.writers,
             concurrent.futures.ThreadPoolExecutor(len(devices)) as runners,
@@ -211,7 +209,7 @@ class _Run:
                 prompt = future.result()
             except UserError as error:
                 self.failed[each.name] = each.path, str(error)
-                self._progress()
+                self.progress.advance(f"{len(self.failed)} failures")
                 continue
             yield Request(samples=prompt, number=self._facts_of(each)["number"], tag=each)
 
@@ -253,17 +251,9 @@ class _Run:
             self.made += 1
             self.prompt_samples += len(prompt)
             self.answer_samples += len(answer.samples)
-            self._progress()
+            self.progress.advance(f"{len(self.failed)} failures")
             if self.on_answer:
                 self.on_answer(self.out / f"{each.name}.wav", answer)
-
-    def _progress(self) -> None:
-        """Advance the bar by one input, or print a line now and then."""
-        self.bar.update()
-        now = time.monotonic()
-        if self.bar.disable and now - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            print(f"{self.made} answers, {len(self.failed)} failures", file=sys.stderr, flush=True)
 
     def _written(self, future: concurrent.futures.Future) -> None:
         self.unwritten.release()

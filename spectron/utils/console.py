@@ -1,8 +1,42 @@
-"""Text for a person at a terminal: durations, speeds and aligned columns."""
+"""Text for a person at a terminal: durations, speeds, aligned columns, and how far a long command is."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
+from typing import Any
+
+SECONDS_BETWEEN_LINES = 30.0  # ours: of progress, if there is no terminal
+
+
+class Progress:
+    """How far a long command is, on stderr: a bar if that is a terminal, a line now and then if not."""
+
+    def __init__(self, total: int, label: str, unit: str, initial: int = 0, leave: bool = True) -> None:
+        from tqdm import tqdm
+
+        self._label, self._last_line = label, time.monotonic()
+        self._bar = tqdm(
+            total=total, initial=initial, desc=label or None, unit=unit, disable=None, leave=leave
+        )  # None: shown on terminals only
+        self._count, self._total = initial, total
+
+    def advance(self, status: str = "") -> None:
+        """One item more is done. status: said beside the count, in lines."""
+        self._bar.update()
+        self._count += 1
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            head, tail = f"{self._label}: " if self._label else "", f", {status}" if status else ""
+            print(f"{head}{self._count} of {self._total}{tail}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
 
 
 def duration(seconds: float) -> str:
