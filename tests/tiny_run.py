@@ -144,6 +144,7 @@ class NoiseFeed:
     """What make_feed returns, without data; `pause` seconds a batch."""
 
     pause = 0.0
+    fingerprints: dict = {}  # noqa: RUF012 - of no data
 
     def __init__(self, config, mixture, batch_size, process_index=0, process_count=1, seed=0):
         self.config, self.mixture, self.rows, self.seed = config, mixture, batch_size, seed

@@ -7,11 +7,11 @@ checkpoint.experiment, checkpoint.statistics, checkpoint.stage, checkpoint.step,
 
 from __future__ import annotations
 
-import contextlib
+import base64
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import jax
 import numpy as np
 
 from spectron.checkpoints import export_format
+from spectron.checkpoints.integrity import check, damaged, readable
 from spectron.checkpoints.manager import VERSION
-from spectron.checkpoints.steps import FOLDER, META, is_finished, steps_in
+from spectron.checkpoints.steps import FOLDER, ITEMS, META, is_finished, steps_in
 from spectron.checkpoints.trees import compare, fingerprint, has_shape, merge, paths_of, select
-from spectron.config import Experiment, from_json
+from spectron.config import Experiment, SentencePieceConfig, from_json
+from spectron.data.vocabulary import remember
 from spectron.types import Params, Statistics, TrainState, UserError
-from spectron.utils.disk import DISK_LOGS
 from spectron.utils.files import check_local, checksum_of
 
 Base = Mapping[str, str]  # where a frozen part is: {"folder", "fingerprint"}
@@ -60,7 +61,7 @@ class Checkpoint:
             experiment = from_json(json.dumps(meta["experiment"]), Experiment)
         except UserError as error:
             raise UserError(f"Checkpoint {str(path)!r} cannot be opened by this spectron: {error}") from error
-        return cls(path, exported, meta, experiment, _statistics(meta["statistics"]))
+        return cls(path, exported, meta, _with_own_pieces(experiment, meta), _statistics(meta["statistics"]))
 
     @property
     def stage(self) -> str:
@@ -80,11 +81,11 @@ class Checkpoint:
         """
         if self.exported:
             return bool(self.meta["average"])
-        with _readable(self.folder):
-            items = json.loads((self.folder / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))["item_handlers"]
-            if "ema" in items and not (self.folder / "ema").is_dir():
-                raise FileNotFoundError("its folder ema is missing")
-            return "ema" in items
+        with readable(self.folder, ITEMS):
+            items = json.loads((self.folder / ITEMS).read_text(encoding="utf-8"))["item_handlers"]
+        if "ema" in items and not (self.folder / "ema").is_dir():
+            raise damaged(self.folder, "ema", "is missing")
+        return "ema" in items
 
     @functools.cached_property
     def bases(self) -> dict[str, Base]:
@@ -130,6 +131,7 @@ class Checkpoint:
                 )
             return export_format.read_params(self.folder, self.experiment.model.scan_layers, parts)
         folder = self.folder / ("ema" if prefer_ema and self.has_average else "params")
+        check(self.folder, (folder.name,))
         stored = _metadata(folder)
         params = _read(folder, {part: stored[part] for part in (parts or stored) if part in stored})
         for part in parts or self.parts:
@@ -150,8 +152,10 @@ class Checkpoint:
     def restore(self, abstract: TrainState) -> TrainState:
         """The whole state of training, laid out as the shardings of `abstract`, whatever mesh wrote it.
 
-        Raises UserError for a checkpoint that cannot be read or has other shapes, or a base that has changed.
+        Raises UserError for a checkpoint that cannot be read or has other shapes, a file that is damaged (each process
+        checks its share of them), or a base that has changed.
         """
+        check(self.folder, ("params", "optimizer", "ema"), jax.process_index(), jax.process_count())
         params = _restore(self.folder, "params", abstract.params)
         optimizer = _restore(self.folder, "optimizer", {"step": abstract.step, "state": abstract.opt_state})
         ema = _restore(self.folder, "ema", abstract.ema) if abstract.ema else {}
@@ -211,22 +215,29 @@ def _resolve_checkpoint(folder: str | Path) -> Path:
     stages = [(steps_in(path / FOLDER), path) for path in folder.iterdir()] if folder.is_dir() else []
     newest = [path / FOLDER / str(steps[-1]) for steps, path in stages if steps]
     if newest:
-        return max(newest, key=_stage_number) if len(newest) > 1 else newest[0]
+        return _last_stage(newest) if len(newest) > 1 else newest[0]
     if not folder.exists():
         raise UserError(f"Checkpoint folder {str(folder)!r} does not exist.")
     raise UserError(f"There is no finished checkpoint in {str(folder)!r}; give a folder that `spectron train` wrote.")
 
 
-def _stage_number(path: Path) -> int:
-    """The place of a checkpoint's stage among the stages of its experiment."""
-    meta = _read_meta(path)
-    names = [stage["name"] for stage in meta["experiment"]["stages"]]
-    return names.index(meta["stage"]) if meta["stage"] in names else -1
+def _last_stage(steps: Sequence[Path]) -> Path:
+    """Of the newest checkpoints of several stages that of the last stage. Raises UserError if two folders hold it."""
+    places = {}
+    for path in steps:
+        meta = _read_meta(path)
+        names = [stage["name"] for stage in meta["experiment"]["stages"]]
+        places[path] = names.index(meta["stage"]) if meta["stage"] in names else -1
+    last = sorted(path for path in steps if places[path] == max(places.values()))
+    if len(last) > 1:
+        stages = " and ".join(repr(str(path.parents[1])) for path in last)
+        raise UserError(f"{stages} hold the same stage; give the one that you mean.")
+    return last[0]
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     """The meta JSON of a step's folder. Raises UserError, also for another version's."""
-    with _readable(path):
+    with readable(path, META):
         meta = json.loads((path / META).read_text(encoding="utf-8"))
         version = int(meta["version"])
     if version > VERSION:
@@ -239,7 +250,17 @@ def _read_meta(path: Path) -> dict[str, Any]:
             f"Checkpoint {str(path)!r} was written by an earlier version of spectron (layout {version}; this version "
             f"reads layout {VERSION}) and must be trained again."
         )
+    check(path, ("meta", ITEMS))  # after the version: another one may write other checksums
     return meta
+
+
+def _with_own_pieces(experiment: Experiment, meta: Mapping[str, Any]) -> Experiment:
+    """The experiment with the SentencePiece model that the checkpoint carries, if it does, in place of a path."""
+    data = experiment.data
+    if "pieces" not in meta or not isinstance(data.vocabulary, SentencePieceConfig):
+        return experiment
+    vocabulary = dataclasses.replace(data.vocabulary, path=remember(base64.b64decode(meta["pieces"])))
+    return dataclasses.replace(experiment, data=dataclasses.replace(data, vocabulary=vocabulary))
 
 
 def _statistics(stored: Mapping[str, Any] | None) -> Statistics | None:
@@ -259,7 +280,7 @@ def _restore(path: Path, item: str, abstract: Any) -> Any:
 
     folder = path / item
     compare(_metadata(folder), abstract, f"Checkpoint {str(path)!r}")
-    with _readable(path), ocp.PyTreeCheckpointer() as reader:
+    with readable(path), ocp.PyTreeCheckpointer() as reader:
         restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
         return reader.restore(folder, args=ocp.args.PyTreeRestore(abstract, restore_args=restore_args))
 
@@ -271,7 +292,7 @@ def _read(folder: Path, wanted: Any) -> Params:
     import orbax.checkpoint as ocp
 
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted, is_leaf=has_shape)
-    with _readable(folder.parent), ocp.PyTreeCheckpointer() as reader:
+    with readable(folder.parent), ocp.PyTreeCheckpointer() as reader:
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
         return reader.restore(folder, args=arguments)
 
@@ -280,21 +301,5 @@ def _metadata(folder: Path) -> Any:
     """The tree of shapes and types of an item."""
     import orbax.checkpoint as ocp  # here: a second to import, and exports need none of it
 
-    with _readable(folder.parent):
+    with readable(folder.parent):
         return ocp.PyTreeCheckpointHandler().metadata(folder).tree
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn any error of reading into a UserError."""
-    DISK_LOGS.install()
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = str(error).split("\n", maxsplit=1)[0][:200]
-        raise UserError(
-            f"Checkpoint {str(path)!r} cannot be read, it may be half-written or half-copied ({reason}); "
-            f"remove that folder to use the one before it, or copy it again."
-        ) from error

@@ -2,14 +2,18 @@
 
 A checkpoint is a folder WORKDIR/STAGE/checkpoints/STEP with four items: params (what the stage trains), ema (its moving
 average, if one is kept), optimizer (state and step) and meta (JSON: the experiment, the stage, log-mel statistics,
-and the base of every frozen part). Reading is in checkpoint.py.
+and the base of every frozen part). Reading is in checkpoint.py, checksums are in integrity.py.
 """
 
 from __future__ import annotations
 
+import base64
+import concurrent.futures
 import contextlib
 import shutil
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,20 +22,31 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from spectron.checkpoints.integrity import write_checksums
 from spectron.checkpoints.steps import is_finished, steps_in
-from spectron.config import Experiment, as_dict
+from spectron.config import Experiment, SentencePieceConfig, as_dict
+from spectron.data.vocabulary import lacks_pieces, read_pieces
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import DISK_LOGS, disk_full
 
 VERSION = 2  # of the layout above
-ITEMS = ("params", "ema", "optimizer", "meta")
+NAMES = ("params", "ema", "optimizer", "meta")
+TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a folder that orbax is writing
+POLL_SECONDS = 0.1  # ours: how often a save in progress is looked at
 SWEEPS = 5  # ours: after a failed save, half a second is enough for the other writers to end
 
 
 def make_meta(experiment: Experiment, stage: str, statistics: Statistics | None) -> dict[str, Any]:
-    """The JSON that belongs to a model: experiment, stage, statistics. Exact, since JSON holds every float32."""
+    """The JSON that belongs to a model: experiment, stage, statistics, and the SentencePiece model of its vocabulary.
+
+    Exact, since JSON holds every float32. A machine that trains on packed tokens may lack the SentencePiece model.
+    """
     values = None if statistics is None else _statistics_json(statistics)
-    return {"experiment": as_dict(experiment), "stage": stage, "statistics": values}
+    meta = {"experiment": as_dict(experiment), "stage": stage, "statistics": values}
+    vocabulary = experiment.data.vocabulary
+    if isinstance(vocabulary, SentencePieceConfig) and not (vocabulary.size and lacks_pieces(vocabulary.path)):
+        meta["pieces"] = base64.b64encode(read_pieces(vocabulary.path)).decode()
+    return meta
 
 
 def _statistics_json(statistics: Statistics) -> dict[str, Any]:
@@ -52,8 +67,11 @@ class Checkpointer:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_unfinished()
             options = ocp.CheckpointManagerOptions(max_to_keep=max(keep, 1), cleanup_tmp_directories=True)
-            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=ITEMS)
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=NAMES)
         self._open = True
+        self._sealer = concurrent.futures.ThreadPoolExecutor(1)
+        self._sealing: concurrent.futures.Future = self._sealer.submit(lambda: None)
+        self._waited = threading.Event()
 
     def latest(self) -> int | None:
         """The newest finished step."""
@@ -74,12 +92,18 @@ class Checkpointer:
         if state.ema:
             items["ema"] = ocp.args.PyTreeSave(state.ema)
         with self._guard():
+            self._wait()  # the earlier checkpoint may be deleted from here on
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self._waited = threading.Event()
+        self._sealing = self._sealer.submit(_seal, self.directory / str(step), self._waited)
 
-    def check(self) -> None:
-        """Raise the error of a save in progress, if it has failed."""
-        with self._guard():
-            self._manager.check_for_errors()
+    def _wait(self) -> None:
+        """Wait for the save in progress and its checksums."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            self._waited.set()
+        self._sealing.result()
 
     def close(self) -> None:
         """Wait for the save in progress and end."""
@@ -87,7 +111,7 @@ class Checkpointer:
             return
         self._open = False
         with self._guard():
-            self._manager.wait_until_finished()
+            self._wait()
         self._manager.close()
 
     def __enter__(self) -> Checkpointer:
@@ -99,10 +123,13 @@ class Checkpointer:
             self.close()
 
     def _remove_unfinished(self) -> None:
+        """Delete what a killed save left. A checkpoint that has lost a file is kept, under another name."""
         for path in self.directory.iterdir():
-            temporary = path.name.isdigit() or ".orbax-checkpoint-tmp" in path.name
-            if path.is_dir() and temporary and not is_finished(path):
+            if path.is_dir() and TEMPORARY in path.name:
                 shutil.rmtree(path, ignore_errors=True)
+            elif path.is_dir() and path.name.isdigit() and not is_finished(path):
+                with contextlib.suppress(OSError):
+                    path.rename(path.with_name(f"{path.name}.unfinished.{uuid.uuid4().hex[:8]}"))
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -118,6 +145,14 @@ class Checkpointer:
                     self._remove_unfinished()
                     time.sleep(0.1)
             raise
+
+
+def _seal(folder: Path, waited: threading.Event) -> None:
+    """Write a checkpoint's checksums when it is finished. waited: set when its save has ended or failed."""
+    while not is_finished(folder):
+        if waited.wait(POLL_SECONDS) and not is_finished(folder):
+            return
+    write_checksums(folder, jax.process_index(), jax.process_count())
 
 
 @contextlib.contextmanager

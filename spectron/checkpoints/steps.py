@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = "checkpoints"  # WORKDIR/STAGE/checkpoints/STEP
+ITEMS = "_CHECKPOINT_METADATA"  # of a checkpoint: JSON, orbax's, which items it has
 META = "meta/metadata"  # of a checkpoint: JSON, the experiment and the step
 
 
@@ -18,9 +19,4 @@ def steps_in(directory: str | Path) -> list[int]:
 
 def is_finished(path: Path) -> bool:
     """Whether a folder is a checkpoint that was written to the end."""
-    return (
-        path.name.isdigit()
-        and (path / META).is_file()
-        and (path / "params").is_dir()
-        and (path / "_CHECKPOINT_METADATA").is_file()
-    )
+    return path.name.isdigit() and (path / META).is_file() and (path / "params").is_dir() and (path / ITEMS).is_file()

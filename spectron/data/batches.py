@@ -7,6 +7,7 @@ through `to_batch`, no TensorFlow) and packed data (`data.packed`: also direct, 
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import queue
 import threading
@@ -17,7 +18,7 @@ from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import Source
 from spectron.data.fields import to_batch
 from spectron.data.order import MixtureIndex, Records, Step, Steps
-from spectron.data.sources import source_of
+from spectron.data.sources import fingerprint, source_of
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Batch, UserError
 
@@ -40,6 +41,12 @@ class Feed:
         self._read = read
         self._index = process_index
         self._count = process_count
+
+    @functools.cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Task → a hash of its data, wherever it lies."""
+        pairs = zip(self.rows.names, self.rows.sources, strict=True)
+        return {name: fingerprint(source) for name, source in pairs}
 
     def steps(self, start_step: int = 0) -> Iterator[Step]:
         """Per step, the shape of the whole batch and the rows of this process: its equal part."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import math
 import zlib
 from collections.abc import Callable
 
+import numpy as np
+
 from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.counting.utterances import CountingText, DigitSource
-from spectron.data.example import Source
+from spectron.data.example import BadExample, Source
 from spectron.data.packed import PackedSource
 from spectron.data.recordings import RecordingSource, TextSource
 from spectron.data.shard_source import ShardSource
 from spectron.types import UserError
 
+FINGERPRINTED = 8  # ours: records that are read for a source's fingerprint
 # kind → (task, data, features, seed) → source
 SOURCES: dict[str, Callable[[TaskConfig, DataConfig, FeatureConfig, int], Source]] = {
     "manifest": lambda task, data, features, seed: RecordingSource(task, data, features),
@@ -53,6 +57,21 @@ def source_of(experiment: Experiment, task_name: str, seed: int | None = None) -
         raise UserError(f"There is no task {task_name!r} in data.tasks; known: {known}.")
     seed = experiment.seed if seed is None else seed
     return make_source(task, data, features, zlib.crc32(f"{seed}/{task_name}".encode()))
+
+
+def fingerprint(source: Source) -> str:
+    """A hash of what a source holds, wherever it lies: how many records, their lengths, and a few of them whole."""
+    digest = hashlib.sha256(f"{len(source)}\n".encode())
+    if source.lengths is not None:
+        digest.update(np.asarray(source.lengths, np.int64).tobytes())
+    for i in np.unique(np.linspace(0, len(source) - 1, FINGERPRINTED).astype(int)) if len(source) else ():
+        try:
+            example = source[int(i)]
+        except BadExample:
+            continue
+        digest.update(f"{i}\n{example.text}\n".encode())
+        digest.update(np.ascontiguousarray(example.samples, np.int16).tobytes())
+    return digest.hexdigest()
 
 
 def unlimited(data: DataConfig) -> DataConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from spectron.types import UserError
 
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
 SPACE = "▁"  # SentencePiece's
+IN_MEMORY = "sha256:"  # a path that begins so names a SentencePiece model by its content, see `remember`
 SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
 
 
@@ -122,13 +124,11 @@ class SentencePieceVocabulary(Vocabulary):
 
     @functools.cached_property
     def _model(self) -> Any:
-        if not Path(self._path).is_file():
-            raise UserError(f"data.vocabulary.path {self._path!r} is no file; give the path of a SentencePiece model.")
         import sentencepiece
 
-        model = sentencepiece.SentencePieceProcessor()
+        content, model = read_pieces(self._path), sentencepiece.SentencePieceProcessor()
         try:
-            model.Load(self._path)
+            model.LoadFromSerializedProto(content)
         except RuntimeError as error:
             raise UserError(f"data.vocabulary.path {self._path!r} is not a SentencePiece model.") from error
         size = SPECIALS + model.GetPieceSize()
@@ -158,6 +158,33 @@ class SentencePieceVocabulary(Vocabulary):
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._model.DecodeIds([i - SPECIALS if i != UNK else self._model.unk_id() for i in ids])
+
+
+_remembered: dict[str, bytes] = {}
+
+
+def remember(pieces: bytes) -> str:
+    """Keep a SentencePiece model in memory; returns the path that names it in this process, whatever files change."""
+    path = f"{IN_MEMORY}{hashlib.sha256(pieces).hexdigest()}"
+    _remembered[path] = pieces
+    return path
+
+
+def read_pieces(path: str) -> bytes:
+    """The content of a SentencePiece model's file, or of a path that `remember` gave. Raises UserError."""
+    if path in _remembered:
+        return _remembered[path]
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"data.vocabulary.path {path!r} is no file; give the path of a SentencePiece model.") from error
+    except OSError as error:
+        raise UserError(f"data.vocabulary.path {path!r} cannot be read ({error.strerror}).") from error
+
+
+def lacks_pieces(path: str) -> bool:
+    """Whether there is no SentencePiece model of that path on this machine."""
+    return path not in _remembered and not Path(path).exists()
 
 
 def _table(pieces: list[str | int], join: str = "", space: str | None = None, strip: bool = False) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.export_format import FACTS, PIECES, SCALE, TOKENIZER, WEIGHTS
 from spectron.checkpoints.manager import make_meta
 from spectron.config import FeatureConfig, SentencePieceConfig, VocabularyConfig
-from spectron.data.vocabulary import make_vocabulary
+from spectron.data.vocabulary import make_vocabulary, read_pieces
 from spectron.export.formats import writer
 from spectron.export.quantise import quantised
 from spectron.export.readme import readme
@@ -96,12 +95,14 @@ def make_facts(
 ) -> dict[str, Any]:
     """The content of spectron.json for a folder whose other files are written; deterministic."""
     experiment = checkpoint.experiment
+    meta = make_meta(experiment, checkpoint.stage, checkpoint.statistics)
+    meta.pop("pieces", None)  # a file of the folder holds them
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return {
         "format": export_format.VERSION,
         "written_by": {"spectron": spectron.__version__, "jax": jax.__version__},
         "kind": kind,
-        **make_meta(experiment, checkpoint.stage, checkpoint.statistics),
+        **meta,
         "step": checkpoint.step,
         "average": average,
         "quantised": "int8" if int8 else None,
@@ -128,7 +129,7 @@ def _write_weights(path: Path, stored: Mapping[str, np.ndarray]) -> None:
 def _write_tokenizer(folder: Path, config: VocabularyConfig) -> None:
     _write_json(folder / TOKENIZER, {"kind": config.kind, **make_vocabulary(config).table()})
     if isinstance(config, SentencePieceConfig):
-        shutil.copyfile(config.path, folder / PIECES)
+        (folder / PIECES).write_bytes(read_pieces(config.path))
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from spectron.checkpoints.checkpoint import Checkpoint
-from spectron.checkpoints.export_format import ORIGIN, PIECES, is_export
+from spectron.checkpoints.export_format import ORIGIN, is_export
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.checkpoints.steps import FOLDER
-from spectron.config import SentencePieceConfig
 from spectron.types import TrainState, UserError
 from spectron.utils.files import check_new, new_folder
 
@@ -27,16 +24,10 @@ def import_export(export: str | Path, out: str | Path) -> Path:
     if not is_export(source):
         raise UserError(f"{str(source)!r} is not an export; give a folder that `spectron export` wrote.")
     checkpoint = Checkpoint.open(source)
-    params, experiment, pieces = checkpoint.load(), checkpoint.experiment, source / PIECES
-    if isinstance(experiment.data.vocabulary, SentencePieceConfig):
-        vocabulary = dataclasses.replace(experiment.data.vocabulary, path=str(target / PIECES))
-        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, vocabulary=vocabulary))
+    params = checkpoint.load()
     origin = {key: checkpoint.meta[key] for key in ORIGIN}
-    meta = {**make_meta(experiment, checkpoint.stage, checkpoint.statistics), "imported": origin}
+    meta = {**make_meta(checkpoint.experiment, checkpoint.stage, checkpoint.statistics), "imported": origin}
     state = TrainState(step=jnp.int32(checkpoint.step), params=params, opt_state={}, ema={})
-    with new_folder(target) as folder:
-        with Checkpointer(folder / checkpoint.stage / FOLDER) as saver:
-            saver.save(checkpoint.step, state, meta)
-        if pieces.is_file():
-            shutil.copyfile(pieces, folder / PIECES)
+    with new_folder(target) as folder, Checkpointer(folder / checkpoint.stage / FOLDER) as saver:
+        saver.save(checkpoint.step, state, meta)
     return target

@@ -32,7 +32,7 @@ from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.evaluation.results import read_results
 from spectron.noisy_student import measuring
 from spectron.recognition import ngram
-from spectron.recognition.recogniser import RECIPE, Fusion, load_recogniser
+from spectron.recognition.recogniser import Fusion, load_recogniser, write_recipe
 from spectron.training.loop import train
 from spectron.types import UserError
 from spectron.utils.files import write_bytes
@@ -209,8 +209,7 @@ def finish(config: LoopConfig, generation: GenerationConfig, workdir: Path) -> N
         lm = workdir / "lm.arpa"
         speech = measuring.hear(checkpoint, utterances)
         fusion = measuring.tune(speech, config.beam, lm) if lm.is_file() else Fusion()
-        recipe = {"checkpoint": str(checkpoint), "fusion": dataclasses.asdict(fusion)}
-        write_bytes(folder / RECIPE, json.dumps(recipe, indent=1).encode())
+        write_recipe(folder, checkpoint, fusion)
         title = f"{config.name}, {generation.name}"
         measuring.report(speech, fusion, folder / "dev", title, config.beam.tuning_utterances)
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from spectron.config.overrides import build
 from spectron.objectives.ctc import CTC
 from spectron.recognition.ctc_search import Fusion, WordSearch, greedy
 from spectron.types import Hypothesis, Params, Recogniser, Statistics, UserError
+from spectron.utils.files import write_bytes
 from spectron.utils.padding import batches_by_length
 
-__all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "resolve_recogniser"]
+__all__ = ["RECIPE", "CTCRecogniser", "Fusion", "load_recogniser", "resolve_recogniser", "write_recipe"]
 
-RECIPE = "recogniser.json"  # {"checkpoint": DIR, "fusion": Fusion's fields}: a recogniser with its tuned weights
+RECIPE = "recogniser.json"  # a recogniser with its tuned weights: {"checkpoint": DIR, "fusion": Fusion's fields}
 SHORTEST, GROWTH = 4.0, 1.5  # ours: length of the first bucket in seconds, and ratio of successive lengths
 ROWS = 8  # ours: recordings in a batch
 
@@ -124,6 +126,15 @@ def resolve_recogniser(path: str | Path) -> str:
     return str(folder if settled else Checkpoint.open(folder).folder)
 
 
+def write_recipe(folder: Path, checkpoint: Path, fusion: Fusion) -> None:
+    """Write recogniser.json into a folder, with paths relative to it: what they name may move with it."""
+    folder = folder.absolute()
+    lm = os.path.relpath(fusion.lm, folder) if fusion.lm else ""
+    fields = dataclasses.asdict(dataclasses.replace(fusion, lm=lm))
+    recipe = {"checkpoint": os.path.relpath(checkpoint, folder), "fusion": fields}
+    write_bytes(folder / RECIPE, json.dumps(recipe, indent=1).encode())
+
+
 def load_recogniser(path: str | Path, fusion: Fusion | None = None) -> Recogniser:
     """Load the recogniser of a folder with recogniser.json, of a checkpoint, or of a `transformers` model's folder.
 
@@ -134,9 +145,11 @@ def load_recogniser(path: str | Path, fusion: Fusion | None = None) -> Recognise
     if recipe.name == RECIPE and recipe.is_file():
         try:
             stored = json.loads(recipe.read_text(encoding="utf-8"))
-            checkpoint, known = stored["checkpoint"], build(Fusion, stored["fusion"], "fusion")
+            checkpoint, known = recipe.parent / stored["checkpoint"], build(Fusion, stored["fusion"], "fusion")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{str(recipe)!r} is no recogniser ({error}); write it again.") from error
+        if known.lm:
+            known = dataclasses.replace(known, lm=str(recipe.parent / known.lm))
         return CTCRecogniser.from_checkpoint(checkpoint, fusion or known)
     if (folder / "config.json").is_file():
         from spectron.recognition.hf import TransformersRecogniser

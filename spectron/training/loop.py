@@ -33,10 +33,11 @@ from spectron.objectives.base import main_metrics, step_flops
 from spectron.parallel import multihost, sharding
 from spectron.training.console import MAIN_METRICS
 from spectron.training.metrics import MetricsLog, Work
-from spectron.training.runs import ProcessFile
+from spectron.training.runs import ProcessFile, only_writer
 from spectron.training.stage import (
     check_buckets,
     check_same,
+    check_same_data,
     check_stage,
     find_statistics,
     fresh_state,
@@ -155,6 +156,7 @@ def train_stage(
     check_buckets(experiment.data, experiment.features, stage, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(only_writer(folder, jax.process_index() == 0))
         saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
         saved, first = open_saved(saver, experiment, stage, workdir), saver.latest() or 0
         if saved is not None and first >= stage.steps:
@@ -165,6 +167,9 @@ def train_stage(
         process = stack.enter_context(ProcessFile(folder, steps, main, first, jax.process_index() == 0))
         sources = {} if saved is not None else open_sources(experiment, stage, workdir)
         feeds = open_feeds(experiment, stage)
+        fingerprints = {task: digest for feed in feeds for task, digest in feed.fingerprints.items()}
+        if saved is not None:
+            check_same_data(saved, experiment, fingerprints)
         sample, streams = peek([stack.enter_context(reading(feed, first)) for feed in feeds])
         if saved is not None:
             measured = saved.statistics
@@ -184,7 +189,7 @@ def train_stage(
         else:
             state, bases = fresh_state(program, sources, saver.directory / "0")
         log.console.say(describe(stage, state, first))
-        meta = make_meta(experiment, stage.name, measured) | {"bases": bases}
+        meta = make_meta(experiment, stage.name, measured) | {"bases": bases, "data": fingerprints}
 
         def save(step: int, state: TrainState) -> None:
             saver.save(step, state, meta | {"window": log.state()})

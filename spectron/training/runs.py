@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from spectron.utils.files import write_bytes
 METRICS = "metrics.jsonl"
 VALIDATION = "validation_"  # how the names of validation metrics begin in it
 PROCESS = "process.json"
+LOCK = ".lock"
 REFRESH_SECONDS = 10.0  # ours: how often a training process writes process.json again
 TAIL_BYTES = 1 << 16  # ours: of metrics.jsonl; hundreds of lines
 DEPTH = 3  # ours: how deep below a folder work folders are looked for; noisy-student keeps them at GENERATION/training
@@ -70,6 +71,36 @@ class ProcessFile:
     def __exit__(self, *_: object) -> None:
         self._record["ended"] = time.time()
         self._save()
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path, write: bool) -> Iterator[None]:
+    """Hold the lock of a stage's folder: two processes would write over each other's checkpoints and metrics.
+
+    write: False on all hosts but one. File systems without locks are left unlocked. Raises UserError naming the process
+    that holds it.
+    """
+    import filelock
+
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    if write:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            with contextlib.suppress(OSError, ValueError):
+                record = json.loads((folder / PROCESS).read_bytes())
+                raise UserError(
+                    f"Process {record['pid']} on {record['host']} is training in {str(folder)!r}; wait until it ends, "
+                    f"stop it, or give another --workdir."
+                ) from error
+            raise UserError(f"Another process is training in {str(folder)!r}; give another --workdir.") from error
+        except (OSError, NotImplementedError):
+            pass  # who cannot write here is told by what is written next
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclasses.dataclass(frozen=True)

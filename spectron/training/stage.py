@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,18 @@ from spectron.audio.features import log_mel, measure
 from spectron.checkpoints.checkpoint import Base, Checkpoint, base_of, place
 from spectron.checkpoints.steps import FOLDER
 from spectron.checkpoints.trees import merge, paths_of, select
-from spectron.config import DataConfig, Experiment, FeatureConfig, StageConfig, as_dict
+from spectron.config import (
+    DataConfig,
+    Experiment,
+    FeatureConfig,
+    SentencePieceConfig,
+    StageConfig,
+    VocabularyConfig,
+    as_dict,
+)
 from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
+from spectron.data.vocabulary import lacks_pieces, read_pieces
 from spectron.parallel import sharding
 from spectron.training.step import StageProgram
 from spectron.types import Batch, Statistics, TrainState, UserError
@@ -182,13 +192,26 @@ def without_buckets(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, buckets=(), bucket_tokens=()))
 
 
-# A run may continue with other values of these: none of them changes what a step computes.
+# A run may continue with other values of these: none of them changes what a step computes. What lies at the paths
+# among them is compared by its content.
 FREE = {
-    *("name", "mesh", "data.root", "data.packed", "data.reader", "data.readers", "features.dft", "model.remat"),
+    *(
+        "name",
+        "mesh",
+        "data.root",
+        "data.packed",
+        "data.vocabulary.path",
+        "data.reader",
+        "data.readers",
+        "features.dft",
+        "model.remat",
+    ),
     *("model.encoder.features.dft", "model.logits_chunk", "model.lm.attention"),
     *("stage.save_every", "stage.log_every", "stage.keep"),
     *("stage.evaluate_on", "stage.evaluate_every", "stage.evaluate_examples"),
 }
+
+ROOT = re.compile(r"data\.tasks\..*\.root")
 
 
 def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, folder: Path) -> None:
@@ -209,6 +232,32 @@ def check_same(saved: Experiment, experiment: Experiment, stage: StageConfig, fo
             )
 
 
+def check_same_data(saved: Checkpoint, experiment: Experiment, fingerprints: Mapping[str, str]) -> None:
+    """Raise UserError if a task, or the vocabulary, holds something else than when a checkpoint was trained.
+
+    fingerprints: of the feeds; see Feed.
+    """
+    for task, before in saved.meta.get("data", {}).items():
+        if fingerprints.get(task, before) != before:
+            raise UserError(
+                f"The data of task {task!r} is not what the checkpoint in {str(saved.folder)!r} was trained with "
+                f"(other records, or in another order); set its root to the same data, or give another --workdir."
+            )
+    old, new = (_pieces(each.data.vocabulary) for each in (saved.experiment, experiment))
+    if old is not None and new is not None and old != new:
+        raise UserError(
+            f"data.vocabulary.path names another SentencePiece model than the checkpoint in {str(saved.folder)!r} was "
+            f"trained with; name that one, or give another --workdir."
+        )
+
+
+def _pieces(vocabulary: VocabularyConfig) -> bytes | None:
+    """The SentencePiece model of a vocabulary; None if it is of another kind, or not on this machine."""
+    if not isinstance(vocabulary, SentencePieceConfig) or lacks_pieces(vocabulary.path):
+        return None
+    return read_pieces(vocabulary.path)
+
+
 def _relevant(experiment: Experiment, stage_name: str) -> dict[str, Any]:
     """Dotted key → value of all settings that decide what the steps of a stage compute."""
     stage = next((s for s in experiment.stages if s.name == stage_name), None)
@@ -218,7 +267,8 @@ def _relevant(experiment: Experiment, stage_name: str) -> dict[str, Any]:
     tasks = tuple(task for task in experiment.data.tasks if task.name in read)
     data = dataclasses.replace(experiment.data, mixtures=mixtures, tasks=tasks)
     settings = as_dict(dataclasses.replace(experiment, data=data, stages=()))
-    return {k: v for k, v in _flat(settings | {"stage": stage and as_dict(stage)}).items() if k not in FREE}
+    flat = _flat(settings | {"stage": stage and as_dict(stage)})
+    return {k: v for k, v in flat.items() if k not in FREE and not ROOT.fullmatch(k)}
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

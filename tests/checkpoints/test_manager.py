@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from spectron.checkpoints.checkpoint import Checkpoint
+from spectron.checkpoints.integrity import write_checksums
 from spectron.checkpoints.manager import VERSION, Checkpointer, make_meta
 from spectron.checkpoints.steps import FOLDER, steps_in
 from spectron.config import DataConfig, Experiment, StageConfig
@@ -107,19 +108,90 @@ def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
         assert saver.latest() == 2
         saver.save(3, state(3), make_meta(EXPERIMENT, "first", None))
     assert steps_in(tmp_path) == [2, 3]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    left = sorted(path.name.partition(".unfinished")[0] for path in tmp_path.iterdir())
+    assert left == ["2", "3", "3"]  # what may hold something is kept, under another name
 
 
-def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
-    write(tmp_path, (1,))
-    for data in (tmp_path / "1" / "ema").rglob("d/*"):
-        data.write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be read, it may be half-written") as error:
+def flip(path):
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("item", ["ema", "meta"])
+def test_one_flipped_bit_is_found_and_the_file_is_named(tmp_path, item):
+    write(tmp_path, (1, 2))
+    damaged = max((tmp_path / "2" / item).rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+    flip(damaged)
+    name = damaged.relative_to(tmp_path / "2").as_posix()
+    with pytest.raises(UserError, match=f"damaged: its file '{name}' (has changed|is not as)") as error:
         Checkpoint.open(tmp_path).load()
-    assert "\n" not in str(error.value)
+    assert f"use '{tmp_path / '1'}' instead" in str(error.value)
+    assert "remove" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_training_does_not_continue_from_a_damaged_optimizer(tmp_path):
+    write(tmp_path)
+    for path in (tmp_path / "1" / "optimizer").rglob("d/*"):
+        flip(path)
+    checkpoint = Checkpoint.open(tmp_path)
+    checkpoint.load()  # which needs no optimizer
+    with pytest.raises(UserError, match=r"damaged: its file 'optimizer/.*' has changed"):
+        checkpoint.restore(abstract(state()))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write(tmp_path)
+    missing = next((tmp_path / "1" / "ema").rglob("d/*"))
+    missing.unlink()
+    with pytest.raises(UserError, match=f"damaged: its file 'ema/.*{missing.name}' is missing; copy it again"):
+        Checkpoint.open(tmp_path).load()
+
+
+def test_what_is_no_json_is_named_without_checksums_too(tmp_path):
+    write(tmp_path)
+    next((tmp_path / "1").glob("checksums-*")).unlink()
     (tmp_path / "1" / "meta" / "metadata").write_text('{"experi')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged: its file 'meta/metadata' is not as it was written"):
         Checkpoint.open(tmp_path)
+
+
+def test_a_checkpoint_whose_checksums_were_not_written_is_read(tmp_path):
+    write(tmp_path)
+    next((tmp_path / "1").glob("checksums-*")).unlink()
+    same(Checkpoint.open(tmp_path).load(), jax.tree.map(np.asarray, state(1).ema))
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("Unable to initialize backend 'cuda': not in this build"), "JAX finds no device to compute on"),
+        (MemoryError(), "does not fit into this machine's memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "does not fit into the device's memory"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be read: .*Input/output error"),
+    ],
+)
+def test_a_healthy_checkpoint_is_not_blamed(tmp_path, monkeypatch, error, sentence):
+    write(tmp_path)
+    checkpoint = Checkpoint.open(tmp_path)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", fail)
+    with pytest.raises(UserError, match=sentence) as raised:
+        checkpoint.load()
+    assert not any(word in str(raised.value) for word in ("damaged", "half", "remove", "copy"))
+
+
+def test_a_copy_of_the_last_stage_is_not_taken_for_it(tmp_path):
+    write(tmp_path / "first" / FOLDER, (1,))
+    write(tmp_path / "second" / FOLDER, (12,), stage="second")
+    write(tmp_path / "second_copy" / FOLDER, (6,), stage="second")
+    with pytest.raises(UserError, match=r"second' and '.*second_copy' hold the same stage"):
+        Checkpoint.open(tmp_path)
+    assert Checkpoint.open(tmp_path / "second").step == 12
 
 
 def test_other_shapes_name_the_key(tmp_path):
@@ -144,6 +216,7 @@ def test_a_config_of_another_version_is_one_sentence(tmp_path):
     meta = json.loads(path.read_text())
     meta["experiment"]["model"]["flux"] = 1
     path.write_text(json.dumps(meta))
+    write_checksums(tmp_path / "1")
     with pytest.raises(UserError, match=r"cannot be opened by this spectron.*flux"):
         Checkpoint.open(tmp_path)
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pickle
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import student_run
 from tiny_exports import write_checkpoint
 
+from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.config import CTCConfig, SentencePieceConfig
 from spectron.data.vocabulary import make_pieces, make_vocabulary
@@ -20,7 +22,7 @@ from spectron.objectives.ctc import CTC
 from spectron.parallel import sharding
 from spectron.recognition.ctc_search import Fusion
 from spectron.recognition.hf import min_samples
-from spectron.recognition.recogniser import CTCRecogniser, bucket, load_recogniser
+from spectron.recognition.recogniser import CTCRecogniser, bucket, load_recogniser, write_recipe
 from spectron.training.step import make_program
 from spectron.types import Batch, Statistics, UserError
 
@@ -118,6 +120,21 @@ def test_checkpoints_and_recipes_are_loaded_by_their_folder(tmp_path, recogniser
     (tmp_path / "g" / "recogniser.json").write_text("{")
     with pytest.raises(UserError, match=r"recogniser\.json"):
         load_recogniser(tmp_path / "g")
+
+
+def test_a_recogniser_and_what_it_names_can_be_moved_together(tmp_path, recogniser, monkeypatch):
+    save(tmp_path / "here" / "run" / "ctc", fresh())
+    checkpoint = Checkpoint.open(tmp_path / "here" / "run").folder
+    (tmp_path / "here" / "g").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_recipe(Path("g"), checkpoint, Fusion(lm="lm.arpa", lm_weight=0.5))
+    (tmp_path / "here").rename(tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_recogniser(tmp_path / "there" / "g")
+    assert loaded.fusion == Fusion(lm=str(tmp_path / "there" / "g" / ".." / "lm.arpa"), lm_weight=0.5)
+    recordings = [speech(1.0)]
+    greedily = load_recogniser(tmp_path / "there" / "g", Fusion())
+    assert greedily.transcribe(recordings)[0].text == recogniser.transcribe(recordings)[0].text
 
 
 def test_what_is_no_recogniser_is_said(tmp_path):
