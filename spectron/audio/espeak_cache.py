@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectron.audio import wav
+from spectron.audio import containers, wav
 from spectron.types import UserError
-from spectron.utils.files import cache_folder
+from spectron.utils.environment import cache_folder
 
 CHUNK = 50  # ours: texts synthesised between two movements of the progress bar
 
@@ -23,6 +23,14 @@ def synthesis_facts(voice: str, words_a_minute: int) -> dict[str, Any]:
     except importlib.metadata.PackageNotFoundError:
         version = ""  # synthesis raises the error
     return {"synthesiser": "espeak NG", "version": version, "voice": voice, "words_a_minute": words_a_minute}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a FLAC file is there, to its end."""
+    try:
+        return not containers.flac_cut_off(path.read_bytes())
+    except OSError:
+        return False
 
 
 def spoken_texts(
@@ -40,7 +48,7 @@ def spoken_texts(
     facts = synthesis_facts(voice, words_a_minute)
     digests = [hashlib.sha256(json.dumps([text, sample_rate, facts]).encode()).hexdigest() for text in texts]
     paths = [folder / f"{digest[:32]}.flac" for digest in digests]
-    missing = [(path, text) for path, text in dict(zip(paths, texts, strict=True)).items() if not path.is_file()]
+    missing = [(path, text) for path, text in dict(zip(paths, texts, strict=True)).items() if not _is_whole(path)]
     if not missing:
         return paths
     with tqdm(total=len(missing), desc="speaking the questions", unit="question", disable=None) as bar:

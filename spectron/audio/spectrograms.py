@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from spectron.audio.features import log_mel
 from spectron.audio.fft_slots import fft_slot
 from spectron.config import FeatureConfig
+from spectron.utils.environment import load_librosa
 from spectron.utils.padding import batches_by_length, round_up
 
 ROWS, _SECONDS = 32, 0.5  # ours: recordings per call, and the grid that lengths are rounded up to
@@ -34,7 +35,7 @@ def distance(first: Float[np.ndarray, "T F"], second: Float[np.ndarray, "T2 F"])
     """Mean absolute difference in nats along the best alignment in time (dynamic time warping); nan without frames."""
     if not len(first) or not len(second):
         return float("nan")
-    import librosa  # here: slow to import
+    librosa = load_librosa()
 
     costs = np.abs(first[:, None] - second[None]).mean(axis=-1)
     _, path = librosa.sequence.dtw(C=costs)

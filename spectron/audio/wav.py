@@ -5,23 +5,27 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import mmap
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from spectron.audio import containers
 from spectron.audio.signal import to_int16
 from spectron.config import FeatureConfig
 from spectron.types import UserError
 
 SILENCE_DBFS = -60.0  # ours: a peak of 33 in 16 bits; a microphone in a quiet room peaks higher
+CANCELLED_DB = -30.0  # ours: of the mean of the channels below the loudest, where one channel is the other inverted
 _BLOCK_SAMPLES = 1 << 20  # ours: channels are averaged in blocks of this many samples, to save memory
 RESAMPLING_SECONDS = 0.1  # ours: read beyond a cut, because the resampling filter reaches ahead
+_UNKNOWN = 1 << 40  # libsndfile reports 2^63 − 1 samples if a header has no length
 _KINDS = "WAV, FLAC, Ogg, Opus or MP3"
 _WRITABLE = ("WAV", "FLAC", "OGG", "MP3")
 
@@ -30,7 +34,7 @@ def read(path: str | Path, sample_rate: int = 16_000, seconds: float = 0.0) -> I
     """Read a WAV, FLAC, Ogg, Opus or MP3 file of any rate and channel count as int16 mono [S] at `sample_rate` Hz.
 
     seconds: read only this much from the start; 0 reads all. Raises UserError if the file is missing, empty, not
-    audio, or has no samples, or NaN or infinite ones.
+    audio, is cut off, or has no samples, or NaN or infinite ones.
     """
     path = Path(path)
     try:
@@ -50,6 +54,9 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
 
     if not data:
         raise UserError(f"Audio file {name!r} is empty (0 bytes); give a recording.")
+    if containers.cut_off(data):
+        raise _cut_off(name)
+    data = containers.repaired(data) or data
     num_samples = round(seconds * sample_rate) or None
     flac = decode_flac(data)
     if flac is not None and flac[1] == sample_rate:
@@ -57,14 +64,79 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = file.samplerate
-            mono = _mono(file, math.ceil((seconds + RESAMPLING_SECONDS) * rate) if seconds else None)
+            limit = math.ceil((seconds + RESAMPLING_SECONDS) * rate) if seconds else sys.maxsize
+            mono = _mono(file, limit)
+            short = len(mono) < min(limit, file.frames * containers.reliable_share(data))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
+        if data[:4] == b"fLaC" and containers.flac_cut_off(data):
+            raise _cut_off(name) from error
         raise UserError(f"File {name!r} is damaged or not audio; give {_KINDS}.") from error
+    if short:
+        raise _cut_off(name)
     if not mono.size:
         raise UserError(f"Audio file {name!r} holds no samples; give a recording.")
     if not np.isfinite(mono).all():
         raise UserError(f"Audio file {name!r} holds NaN or infinite samples; export it again as 16-bit WAV.")
     return to_int16(resample(mono, rate, sample_rate)[:num_samples])
+
+
+def _cut_off(name: str) -> UserError:
+    return UserError(
+        f"Audio file {name!r} is cut off: it holds less than its header states; copy it again, or save what is there "
+        f"as a new file."
+    )
+
+
+def open_audio(path: str | Path) -> Any:
+    """A recording opened by libsndfile, with the length in its header put right. Raises OSError and soundfile's."""
+    import soundfile
+
+    with _mapped(path) as data:
+        repaired = containers.repaired(data)
+    return soundfile.SoundFile(io.BytesIO(repaired) if repaired else str(path))
+
+
+def stated_length(path: str | Path) -> tuple[bool, float]:
+    """(whether a recording holds less than its header states, the share of its stated length that it holds at least).
+
+    See containers.cut_off and containers.reliable_share. Raises OSError.
+    """
+    with _mapped(path) as data:
+        return containers.cut_off(data), containers.reliable_share(data)
+
+
+@contextlib.contextmanager
+def _mapped(path: str | Path) -> Iterator[Any]:
+    """The bytes of a file, read as they are asked for."""
+    with Path(path).open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def seconds_of(path: str | Path) -> float:
+    """Length of a recording in seconds, from its header where that states it. Raises OSError if it cannot be read."""
+    import soundfile
+
+    try:
+        with open_audio(path) as file:
+            if file.frames >= _UNKNOWN:
+                raise OSError(f"{str(path)!r} is cut off")
+            return float(file.frames / file.samplerate)
+    except (soundfile.SoundFileError, RuntimeError, ValueError) as error:
+        raise OSError(str(error)) from error
+
+
+def has_no_samples(data: bytes) -> bool:
+    """Whether this is an audio file without samples. A file without bytes is not: a full disk leaves those."""
+    import soundfile
+
+    try:
+        return bool(soundfile.info(io.BytesIO(containers.repaired(data) or data)).frames == 0)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
+        return False
 
 
 def decode_flac(data: bytes) -> tuple[Int[np.ndarray, " S"], int] | None:
@@ -99,27 +171,40 @@ def decode_flac(data: bytes) -> tuple[Int[np.ndarray, " S"], int] | None:
     return (samples, rate) if read == size else None  # the decoder skips damaged frames
 
 
-def _mono(file: Any, max_samples: int | None) -> Float[np.ndarray, " S"]:
-    """The mean of the channels, of at most max_samples."""
-    means = [np.zeros(0, np.float32)]
+def _mono(file: Any, max_samples: int) -> Float[np.ndarray, " S"]:
+    """The mean of the channels, of at most max_samples; the loudest channel where they cancel each other."""
+    mean, powers = _mixed(file, max_samples, None)
+    power = float(np.square(mean, dtype=np.float64).sum()) if len(mean) else 0.0
+    if len(powers) > 1 and power < powers.max() * 10 ** (CANCELLED_DB / 10):
+        file.seek(0)
+        return _mixed(file, max_samples, int(powers.argmax()))[0]
+    return mean
+
+
+def _mixed(file: Any, max_samples: int, channel: int | None) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " C"]]:
+    """One channel, or the mean of all (None), of at most max_samples; and the sum of squares of each channel."""
+    parts, powers, remaining = [np.zeros(0, np.float32)], np.zeros(file.channels), max_samples
     size = max(1, _BLOCK_SAMPLES // file.channels)
-    remaining = sys.maxsize if max_samples is None else max_samples
     # Not file.blocks(), which returns uninitialised memory if a truncated file ends early.
     while remaining > 0 and len(block := file.read(min(size, remaining), dtype="float32", always_2d=True)):
         remaining -= len(block)
         # No warnings for infinite or huge samples: the caller raises an error that names the file.
         with np.errstate(invalid="ignore", over="ignore"):
-            means.append(block.mean(axis=1))
-    return np.concatenate(means)
+            if file.channels > 1:
+                powers += np.square(block, dtype=np.float64).sum(axis=0)
+            parts.append(block.mean(axis=1) if channel is None else block[:, channel])
+    return np.concatenate(parts), powers
 
 
 def resample(samples: Float[np.ndarray, " S"], rate: int, new_rate: int) -> Float[np.ndarray, " S2"]:
     """Resample from `rate` to `new_rate` Hz: ceil(S · new_rate / rate) samples."""
     if rate == new_rate:
         return samples
-    import librosa  # here, because the import is slow and most files need no resampling
+    import soxr  # here: machines that train on packed data may not have it
 
-    return librosa.resample(samples, orig_sr=rate, target_sr=new_rate, res_type="soxr_hq")
+    size = -(-len(samples) * new_rate // rate)
+    resampled = soxr.resample(samples, rate, new_rate, quality="HQ")[:size]
+    return np.pad(resampled, (0, size - len(resampled)))
 
 
 def resample_all(recordings: Sequence[Int[np.ndarray, " _"]], rate: int, new_rate: int) -> list[Int[np.ndarray, " _"]]:

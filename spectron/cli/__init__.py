@@ -1,7 +1,8 @@
 """The command line: train, runs, compile, noisy-student, generate, evaluate, score, export, import, data.
 
 Exit codes: 0 done, 2 user error (one sentence on stderr), 3 some inputs of several were bad and the others
-are done (ours), 4 other processes of the job are gone (ours), 130 interrupted. Everything heavy is imported by the
+are done (ours), 4 other processes of the job are gone (ours), 130 interrupted,
+141 nobody reads the output any more. Everything heavy is imported by the
 command that needs it, so --help is instant.
 """
 
@@ -9,47 +10,75 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from spectron.cli import data, evaluate, export, generate, runs, score, student, train
 from spectron.errors import UserError
+from spectron.utils import streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name, or a transcript, may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+    streams.open_standard()
     commands = parser()
     arguments, others = commands.parse_known_args(argv)
     if others and not hasattr(arguments, "pipeline_options"):
         commands.error(f"unrecognized arguments: {' '.join(others)}")
     arguments.pipeline_options = others
-    if arguments.computes:
-        from spectron.utils import cpu
-
-        cpu.prepare()
-        from spectron.utils.compilation_cache import use_compilation_cache
-
-        use_compilation_cache()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("absl", "jax", "orbax", "PIL", "numba"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        if arguments.computes:
+            prepare_computing()
         import_modules(arguments.modules)
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        sys.stdout.flush()  # here, where an error can still be told
+        return code
     except UserError as error:
-        print(f"spectron: {error}", file=sys.stderr)
-        return 2
+        return tell(str(error))
+    except BrokenPipeError:  # `| head` has read enough
+        streams.drop_stdout()
+        return streams.SIGPIPE
     except PermissionError as error:
-        print(f"spectron: {error.filename!r}: permission denied; ask its owner, or name another.", file=sys.stderr)
-        return 2
+        return tell(f"{error.filename!r}: permission denied; ask its owner, or name another.")
     except KeyboardInterrupt:
-        print("spectron: interrupted.", file=sys.stderr)
+        tell("interrupted.")
         return 130
+    except OSError as error:
+        if not streams.stdout_is_full(error):
+            raise
+        streams.drop_stdout()
+        return tell(f"What the command prints cannot be written ({error.strerror}); free some space and run it again.")
+    except RuntimeError as error:
+        from spectron.parallel.devices import no_device
+
+        if (device := no_device(error)) is None:
+            raise
+        return tell(str(device))
+
+
+def tell(sentence: str) -> int:
+    """Print an error that the user can correct; returns its exit code."""
+    print(f"spectron: {sentence}", file=sys.stderr)
+    return 2
+
+
+def prepare_computing() -> None:
+    """What must be set before jax is imported, and jax's compilation cache."""
+    from spectron.utils import cpu
+
+    if os.environ.get("JAX_ENABLE_X64", "0").lower() in ("1", "true", "yes", "on"):
+        # Checkpoints, exports and compiled programs are of 32-bit numbers.
+        print("JAX_ENABLE_X64 is ignored: spectron computes with 32-bit numbers.", file=sys.stderr)
+        os.environ["JAX_ENABLE_X64"] = "0"
+    cpu.prepare()
+    from spectron.utils.compilation_cache import use_compilation_cache
+
+    use_compilation_cache()
 
 
 def import_modules(names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from spectron.audio import wav
 from spectron.audio.vad import VadConfig, energies, voice_activity
 from spectron.corpora.cutting import CuttingConfig, Span, cut, tidy
 from spectron.data.shards import Utterance, encode_flac
@@ -188,7 +189,7 @@ class Recording:
         import soundfile
 
         try:
-            self._file = soundfile.SoundFile(path)
+            self._file = wav.open_audio(path)
         except (soundfile.SoundFileError, RuntimeError, OSError) as error:
             raise BadChapter("whose audio cannot be read") from error
         self.total = self._file.frames

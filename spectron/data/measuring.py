@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from spectron.audio import wav
 from spectron.types import UserError
 from spectron.utils.console import Progress
 
@@ -54,13 +55,14 @@ def measure(path: str) -> Sound:
     try:
         if not os.path.getsize(path):
             return Sound(error=EMPTY)
-        with soundfile.SoundFile(path) as file:
-            return _measure(file, _shortened(path))
+        cut_off, share = wav.stated_length(path)
+        with wav.open_audio(path) as file:
+            return _measure(file, cut_off, share)
     except (OSError, soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
         return Sound(error=UNREADABLE)
 
 
-def _measure(file: Any, shortened: bool) -> Sound:
+def _measure(file: Any, cut_off: bool, share: float) -> Sound:
     rate, channels = file.samplerate, file.channels
     frame = max(1, round(rate * FRAME_SECONDS))
     digest = hashlib.blake2b(digest_size=16)
@@ -83,8 +85,6 @@ def _measure(file: Any, shortened: bool) -> Sound:
     levels = 10 * np.log10(np.concatenate(powers) + 1e-12)
     level = float(np.percentile(levels, LOUD_PERCENTILE))
     loud = np.flatnonzero(levels > level - PAUSE_DB)
-    # Formats whose header states an exact length; of the others it is an estimate, or read from the end.
-    short = file.format in ("WAV", "WAVEX", "FLAC") and size < file.frames
     return Sound(
         seconds=round(size / rate, 4),
         sample_rate=rate,
@@ -96,17 +96,8 @@ def _measure(file: Any, shortened: bool) -> Sound:
         end=round((len(levels) - 1 - int(loud[-1])) * FRAME_SECONDS, 2),
         silent=round(1 - len(loud) / len(levels), 3),
         digest=digest.hexdigest(),
-        error=TRUNCATED if short or shortened else "",
+        error=TRUNCATED if cut_off or size < share * file.frames else "",
     )
-
-
-def _shortened(path: str) -> bool:
-    """Whether a WAV file has fewer bytes than its RIFF header states (libsndfile reads what there is)."""
-    with open(path, "rb") as file:
-        head = file.read(8)
-    stated = int.from_bytes(head[4:8], "little")
-    # Programs that write to a pipe cannot know the size and state the largest one, or none.
-    return head[:4] == b"RIFF" and 0 < stated < 0x7FFFF000 and os.path.getsize(path) < stated + 8
 
 
 def measure_all(paths: Sequence[str], cache: Path | None = None) -> list[Sound]:

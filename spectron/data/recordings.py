@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spectron.audio import wav
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.example import BadExample, Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
@@ -98,7 +99,7 @@ class RecordingSource(Source):
         name = record.id
         seconds = 0.0
         try:
-            seconds = record.seconds or duration(record.audio)
+            seconds = record.seconds or wav.seconds_of(record.audio)
         except OSError:
             reason = "that cannot be read"
             name = record.audio
@@ -120,8 +121,6 @@ class RecordingSource(Source):
         return len(self._records)
 
     def __getitem__(self, i: int) -> Example:
-        from spectron.audio import wav
-
         record = self._records[i]
         prompt_seconds = record.prompt_seconds or self._data.prompt_seconds
         try:
@@ -193,16 +192,6 @@ def report(task: str, kept: int, rejected: dict[str, list[str]]) -> None:
             f"Task {task!r} has no usable example ({reasons or 'its root is empty'}); correct the data or the limits "
             f"in the data config."
         )
-
-
-def duration(path: str) -> float:
-    """Length of a recording in seconds, from its header. Raises OSError if it cannot be read."""
-    import soundfile
-
-    try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise OSError(str(error)) from error
 
 
 def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import io
 import json
 import sys
 import wave
@@ -75,10 +76,19 @@ class Model:
         return (text.removeprefix(table["space"]) if table["strip"] else text).replace(table["space"] or " ", " ")
 
 
+def plain(content):
+    """A WAV file whose header is of the extensible kind with the older header, which every `wave` module reads."""
+    if content[12:22] == b"fmt \x28\0\0\0\xfe\xff" and content[44:46] == b"\x01\0":  # 1 is PCM
+        return content[:16] + b"\x10\0\0\0\x01\0" + content[22:36] + content[60:]
+    return content
+
+
 def main(prompt, answer):
     """WAV to WAV; prints the text."""
     model = Model()
-    with wave.open(prompt) as file:
+    with open(prompt, "rb") as file:
+        content = plain(file.read())
+    with wave.open(io.BytesIO(content)) as file:
         kind = f"{file.getframerate()} Hz, channels: {file.getnchannels()}, bits: {8 * file.getsampwidth()}"
         if kind != (wanted := f"{model.rate} Hz, channels: 1, bits: 16"):
             raise ValueError(f"{prompt} has {kind}; give {wanted}.")

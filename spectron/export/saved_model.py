@@ -7,6 +7,7 @@ decoding token ids are TensorFlow's own operations.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -208,7 +209,7 @@ def read_wavs(tf: Any, wav_bytes: Any, config: DecodeConfig) -> tuple[Any, Any]:
     rate, longest = config.features.sample_rate, config.max_prompt_samples
 
     def read(content: Any) -> tuple[Any, Any]:
-        audio, found = tf.audio.decode_wav(content)
+        audio, found = tf.audio.decode_wav(_plain(tf, content))
         size = tf.shape(audio)[0]
         checks = [
             tf.debugging.assert_equal(found, rate, message=f"A prompt must have {rate} samples a second; resample it."),
@@ -222,6 +223,27 @@ def read_wavs(tf: Any, wav_bytes: Any, config: DecodeConfig) -> tuple[Any, Any]:
 
     kinds = (tf.TensorSpec([longest], tf.int16), tf.TensorSpec([], tf.int32))
     return tf.map_fn(read, wav_bytes, fn_output_signature=kinds)
+
+
+def _plain(tf: Any, content: Any) -> Any:
+    """A WAV file whose header is of the extensible kind with the header that decode_wav takes; any other as it is.
+
+    The kind is stated in bytes 20 and 21, and for the extensible one again in 44 and 45; 1 is PCM.
+    """
+    part = functools.partial(tf.strings.substr, content)
+    size = tf.strings.length(content)
+    # Beyond the end substr raises an error, and what is no WAV file is decode_wav's to refuse.
+    extensible = tf.logical_and(size > 60, tf.strings.substr(content, 0, tf.minimum(size, 4)) == b"RIFF")
+    extensible = tf.cond(
+        extensible,
+        lambda: (part(12, 10) == b"fmt \x28\x00\x00\x00\xfe\xff") & (part(44, 2) == b"\x01\x00"),
+        lambda: tf.constant(value=False),
+    )
+    return tf.cond(
+        extensible,
+        lambda: tf.strings.join([part(0, 16), b"\x10\x00\x00\x00\x01\x00", part(22, 14), part(60, size - 60)]),
+        lambda: content,
+    )
 
 
 def write_wavs(tf: Any, samples: Any, lengths: Any, features: FeatureConfig) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -44,12 +46,30 @@ def connect(always: bool = False, environment: Mapping[str, str] | None = None) 
                 f"set them to the number of processes and to this process's index, from 0."
             )
         given = {"coordinator_address": address, "num_processes": int(count), "process_id": int(index)}
+        if int(index) == 0:
+            _check_port(address)
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"The other processes of this job were not found ({kind or 'asked for'}): {first}") from error
     return jax.process_count() > 1
+
+
+def _check_port(address: str) -> None:
+    """Raise UserError if the coordinator's port is in use: JAX would wait for processes that another job answers."""
+    port = address.rpartition(":")[2]
+    if not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"{EXPLICIT[0]}={address!r} has no port; write HOST:PORT.")
+    try:
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return  # JAX tells what else is wrong
+        raise UserError(
+            f"Port {port} of {EXPLICIT[0]} is in use on this machine, by another job or one that has not ended; give "
+            f"another port."
+        ) from error
 
 
 @contextlib.contextmanager

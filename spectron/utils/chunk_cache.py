@@ -12,6 +12,7 @@ from spectron.types import UserError
 from spectron.utils.files import remove_parts, write_bytes
 
 PLAN = "plan.json"
+SUM_BYTES = 32
 
 
 class ChunkCache:
@@ -53,9 +54,11 @@ class ChunkCache:
             for start in range(0, count, size):
                 indices = range(start, min(start + size, count))
                 path = self.folder / f"{start:07d}"
-                if not path.is_file():
-                    write_bytes(path, work(indices))
-                contents.append(path.read_bytes())
+                content = _whole(path)
+                if content is None:
+                    content = work(indices)
+                    write_bytes(path, hashlib.sha256(content).digest() + content)
+                contents.append(content)
                 bar.update(len(indices))
         return contents
 
@@ -66,6 +69,16 @@ class ChunkCache:
             return json.dumps(list(work(indices))).encode()
 
         return [value for chunk in self.chunks(count, size, encoded, label) for value in json.loads(chunk)]
+
+
+def _whole(path: Path) -> bytes | None:
+    """A chunk's content, which follows its SHA-256; None if the file is missing or damaged: it is made again."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    content = stored[SUM_BYTES:]
+    return content if hashlib.sha256(content).digest() == stored[:SUM_BYTES] else None
 
 
 def checksum(parts: Iterable[bytes]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from spectron.utils.files import cache_folder
+from spectron.utils.environment import cache_folder
 
 # Ours. Most programs of a small model compile in tenths of a second, and one answer needs dozens of them.
 SETTINGS = {

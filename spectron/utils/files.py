@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, checks of paths a user gave, checksums, and the folder for derived data."""
+"""Atomic writes of files and folders, checks of paths that a user gave, and checksums."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from pathlib import Path
 
 from spectron.errors import UserError
 from spectron.utils.disk import disk_full
-
-
-def cache_folder() -> Path:
-    """The folder for derived data: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectron"
 
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -12,6 +12,7 @@ import soundfile
 
 from spectron.audio import wav
 from spectron.config import FeatureConfig
+from spectron.data.measuring import measure
 from spectron.types import UserError
 
 FORMATS = [
@@ -147,20 +148,85 @@ def test_missing_files_and_folders(tmp_path):
     one_sentence(error, str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", ["WAV", "MP3"])
-def test_of_a_file_cut_in_half_the_first_half_is_read(kind):
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "MP3"])
+def test_half_a_file_is_not_taken_for_the_whole(kind, tmp_path):
     data = encode(sine(16_000, 2.0), 16_000, kind)
-    samples = wav.decode_bytes(data[: len(data) // 2], "half")
-    assert 8_000 < len(samples) < 20_000
-    assert strength(samples, 440.0) > 0.98
-
-
-@pytest.mark.parametrize("kind", ["FLAC", "OGG"])
-def test_of_a_file_cut_in_half_that_shows_it_the_damage_is_named(kind):
-    data = encode(sine(16_000, 2.0), 16_000, kind)
-    with pytest.raises(UserError, match="damaged") as error:
+    assert len(wav.decode_bytes(data, "whole")) == 32_000
+    with pytest.raises(UserError, match="cut off: it holds less than its header states") as error:
         wav.decode_bytes(data[: len(data) // 2], "half")
     one_sentence(error, "half")
+    (tmp_path / "half").write_bytes(data[: len(data) // 2])
+    assert measure(str(tmp_path / "half")).error in ("truncated", "unreadable")
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("CAF", "PCM_16")])
+def test_half_a_file_without_a_stated_length_is_refused_too(kind, subtype):
+    data = encode(sine(16_000, 2.0), 16_000, kind, subtype)
+    with pytest.raises(UserError, match=r"cut off|damaged") as error:
+        wav.decode_bytes(data[: len(data) // 2], "half")
+    one_sentence(error, "half")
+
+
+def test_a_few_missing_bytes_are_a_program_that_counts_wrongly():
+    data = encode(sine(16_000, 2.0), 16_000, "WAV")
+    assert len(wav.decode_bytes(data[:-8], "short")) == 31_996
+
+
+def with_data_size(data, size, riff):
+    at = data.index(b"data")
+    data = data[: at + 4] + size.to_bytes(4, "little") + data[at + 8 :]
+    return data[:4] + riff.to_bytes(4, "little") + data[8:]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFFFFF - 36])
+def test_wav_that_was_written_to_a_pipe_is_read_whole(kind, size, tmp_path):
+    data = encode(sine(16_000, 2.0), 16_000, kind)
+    streamed = with_data_size(data, size, min(size + 36, 0xFFFFFFFF) if size else 0)
+    np.testing.assert_array_equal(wav.decode_bytes(streamed, "pipe"), wav.decode_bytes(data, "file"))
+    (tmp_path / "pipe.wav").write_bytes(streamed)
+    assert wav.seconds_of(tmp_path / "pipe.wav") == 2.0
+    assert measure(str(tmp_path / "pipe.wav")).seconds == 2.0 and not measure(str(tmp_path / "pipe.wav")).error
+    assert not wav.has_no_samples(streamed)
+
+
+def test_a_wav_file_without_samples_stays_one():
+    empty = with_data_size(encode(np.zeros(1), 16_000)[:44], 0, 48) + b"LIST\x04\x00\x00\x00INFO"
+    assert wav.has_no_samples(empty)
+    with pytest.raises(UserError, match="holds no samples"):
+        wav.decode_bytes(empty, "empty")
+
+
+def streamed_flac(samples, rate=16_000):
+    """FLAC as an encoder writes it that cannot go back to state the length."""
+    data = encode(samples, rate, "FLAC")
+    info = int.from_bytes(data[18:26], "big") >> 36 << 36
+    return data[:18] + info.to_bytes(8, "big") + data[26:], data
+
+
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("seconds", [0.01, 0.5, 2.0])
+def test_flac_without_a_stated_length_is_read_whole(rate, seconds, tmp_path):
+    streamed, data = streamed_flac(sine(rate, seconds), rate)
+    np.testing.assert_array_equal(wav.decode_bytes(streamed, "stream"), wav.decode_bytes(data, "file"))
+    (tmp_path / "stream.flac").write_bytes(streamed)
+    assert wav.seconds_of(tmp_path / "stream.flac") == pytest.approx(seconds, abs=1 / rate)
+    assert measure(str(tmp_path / "stream.flac")).seconds == pytest.approx(seconds, abs=1e-4)
+    tagged = streamed + b"TAG" + bytes(125)
+    np.testing.assert_array_equal(wav.decode_bytes(tagged, "tagged"), wav.decode_bytes(data, "file"))
+    (tmp_path / "half.flac").write_bytes(streamed[: len(streamed) // 2])
+    with pytest.raises(UserError, match="cut off"):
+        wav.read(tmp_path / "half.flac")
+    with pytest.raises(OSError, match=r"cut off|lost sync"):
+        wav.seconds_of(tmp_path / "half.flac")
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
+def test_where_one_channel_is_the_other_inverted_one_is_taken(kind):
+    one = sine(16_000, 2.0)
+    samples = wav.decode_bytes(encode(np.stack([one, -one], 1), 16_000, kind), "inverted")
+    assert strength(samples, 440.0) > 0.98
+    assert np.abs(samples).max() > 0.9 * np.abs(wav.decode_bytes(encode(one, 16_000), "one")).max()
 
 
 def test_prompts_that_cannot_be_answered(clips):

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from spectron.audio.signal import to_int16
 from spectron.config import DataConfig, FeatureConfig
 from spectron.data.counting.raw_clips import RawClip, espeak_clips, fsdd_clips, read_espeak_clips, read_fsdd_clips
 from spectron.types import UserError
-from spectron.utils.files import cache_folder, write_folder
+from spectron.utils.environment import cache_folder, load_librosa
+from spectron.utils.files import write_folder
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +103,26 @@ def _load(origin: str, root: str, rate: int, split: str) -> Clips:
     for clip in raw:
         digest.update(f"{clip.name} {clip.digit} {clip.speaker}".encode() + clip.checksum)
     folder = cache_folder() / f"clips-{origin}-{split}-{digest.hexdigest()[:20]}"
-    if not (folder / "index.json").is_file():
-        samples, index = _prepare(raw, read, rate, speeds)
-        try:
-            write_folder(folder, lambda at: _write(at, samples, index))
-        except OSError as error:  # with a full disk or a read-only home the clips are prepared again next time
-            log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
-            return _clips(samples, index)
-    # Viewed as a plain array: the memmap class makes every small slice slow.
-    samples = np.load(folder / "samples.npy", mmap_mode="r").view(np.ndarray)
-    return _clips(samples, json.loads((folder / "index.json").read_text()))
+    if (cached := _cached(folder)) is not None:
+        return cached
+    samples, index = _prepare(raw, read, rate, speeds)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_folder(folder, lambda at: _write(at, samples, index))
+    except OSError as error:  # with a full disk or a read-only home the clips are prepared again next time
+        log.warning("The prepared digit clips are not cached in %s: %s.", folder, error)
+    return _clips(samples, index)
+
+
+def _cached(folder: Path) -> Clips | None:
+    """The clips that were prepared before; None if they were not, or a file is damaged."""
+    try:
+        # Viewed as a plain array: the memmap class makes every small slice slow.
+        samples = np.load(folder / "samples.npy", mmap_mode="r").view(np.ndarray)
+        clips = _clips(samples, json.loads((folder / "index.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    return clips if clips.lengths.sum() == len(samples) else None
 
 
 def _write(folder: Path, samples: np.ndarray, index: dict) -> None:
@@ -167,7 +179,7 @@ def trim(samples: np.ndarray, rate: int) -> np.ndarray:
     The quiet between clips is the counting world's own. One speaker's clips have up to 0.7 s of it at their ends, and a
     model that learns such pauses does not always find its way out of them.
     """
-    import librosa
+    librosa = load_librosa()
 
     if not samples.any():
         return samples  # level says what is wrong with it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ class ScoredItem:
         may_be_empty: a generated recording without samples (the system said nothing) gives shape [0].
         """
         path = self.sounds[role]
-        if may_be_empty and role in GENERATED and _has_no_samples(path):
+        if may_be_empty and role in GENERATED and wav.has_no_samples(_bytes(path)):
             return np.zeros(0, np.int16)
         return wav.read(path, RATE)
 
@@ -186,16 +185,6 @@ def _content(path: Path, role: str) -> Any:
         return text if path.suffix == ".txt" else json.loads(text)[role]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{str(path)!r} holds no {role} ({error}); give STEM.txt, or JSON with {role!r}.") from error
-
-
-def _has_no_samples(path: Path) -> bool:
-    """Whether this is an audio file without samples. A file without bytes is not: a full disk leaves those."""
-    import soundfile  # here: texts are scored without it
-
-    try:
-        return bool(soundfile.info(io.BytesIO(_bytes(path))).frames == 0)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
-        return False  # no audio: wav.read raises the error
 
 
 def _bytes(path: Path) -> bytes:
