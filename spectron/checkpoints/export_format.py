@@ -186,6 +186,10 @@ def _explain_damage(folder: Path) -> Iterator[None]:
         raise _damaged(folder, f"{Path(error.filename or WEIGHTS).name} is missing") from error
     except ImportError as error:
         raise UserError("Exports need the package 'safetensors'; pip install safetensors.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(
+            f"Export {str(folder)!r} cannot be read: {Path(error.filename or folder).name}: {error.strerror or error}."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).split("\n", maxsplit=1)[0][:200]
         raise _damaged(folder, f"it cannot be read ({type(error).__name__}: {reason})") from error

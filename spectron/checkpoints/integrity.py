@@ -78,7 +78,7 @@ def readable(folder: Path, name: str = "") -> Iterator[None]:
         raise UserError(f"Checkpoint {str(folder)!r} does not fit into this machine's memory.") from error
     except Exception as error:
         reason = str(error).split("\n", maxsplit=1)[0][:200] or type(error).__name__
-        if device := no_device(error):
+        if device := no_device():
             raise device from error
         if denied := _denied(folder):
             raise UserError(

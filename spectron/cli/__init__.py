@@ -48,15 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted.")
         return 130
-    except OSError as error:
-        if not streams.stdout_is_full(error):
-            raise
-        streams.drop_stdout()
-        return tell(f"What the command prints cannot be written ({error.strerror}); free some space and run it again.")
-    except RuntimeError as error:
+    except Exception as error:
+        if isinstance(error, OSError) and streams.stdout_is_full(error):
+            streams.drop_stdout()
+            return tell(
+                f"What the command prints cannot be written ({error.strerror}); free some space and run it again."
+            )
         from spectron.parallel.devices import no_device
 
-        if (device := no_device(error)) is None:
+        if (device := no_device()) is None:
             raise
         return tell(str(device))
 
