@@ -38,6 +38,12 @@ def _seeds() -> None:
     np.random.seed(0)  # noqa: NPY002 - of libraries that use the global generator
 
 
+@pytest.fixture(autouse=True)
+def _trace_programs(monkeypatch) -> None:
+    """No program that was traced before: tests change what traced functions read."""
+    monkeypatch.setattr("spectron.utils.programs.keep_programs", lambda folder=None: None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Free compiled programs, or a worker grows past 4 GB; they are read again from the cache on disk."""

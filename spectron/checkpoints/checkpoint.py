@@ -134,7 +134,7 @@ class Checkpoint:
         check(self.folder, (folder.name,))
         stored = _metadata(folder)
         params = _read(folder, {part: stored[part] for part in (parts or stored) if part in stored})
-        for part in parts or self.parts:
+        for part in parts or self.bases:
             if part in self.bases:
                 frozen = self._load_frozen(part, paths_of({part: stored.get(part, {})}))
                 params[part] = merge(params.get(part, {}), frozen)

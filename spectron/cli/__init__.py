@@ -77,8 +77,10 @@ def prepare_computing() -> None:
         os.environ["JAX_ENABLE_X64"] = "0"
     cpu.prepare()
     from spectron.utils.compilation_cache import use_compilation_cache
+    from spectron.utils.programs import keep_programs
 
     use_compilation_cache()
+    keep_programs()
 
 
 def import_modules(names: Sequence[str]) -> None:

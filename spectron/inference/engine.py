@@ -16,6 +16,7 @@ from spectron.inference import decode
 from spectron.inference.decode import FREE, Decoded, DecodeState
 from spectron.inference.decode_config import DecodeConfig
 from spectron.types import Params, Statistics
+from spectron.utils import programs
 
 PROMPT_BUCKETS = 4  # ours: lengths that prompts are padded to, one compiled program each
 PREFILL_THREADS = 2  # ours
@@ -86,7 +87,8 @@ class Engine:
         keys = jax.random.fold_in(self._key, request.number)[None]
         lengths = np.array([size], np.int32)
         with fft_slot() as wait:
-            state = decode.prefill(self._weights, self._statistics, samples, lengths, keys, forced, config=self.config)
+            given = self._weights, self._statistics, samples, lengths, keys, forced
+            state = programs.call(decode.prefill, given, {"config": self.config}, like=self.state)
             return jax.block_until_ready(state) if wait else state
 
     def insert(self, request: Request, prefilled: DecodeState) -> int:
@@ -101,7 +103,8 @@ class Engine:
 
         Their slots are free afterwards.
         """
-        self.state = decode.decode_until_done(self._weights, self.state, np.int32(max_steps), config=self.config)
+        given = self._weights, self.state, np.int32(max_steps)
+        self.state = programs.call(decode.decode_until_done, given, {"config": self.config}, like=self.state)
         done = np.asarray(self.state.done)
         ended = [slot for slot in sorted(self._requests) if done[slot]]
         answers = jax.device_get([decode.read_slot(self.state, np.int32(slot), self._statistics) for slot in ended])

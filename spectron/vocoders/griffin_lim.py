@@ -18,6 +18,7 @@ from spectron.audio.fft_slots import fft_slot
 from spectron.audio.signal import frame, hann, overlap_add
 from spectron.config import FeatureConfig
 from spectron.types import Array, Sequence, length_mask
+from spectron.utils import programs
 from spectron.vocoders.base import Vocoder
 
 _MEL_STEPS = 10  # ours: leaves 0.001 log units on average (0.02 in the worst 1 %) on spoken digits
@@ -94,7 +95,8 @@ def griffin_lim_batch(
         padded = np.zeros((1, -(-steps // FRAMES) * FRAMES, features.num_mels), np.float32)
         padded[0, :steps] = rows[row]
         with fft_slot():
-            made = np.asarray(invert(padded, lengths[row : row + 1], seed, iterations, features))
+            given = padded, lengths[row : row + 1], np.int32(seed), np.int32(iterations)
+            made = np.asarray(programs.call(invert, given, {"features": features}, like=0))
         audio[row, : steps * features.hop] = made[0, : steps * features.hop]
 
     # One thread for each row: XLA's transforms use one core, and one row's spectra fit into its cache.
