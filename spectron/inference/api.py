@@ -35,6 +35,7 @@ from spectron.inference.sampling import Sampler
 from spectron.models.decode_layout import to_decode_layout
 from spectron.objectives.joint import Joint
 from spectron.types import Answer, Params, Statistics, UserError
+from spectron.utils import programs
 from spectron.utils.compilation_cache import use_compilation_cache
 from spectron.vocoders.base import Vocoder, check_vocoder
 from spectron.vocoders.griffin_lim import GriffinLim
@@ -74,6 +75,7 @@ class Spectron:
                 f"The checkpoint holds no {', '.join(missing) or 'statistics'}: give the one of a spectron stage."
             )
         use_compilation_cache()
+        programs.keep_programs()
         self.params = {part: params[part] for part in Joint.parts}
         self.experiment = experiment
         self.statistics = statistics
