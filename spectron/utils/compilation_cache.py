@@ -7,12 +7,13 @@ from pathlib import Path
 
 import jax
 
-from spectron.utils.environment import cache_folder
+from spectron.utils.environment import cache_folder, known_user
 
+MAX_SIZE = "jax_compilation_cache_max_size"
 # Ours. Most programs of a small model compile in tenths of a second, and one answer needs dozens of them.
 SETTINGS = {
     "jax_persistent_cache_min_compile_time_secs": 0.05,
-    "jax_compilation_cache_max_size": 4 << 30,  # bytes; the programs not used for longest are deleted
+    MAX_SIZE: 4 << 30,  # bytes; the programs not used for longest are deleted
 }
 
 
@@ -25,7 +26,8 @@ def use_compilation_cache() -> None:
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         for name, value in SETTINGS.items():
-            jax.config.update(name, value)
+            if name != MAX_SIZE or known_user():  # jax asks for a file's owner by name where the size is limited
+                jax.config.update(name, value)
         _mend(folder)
 
 

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import pwd
 import tempfile
 from pathlib import Path
 from typing import Any
 
 
 def cache_folder() -> Path:
-    """The folder for derived data: $XDG_CACHE_HOME/spectron or ~/.cache/spectron.
+    """The folder for derived data: $XDG_CACHE_HOME/spectron or ~/.cache/spectron."""
+    ensure_home()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectron"
 
-    Without a home (no HOME, and a user whom the system does not know), a folder of this user among temporary files.
-    """
-    if chosen := os.environ.get("XDG_CACHE_HOME"):
-        return Path(chosen) / "spectron"
+
+def ensure_home() -> None:
+    """Set HOME to a folder of this user among temporary files, where it is not set and the system does not know the
+    user (a container that runs under a number alone). JAX and others fail without a home."""
     try:
-        return Path.home() / ".cache" / "spectron"
+        Path.home()
     except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"spectron-{os.getuid()}"
+        folder = Path(tempfile.gettempdir()) / f"home-of-{os.getuid()}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        os.environ["HOME"] = str(folder)
+
+
+def known_user() -> bool:
+    """Whether the system knows this process's user by name."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True
 
 
 def load_librosa() -> Any:

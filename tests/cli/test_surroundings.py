@@ -66,14 +66,18 @@ def test_closed_errors_change_nothing(run_folder, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
 
 
-def test_without_a_home_the_cache_is_among_temporary_files(monkeypatch):
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+def test_a_user_without_a_home_gets_one_among_temporary_files(monkeypatch, tmp_path):
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
 
-    def unknown():
-        raise RuntimeError("Could not determine home directory.")
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
 
-    monkeypatch.setattr("pathlib.Path.home", unknown)
-    assert cache_folder().name == f"spectron-{os.getuid()}"
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    home = tmp_path / f"home-of-{os.getuid()}"
+    assert cache_folder() == home / ".cache" / "spectron"
+    assert home.is_dir() and os.environ["HOME"] == str(home)
 
 
 def test_where_librosa_cannot_store_what_it_compiles_it_is_imported_all_the_same(tmp_path):
