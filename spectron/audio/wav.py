@@ -23,6 +23,7 @@ from spectron.types import UserError
 
 SILENCE_DBFS = -60.0  # ours: a peak of 33 in 16 bits; a microphone in a quiet room peaks higher
 CANCELLED_DB = -30.0  # ours: of the mean of the channels below the loudest, where one channel is the other inverted
+RATES = (1_000, 1_000_000)  # ours: a header that states another rate, in Hz, is damaged
 _BLOCK_SAMPLES = 1 << 20  # ours: channels are averaged in blocks of this many samples, to save memory
 RESAMPLING_SECONDS = 0.1  # ours: read beyond a cut, because the resampling filter reaches ahead
 _UNKNOWN = 1 << 40  # libsndfile reports 2^63 − 1 samples if a header has no length
@@ -64,6 +65,8 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             rate = file.samplerate
+            if not RATES[0] <= rate <= RATES[1]:
+                raise ValueError(f"{rate} samples a second")
             limit = math.ceil((seconds + RESAMPLING_SECONDS) * rate) if seconds else sys.maxsize
             mono = _mono(file, limit)
             short = len(mono) < min(limit, file.frames * containers.reliable_share(data))
