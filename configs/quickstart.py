@@ -48,9 +48,9 @@ def data() -> DataConfig:
         # More random digits than in digits.py: a short training must not spend itself on 24 continuations by heart.
         mixtures=(MixtureConfig("speech", (("counting", 0.2), ("random", 0.8))),),
         vocabulary=WordsConfig(WORDS),
-        max_seconds=4.0,
-        max_prompt_seconds=2.0,
-        max_continuation_seconds=2.0,
+        max_seconds=3.4,
+        max_prompt_seconds=1.8,
+        max_continuation_seconds=1.7,
         max_tokens=8,
     )
 

@@ -42,7 +42,7 @@ Open the report in a browser: $ROOT/$REPORT
 Its three prompts are in $WORKDIR/prompts, their answers in $WORKDIR/answers. Next:
 
   . .venv/bin/activate
-  spectron generate --checkpoint $WORKDIR --out out $WORKDIR/prompts/*.wav     # or a recording of your own, up to 2 s
+  spectron generate --checkpoint $WORKDIR --out out $WORKDIR/prompts/*.wav     # or a recording of your own, up to 1.8 s
   spectron runs $WORKDIR                                                      # what was trained
   spectron export --checkpoint $WORKDIR --out exported                        # weights, config and README in one folder
   less configs/quickstart.py                                                  # the recipe"
