@@ -1,5 +1,6 @@
 """The format saved_model: plain TensorFlow says what a live model says, from samples and from WAV."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import tiny_exports
 import tiny_speaker
 import vocabulary_tables
@@ -85,6 +87,9 @@ def said(folder, tmp_path_factory):
     for row, prompt in zip(samples, given, strict=True):
         row[: len(prompt)] = prompt
     arrays = {f"wav_{i}": wav_content(place / f"{i}.wav", prompt) for i, prompt in enumerate(given)}
+    extensible = io.BytesIO()  # the same samples behind a header of another kind
+    soundfile.write(extensible, given[1], 16000, format="WAVEX", subtype="PCM_16")
+    arrays["wav_1"] = np.frombuffer(extensible.getvalue(), np.uint8)
     arrays["bad_rate"] = wav_content(place / "rate.wav", given[0], 8000)
     arrays["bad_channels"] = wav_content(place / "channels.wav", given[1][:10000], 16000, 2)
     arrays["bad_length"] = wav_content(place / "length.wav", np.ones(16001))
