@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.metadata
 import os
 import random
 import subprocess
@@ -12,13 +13,14 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+from spectron.utils import cpu
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports jax, and in the environment, so that the processes which tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# No devices from outside: a test that wants more asks run_python for them. XLA's newer way of making fused loops takes
-# twice as long to compile a training step.
-os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+# No devices from outside: a test that wants more asks run_python for them.
+os.environ["XLA_FLAGS"] = cpu.xla_flags("", importlib.metadata.version("jaxlib"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Compiling is most of what the tests do, and this takes a quarter off. Set it to 0 for XLA at its best.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import importlib.metadata
 import os
 import platform
 
@@ -11,10 +12,10 @@ import platform
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/accel*", "/dev/vfio/[0-9]*")
 
-
 # XLA's newer emitters of fused loops take longer to compile, and small models run slower by them (configs/README.md,
-# quickstart.py, has the figures).
+# quickstart.py, has the figures). Later versions have no others, and end the process at a flag that they do not know.
 _FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+_LAST_WITH_CHOICE = (0, 10)  # of jaxlib
 
 
 def prepare() -> None:
@@ -22,9 +23,14 @@ def prepare() -> None:
     if any(glob.glob(pattern) for pattern in _ACCELERATORS):
         return
     keep_freed_memory()
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _FUSION_EMITTERS not in flags:  # what the user chose stays
-        os.environ["XLA_FLAGS"] = f"{flags} --{_FUSION_EMITTERS}=false".strip()
+    os.environ["XLA_FLAGS"] = xla_flags(os.environ.get("XLA_FLAGS", ""), importlib.metadata.version("jaxlib"))
+
+
+def xla_flags(flags: str, jaxlib: str) -> str:
+    """XLA's flags for computing on the CPU. flags: those that the user has set, which stay. jaxlib: its version."""
+    if _FUSION_EMITTERS in flags or tuple(map(int, jaxlib.split(".")[:2])) > _LAST_WITH_CHOICE:
+        return flags
+    return f"{flags} --{_FUSION_EMITTERS}=false".strip()
 
 
 def keep_freed_memory() -> None:
