@@ -124,10 +124,10 @@ def test_layouts(tmp_path):
         ({"p.jsonl": '{"good": "a.wav", "bad": "b.wav"}'}, "'1': recording .*a.wav' is not there"),
         ({"p.jsonl": ""}, "holds no pairs; give a JSONL"),
         ({"gold.csv": "id,file\n1,x"}, "has no column 'filename'"),
-        ({"gold.csv": b"id\xff"}, "gold.csv' cannot be read"),
+        ({"gold.csv": b"id\xff"}, "gold.csv', line 1, is not UTF-8"),
         ({"gold.csv": "id,filename,correct\n1,x"}, "gold.csv', line 2: a row needs id, filename and correct"),
         ({"gold.csv": "id,filename,correct\n1,x,yes"}, "line 2: a row needs"),
-        ({"p.jsonl": b"\xff"}, "p.jsonl' cannot be read"),
+        ({"p.jsonl": b"\xff"}, "p.jsonl', line 1, is not UTF-8"),
         ({"part/sample_1_x.wav": ""}, "has no second recording"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from spectron.data.question_sets import read_questions
 from spectron.types import UserError
-from spectron.utils.jsonl import read_objects
+from spectron.utils.text_files import read_objects
 
 
 def test_lines_that_cannot_be_read_are_named(tmp_path):
