@@ -100,7 +100,7 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
 
 def _likely_encoding(line: bytes, error: UnicodeDecodeError) -> str:
     """What a line that is not UTF-8 probably is; ours: by which bytes it has."""
-    if error.reason == "unexpected end of data":
+    if error.reason == "unexpected end of data" and (error.end > error.start + 1 or not line[: error.start].isascii()):
         return "cut within a character"
     if 3 * line.count(0) > len(line):
         return "UTF-16"
