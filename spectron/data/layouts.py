@@ -271,4 +271,5 @@ def _ours_of(first: dict[str, Any] | None) -> set[str]:
 
 
 def _name(audio: Path, root: Path) -> str:
-    return audio.relative_to(root).with_suffix("").as_posix()
+    """The path below a folder without suffix; bytes that are not UTF-8 become escapes."""
+    return audio.relative_to(root).with_suffix("").as_posix().encode(errors="backslashreplace").decode()

@@ -1,6 +1,7 @@
 """Manifests and transcripts as users have them: every line is used or named, and no file ends in a traceback."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -156,6 +157,16 @@ def test_inspect_leaves_out_a_text_file_in_another_encoding(tmp_path, capsys):
     rows = (tmp_path / "out" / "problems.tsv").read_text()
     assert re.search(r"encoding\t.*b\.wav\t.*b\.txt', line 1, is not UTF-8 text .*Latin-1", rows)
     assert "b.wav" not in (tmp_path / "out" / "manifest.jsonl").read_text()
+
+
+def test_names_that_are_not_utf8_are_inspected_and_trained_on(tmp_path):
+    for i in range(3):
+        path = tmp_path / "in" / os.fsdecode(b"caf\xe9%d.wav" % i)
+        wav.write(path, np.roll(TONE, i), 16_000)
+        path.with_suffix(".txt").write_text(f"number {i}")
+    assert cli.main(["data", "inspect", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    source = make(tmp_path / "out")
+    assert len(source) == 3 and source[0].id.startswith("caf\\udce9") and len(source[0].samples) == len(TONE)
 
 
 CONFIG = """
