@@ -83,6 +83,7 @@ def _cut(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from spectron.corpora import pipelines
     from spectron.types import UserError
+    from spectron.utils.text_files import read_text
 
     experiment = load_config(arguments, arguments.config)
     task = next((t for t in experiment.data.tasks if t.name == arguments.task), None)
@@ -91,12 +92,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         raise UserError(f"data.tasks has no task {arguments.task!r}; use one of: {known}.")
     speakers = None
     if arguments.speakers:
-        try:
-            speakers = set(Path(arguments.speakers).read_text(encoding="utf-8").split())
-        except OSError as error:
-            raise UserError(
-                f"--speakers {arguments.speakers!r} cannot be read ({error.strerror}); give a text file."
-            ) from error
+        speakers = set(read_text(arguments.speakers).split())
     report = pipelines.from_task(
         task,
         experiment.data,

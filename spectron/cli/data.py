@@ -121,9 +121,11 @@ def _inspect_task(arguments: argparse.Namespace) -> int:
     from spectron.audio import wav
     from spectron.data.example import BadExample
     from spectron.data.sources import source_of
+    from spectron.data.unknown import check_known
 
     experiment = load_config(arguments, arguments.config)
     source = source_of(experiment, arguments.what)
+    check_known(arguments.what, source, experiment.data.vocabulary)
     rate = experiment.features.sample_rate
     shown = {}
     for i in range(min(arguments.count, len(source))):

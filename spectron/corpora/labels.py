@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from spectron.types import UserError
 from spectron.utils.files import write_bytes
+from spectron.utils.text_files import read_rows
 
 
 class Label(NamedTuple):
@@ -37,22 +38,20 @@ def write_labels(path: str | Path, labels: Iterable[Label]) -> None:
 def read_labels(path: str | Path) -> list[Label]:
     """Read a label file. Raises UserError if it is missing or malformed."""
     labels = []
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    labels.append(_label(json.loads(line)))
-                except (KeyError, TypeError, ValueError) as error:
-                    raise UserError(
-                        f"{str(path)!r}, line {number}, is not a label ({error}); label that shard again."
-                    ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read labels {str(path)!r} ({error}); label that shard again.") from error
+    for number, row in read_rows(path):
+        try:
+            if row is None:
+                raise ValueError("not a JSON object")
+            labels.append(_label(row))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{str(path)!r}, line {number}, is not a label ({error}); label that shard again."
+            ) from None
     return labels
 
 
 def _label(row: dict) -> Label:
-    return Label(
+    label = Label(
         id=str(row["id"]),
         text=str(row["text"]),
         score=float(row["score"]),
@@ -60,6 +59,8 @@ def _label(row: dict) -> Label:
         seconds=float(row["seconds"]),
         labelled_by=str(row.get("labelled_by", "")),
     )
+    (label.id + label.text + label.labelled_by).encode()  # raises ValueError for a lone surrogate
+    return label
 
 
 def clean_text(text: str) -> str:

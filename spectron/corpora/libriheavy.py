@@ -8,8 +8,8 @@ the book, then a recogniser's transcript. The extracted manifests have `supervis
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from spectron.corpora.cutting import CuttingConfig
 from spectron.corpora.labels import clean_text
-from spectron.corpora.librilight import SUBSETS, BadChapter, Recording, Rejected
+from spectron.corpora.librilight import SUBSETS, BadChapter, Recording, Rejected, recording_at
 from spectron.corpora.report import name_hashes, write_report
 from spectron.corpora.shard_jobs import fingerprint, read_plan, run_shards, settings_of, under_construction
 from spectron.data.shards import PLAN, Utterance, encode_flac, is_finished, shard_path, write_shard
 from spectron.types import UserError
 from spectron.utils.files import remove_parts, write_bytes
+from spectron.utils.text_files import parse_json, read_lines
 
 TEXTS = ("book", "asr")  # the order of custom.texts
 PER_SHARD = 4096  # ours: cuts in a shard
@@ -42,7 +43,7 @@ class HeavyCut(NamedTuple):
 def parse(line: str, texts: str = "book") -> HeavyCut:
     """Parse a line of a manifest. Raises ValueError if it is malformed."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         supervision = row["supervisions"][0]
         versions = (supervision.get("custom") or {}).get("texts")
         text = versions[TEXTS.index(texts)] if versions else supervision["text"]
@@ -57,9 +58,10 @@ def parse(line: str, texts: str = "book") -> HeavyCut:
             speaker=str(supervision.get("speaker") or recording.split("/")[1]),
             text=clean_text(text),
         )
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        (parsed.id + parsed.recording + parsed.speaker).encode()  # raises ValueError for a lone surrogate
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a cut of Libriheavy: {error!r}") from error
-    if not (parsed.start >= 0 and 0 < parsed.duration < float("inf")):
+    if not (0 <= parsed.start < math.inf and 0 < parsed.duration < math.inf):
         raise ValueError("start or duration is out of range")
     return parsed
 
@@ -71,25 +73,18 @@ def read_cuts(path: str | Path, texts: str, rejected: Rejected) -> Iterator[Heav
     """
     path = Path(path)
     seen: set[int] = set()
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    cut = parse(line, texts)
-                except ValueError:
-                    rejected.setdefault("lines of the manifest that are broken", []).append(f"{path.name}:{number}")
-                    continue
-                key = int(name_hashes([cut.id])[0])
-                if key in seen:
-                    rejected.setdefault("duplicate ids", []).append(cut.id)
-                    continue
-                seen.add(key)
-                yield cut
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"Manifest {str(path)!r} cannot be read after line {number} ({error}); download it again."
-        ) from error
+    for number, line in read_lines(path):
+        try:
+            cut = parse(line, texts)
+        except ValueError:
+            rejected.setdefault("lines of the manifest that are broken", []).append(f"{path.name}:{number}")
+            continue
+        key = int(name_hashes([cut.id])[0])
+        if key in seen:
+            rejected.setdefault("duplicate ids", []).append(cut.id)
+            continue
+        seen.add(key)
+        yield cut
 
 
 def cut_libriheavy(
@@ -184,7 +179,7 @@ class HeavyShard:
         name = ""
         recording: Recording | None = None
         try:
-            for line in plan.read_text(encoding="utf-8").splitlines():
+            for line in plan.read_text(encoding="utf-8").split("\n")[:-1]:
                 cut = HeavyCut(*json.loads(line))
                 reason = self._reason(cut)
                 try:
@@ -194,7 +189,7 @@ class HeavyShard:
                                 recording.close()
                                 recording = None
                             name = cut.recording
-                            recording = Recording(f"{self.root}/{cut.recording}.flac")
+                            recording = Recording(str(recording_at(f"{self.root}/{cut.recording}")))
                         yield _read(cut, recording)
                 except BadChapter as error:
                     reason = f"utterances {error}"

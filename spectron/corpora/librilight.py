@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -18,10 +17,12 @@ import numpy as np
 from jaxtyping import Int
 
 from spectron.audio import wav
+from spectron.audio.finding import by_stem, find_files, recordings_in, warn_passed_over
 from spectron.audio.vad import VadConfig, energies, voice_activity
 from spectron.corpora.cutting import CuttingConfig, Span, cut, tidy
 from spectron.data.shards import Utterance, encode_flac
 from spectron.types import UserError
+from spectron.utils.text_files import read_json
 
 SUBSETS = ("small", "medium", "large", "duplicate")  # arXiv 1912.07875
 SAMPLE_RATE = 16_000  # Hz, arXiv 1912.07875
@@ -69,20 +70,14 @@ def list_chapters(root: str | Path) -> list[Chapter]:
     subsets = [root / name for name in SUBSETS if (root / name).is_dir()] or [root] * (root.name in SUBSETS)
     chapters = []
     for subset in subsets:
-        for speaker in _folders(subset):
-            for book in _folders(speaker.path):
-                with os.scandir(book.path) as files:
-                    chapters += [
-                        Chapter(
-                            readable(f"{subset.name}/{speaker.name}/{book.name}/{file.name.removesuffix('.flac')}"),
-                            file.path,
-                            readable(speaker.name),
-                            readable(book.name),
-                            file.stat().st_size,
-                        )
-                        for file in files
-                        if file.name.endswith(".flac") and file.is_file()
-                    ]
+        found = find_files(subset)
+        warn_passed_over(found.unreadable)
+        for path in _one_a_stem(found.audio):
+            parts = path.relative_to(subset).with_suffix("").parts
+            if len(parts) == 3 and path.is_file():
+                speaker, book, _ = parts
+                name = readable("/".join((subset.name, *parts)))
+                chapters.append(Chapter(name, str(path), readable(speaker), readable(book), path.stat().st_size))
     if not chapters:
         raise UserError(
             f"{str(root)!r} contains no chapters; the layout below it must be "
@@ -91,9 +86,18 @@ def list_chapters(root: str | Path) -> list[Chapter]:
     return sorted(chapters)
 
 
-def _folders(path: str | Path) -> list[os.DirEntry]:
-    with os.scandir(path) as entries:
-        return [entry for entry in entries if entry.is_dir()]
+def _one_a_stem(paths: Sequence[Path]) -> list[Path]:
+    """Of recordings that differ in their suffix alone, one."""
+    folders: dict[Path, list[Path]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path)
+    return [path for files in folders.values() for path in by_stem(files).values()]
+
+
+def recording_at(path: str | Path) -> Path:
+    """The recording whose path without suffix is given; PATH.flac if there is none."""
+    flac = Path(f"{path}.flac")
+    return flac if flac.is_file() else recordings_in(flac.parent).get(Path(path).name, flac)
 
 
 def readable(name: str) -> str:
@@ -141,12 +145,12 @@ def read_meta(chapter: Chapter) -> tuple[Meta, str]:
     """
     path = Path(chapter.path).with_suffix(".json")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8", errors="replace"))  # accepts a bare NaN
+        if not path.is_file():
+            return Meta(), "without JSON: own voice activity"
+        fields = read_json(path)  # accepts a bare NaN
         if not isinstance(fields, dict):
-            raise ValueError("not an object")
-    except FileNotFoundError:
-        return Meta(), "without JSON: own voice activity"
-    except (OSError, ValueError, RecursionError):
+            raise UserError("not an object")
+    except UserError:
         return Meta(), "with broken JSON: own voice activity"
     book = fields.get("book_meta")
     title = book.get("title") if isinstance(book, dict) else ""
@@ -163,7 +167,7 @@ def read_meta(chapter: Chapter) -> tuple[Meta, str]:
 def _number(value: Any, default: float) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default
 
 
@@ -172,7 +176,7 @@ def _activity(value: Any) -> tuple[tuple[float, float], ...] | None:
         return None
     try:
         pairs = tuple((float(on), float(off)) for on, off in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return pairs if all(math.isfinite(on) and math.isfinite(off) for on, off in pairs) else None
 

@@ -71,7 +71,7 @@ PROBLEMS = (
     Problem("same-text", "the same text many times", False, "Fine if it was said so often; else correct the texts."),
     Problem("digits", "digits in texts", False, "Spell them as they are said: 1984 → nineteen eighty-four."),
     Problem("markup", "markup in texts", False, "Delete tags, brackets and entities that nobody says."),
-    Problem("encoding", "texts that are not UTF-8", False, "Save them as UTF-8."),
+    Problem("encoding", "texts that are not UTF-8", True, "Save them as UTF-8."),
     Problem("rare-characters", "rare characters", False, "Too few to be learnt: replace them if you can."),
 )  # fmt: skip
 KEEPABLE = ("truncated", "duplicate", "too-long", "rate-of-speech", "misheard")
@@ -128,6 +128,8 @@ def check_sounds(listing: Listing, sounds: Sequence[Sound]) -> Checked:
     checked = Checked(listing.records, sounds, [record.text for record in listing.records])
     checked.add("format", (Hit(path) for path in listing.unsupported))
     checked.add("no-recording", (Hit(name) for name in listing.rejected.get(NO_RECORDING, ())))
+    numbers = {record.audio: i for i, record in enumerate(listing.records)}
+    checked.add("encoding", (Hit(path, numbers[path], why) for path, why in listing.undecodable.items()))
     checked.add("broken-line", (Hit(name) for name in listing.rejected.get(BROKEN, ())))
     _by_error(checked)
     readable = [i for i, sound in enumerate(sounds) if sound.error in ("", TRUNCATED)]

@@ -217,7 +217,7 @@ def _write(place: Path, inspection: Inspection) -> None:
     characters, vocabulary = _vocabulary(place, texts)
     names: set[str] = set()
     lines = {i: _line(checked, i, splits[i], names) for i in sorted(splits)}
-    write_text(place / MANIFEST, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines.values()))
+    write_text(place / MANIFEST, "".join(map(_encoded, lines.values())))
     write_text(place / TEXTS, "\n".join(texts) + "\n")
     every = sorted(sounds[i].seconds for i in train)
     lengths = np.array([s for s in every if s <= LONGEST] or every)
@@ -259,6 +259,15 @@ def _line(checked: Checked, i: int, split: str, names: set[str]) -> dict[str, An
     if record.word_ends:
         line["word_ends"] = record.word_ends
     return line if record.text else {**line, "labelled": True}
+
+
+def _encoded(line: Mapping[str, Any]) -> str:
+    """A line as JSON; escaped where the recording's name has bytes that are not UTF-8."""
+    try:
+        os.fsencode(line["audio"]).decode()
+    except UnicodeDecodeError:
+        return json.dumps(line) + "\n"
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def _vocabulary(place: Path, texts: Sequence[str]) -> tuple[str, Vocabulary]:

@@ -18,7 +18,7 @@ from spectron.data.prepared import HELD_OUT, TRAIN
 from spectron.data.recordings import Record
 from spectron.data.shards import encode_flac
 from spectron.types import UserError
-from spectron.utils.files import write_text
+from spectron.utils.files import write_bytes
 from spectron.utils.html import Cell, Histogram, Listing, Media, Row, Section, data_uri, render
 
 NAMED = 3  # ours: names in a row of the console's table
@@ -95,7 +95,8 @@ def write(path: Path, inspection: Inspection) -> None:
         f"The {WORST} worst of each problem, and some without any; problems.tsv names all. The line in a spectrogram "
         "is the end of a prompt of 2 s.",
     )
-    write_text(path, render("Recordings", summary(inspection), [facts], listing, first=[wrong]))
+    page = render("Recordings", summary(inspection), [facts], listing, first=[wrong])
+    write_bytes(path, page.encode(errors="backslashreplace"))  # a file's name may hold bytes that are not UTF-8
 
 
 def _named(inspection: Inspection, problem: Problem) -> str:

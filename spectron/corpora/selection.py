@@ -19,6 +19,7 @@ from spectron.config.noisy_student import SelectionConfig
 from spectron.config.overrides import build
 from spectron.corpora.labels import Label
 from spectron.types import UserError
+from spectron.utils.text_files import parse_json, read_text
 
 DEFAULT = SelectionConfig()
 MIN_HYPOTHESES = 3  # a line through two points has no residuals
@@ -63,14 +64,14 @@ class ScoreFilter:
 
 def from_json(text: str) -> ScoreFilter:
     """The inverse of to_json. Raises UserError for an unknown key or a wrong type."""
-    return build(ScoreFilter, json.loads(text), "selection")
+    return build(ScoreFilter, parse_json(text), "selection")
 
 
 def load(path: str | Path) -> ScoreFilter:
     """Read a filter from a file. Raises UserError if it cannot be read."""
     try:
-        return from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return from_json(read_text(path))
+    except ValueError as error:
         raise UserError(f"Label filter {str(path)!r} cannot be read ({error}); fit it again.") from error
 
 

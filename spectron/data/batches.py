@@ -19,6 +19,7 @@ from spectron.data.example import Source
 from spectron.data.fields import to_batch
 from spectron.data.order import MixtureIndex, Records, Step, Steps
 from spectron.data.sources import fingerprint, source_of
+from spectron.data.unknown import check_known
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Batch, UserError
 
@@ -81,6 +82,8 @@ def make_feed(
         )
     names, rates = mixture_of(data, mixture_name)
     sources = [source_of(experiment, name, seed) for name in names]
+    for name, source in zip(names, sources, strict=True):
+        check_known(name, source, data.vocabulary)
     rows, step = _order(data, features, names, sources, rates, seed, batch_size)
     if process_count > 1 and isinstance(rows, BucketIndex):
         uneven = [shape for shape in rows.shapes if shape.rows % process_count]

@@ -43,3 +43,10 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, i: int) -> Example:
         """Record i. Raises BadExample when it cannot be used."""
+
+    def text_of(self, i: int) -> str:
+        """The text of record i; "" if it cannot be used. Overridden where it is known without reading the audio."""
+        try:
+            return self[i].text
+        except BadExample:
+            return ""

@@ -5,20 +5,30 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spectron.audio.finding import COMMON, find_files
 from spectron.config import TaskConfig
-from spectron.data.recordings import AUDIO_SUFFIXES, Record, librispeech_records, ljspeech_records, record_of
+from spectron.data.recordings import (
+    BROKEN,
+    NO_RECORDING,
+    TRANSCRIPTS,
+    Record,
+    broken_line,
+    librispeech_records,
+    ljspeech_records,
+    record_of,
+)
 from spectron.types import UserError
-from spectron.utils.jsonl import numbered_rows
+from spectron.utils.text_files import EncodingError, Row, kind_of, read_lines, read_rows, read_table, read_text
 
-# Audio and video that libsndfile cannot decode.
-UNSUPPORTED_SUFFIXES = (".m4a", ".mp4", ".aac", ".wma", ".amr", ".webm", ".3gp", ".mka")
+TABLES = (".jsonl", ".tsv", ".csv")
+HEAD = 1 << 12  # ours: bytes of a table in another encoding in which the names of columns are looked for
 TEXT_SUFFIXES = (".normalized.txt", ".txt", ".lab")  # of the text file of one recording; the first that exists
 MANIFESTS = ("manifest", "metadata")  # names of a folder's manifest, without suffix
 # Columns of manifests by other programs (Common Voice, Hugging Face's audiofolder, NeMo) → ours.
@@ -31,7 +41,6 @@ COLUMNS = {
     "prompt_seconds": ("prompt_seconds",),
     "word_ends": ("word_ends",),
 }
-BROKEN, NO_RECORDING = "lines that are broken", "without a recording"  # keys of `rejected`
 
 
 @dataclasses.dataclass
@@ -40,30 +49,22 @@ class Listing:
 
     layout: what was detected, in words. records: one per recording, with the text "" if it has none. rejected: names of
     lines and texts that belong to no recording, by reason. unsupported: recordings in a format that cannot be read.
+    undecodable: recording → why its text file is not UTF-8 text; its record has the text "".
     """
 
     layout: str
     records: list[Record]
     rejected: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     unsupported: list[str] = dataclasses.field(default_factory=list)
+    undecodable: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Files:
     """The files below a folder, except hidden ones and those in the folder `leave_out`."""
 
     def __init__(self, root: Path, leave_out: Path | None = None):
-        self.audio: list[Path] = []
-        self.unsupported: list[Path] = []
-        self.others: list[Path] = []
-        for place, folders, names in os.walk(root, onerror=_stop):
-            folder = Path(place)
-            folders[:] = sorted(f for f in folders if f[0] != "." and (folder / f).resolve() != leave_out)
-            for name in sorted(n for n in names if n[0] != "."):
-                suffix = Path(name).suffix.lower()
-                if suffix in AUDIO_SUFFIXES:
-                    self.audio.append(folder / name)
-                else:
-                    (self.unsupported if suffix in UNSUPPORTED_SUFFIXES else self.others).append(folder / name)
+        found = find_files(root, leave_out)
+        self.audio, self.unsupported, self.others = found.audio, found.unreadable, found.others
         self._by_name: dict[str, Path | None] = {}  # file name, and file name without suffix; None: several files
         for path in self.audio:
             for name in {path.name, path.stem}:
@@ -73,7 +74,7 @@ class Files:
         """The recording that a manifest in `folder` names: a path, or the name of one file anywhere, with or without
         suffix. None if there is no such file."""
         path = folder / name
-        if path.is_file():
+        if os.path.isfile(path):  # False for a name that no file can have, for which Path.is_file raises OSError
             return path
         return self._by_name.get(Path(name).name) or self._by_name.get(Path(name).stem)
 
@@ -85,7 +86,7 @@ def list_recordings(root: str | Path, leave_out: str | Path | None = None) -> Li
     """
     path = Path(root).absolute()
     if path.is_file():
-        if path.suffix.lower() not in (".jsonl", ".tsv", ".csv"):
+        if kind_of(path) not in TABLES:
             raise UserError(
                 f"{str(path)!r} is neither a folder nor a manifest (.jsonl, .tsv, .csv); give the folder that holds it."
             )
@@ -96,9 +97,7 @@ def list_recordings(root: str | Path, leave_out: str | Path | None = None) -> Li
         )
     files = Files(path, Path(leave_out).resolve() if leave_out else None)
     if not files.audio and not files.unsupported:
-        raise UserError(
-            f"{str(path)!r} has no recordings ({', '.join(AUDIO_SUFFIXES)}); give the folder that has them."
-        )
+        raise UserError(f"{str(path)!r} has no recordings ({COMMON}); give the folder that has them.")
     listing = _checked(_detect(path, files), path)
     listing.unsupported += map(str, files.unsupported)
     known = {os.path.realpath(record.audio) for record in listing.records}
@@ -116,19 +115,19 @@ def _checked(listing: Listing, path: Path) -> Listing:
 
 def _detect(root: Path, files: Files) -> Listing:
     """The layout of a folder. A manifest of ours comes first, because somebody wrote it on purpose."""
-    tables = [root / f"{name}{suffix}" for name in MANIFESTS for suffix in (".jsonl", ".tsv", ".csv")]
+    tables = [root / f"{name}{suffix}" for name in MANIFESTS for suffix in TABLES]
     for table in [t for t in tables if t.is_file()]:
         if table.name == "metadata.csv" and _is_ljspeech(table):
             return _from_ljspeech(root)
         return _from_table(table, files)
-    if any(path.name.endswith(".trans.txt") for path in files.others):
+    if any(path.name.lower().endswith(TRANSCRIPTS) for path in files.others):
         return _from_librispeech(root)
     if (root / "LJSpeech-1.1" / "metadata.csv").is_file():
         return _from_ljspeech(root)
     voices = (path.parent for path in files.others if path.name in ("validated.tsv", "train.tsv"))
     if folder := next((f for f in voices if (f / "clips").is_dir()), None):
         return _from_common_voice(folder, files)
-    found = [p for p in files.others if p.parent == root and p.suffix.lower() in (".jsonl", ".tsv", ".csv")]
+    found = [p for p in files.others if p.parent == root and kind_of(p) in TABLES]
     readable = [p for p in found if "audio" in _columns(p)]
     if len(readable) == 1:
         return _from_table(readable[0], files)
@@ -145,8 +144,7 @@ def _from_librispeech(root: Path) -> Listing:
 
 
 def _is_ljspeech(table: Path) -> bool:
-    with table.open(encoding="utf-8-sig", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "")
+    first = next((line for _, line in read_lines(table) if line.strip()), "")
     return "|" in first and "\t" not in first
 
 
@@ -185,13 +183,17 @@ def _from_text_files(root: Path, files: Files) -> Listing:
             texts[stem] = path if stem not in texts or (same and same.parent == path.parent) else None
     top = Path(os.path.commonpath([audio.parent for audio in files.audio])) if files.audio else root
     records, used = [], set()
+    undecodable = {}
     for audio in files.audio:
         beside = (audio.with_name(audio.stem + suffix) for suffix in TEXT_SUFFIXES)
         written = next((p for p in beside if p in by_path), None) or texts.get(audio.stem)
         text = ""
         if written:
             used |= {written, *(written.with_name(audio.stem + suffix) for suffix in TEXT_SUFFIXES)}
-            text = " ".join(written.read_text(encoding="utf-8-sig", errors="replace").split())
+            try:
+                text = " ".join(read_text(written).split())
+            except EncodingError as error:
+                undecodable[str(audio)] = str(error)
         inside = audio.relative_to(top).parts
         speaker = inside[0] if len(inside) > 1 else ""
         records.append(Record(id=_name(audio, root), audio=str(audio), text=text, speaker=speaker))
@@ -199,7 +201,7 @@ def _from_text_files(root: Path, files: Files) -> Listing:
         return Listing("recordings without texts", records)
     speakers = {record.speaker for record in records}
     folders = f"; the {len(speakers)} folders are taken for speakers" if len(speakers) > 1 else ""
-    listing = Listing(f"one text file per recording (NAME.wav and NAME.txt){folders}", records)
+    listing = Listing(f"one text file per recording (NAME.wav and NAME.txt){folders}", records, undecodable=undecodable)
     if alone := sorted(by_path - used):
         listing.rejected[NO_RECORDING] = [str(path) for path in alone]
     return listing
@@ -213,7 +215,7 @@ def _from_table(table: Path, files: Files) -> Listing:
         place = f"{table.name}:{number}"
         try:
             if row is None:
-                raise ValueError("broken line")
+                raise ValueError
             ours = _renamed(row)
             audio = files.find(table.parent, ours["audio"])
             if audio is None:
@@ -221,8 +223,8 @@ def _from_table(table: Path, files: Files) -> Listing:
                 continue
             default = {"id": Path(ours["audio"]).with_suffix("").as_posix(), "text": ""}
             records.append(record_of(table, number, {**default, **ours, "audio": str(audio.absolute())}))
-        except (KeyError, TypeError, ValueError):
-            rejected.setdefault(BROKEN, []).append(place)
+        except (KeyError, TypeError, ValueError) as error:
+            rejected.setdefault(BROKEN, []).append(broken_line(place, error))
     return Listing(f"manifest {table.name}", records, rejected)
 
 
@@ -234,52 +236,40 @@ def _renamed(row: dict[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _rows(table: Path) -> Iterator[Row]:
     """(line number, row; None for a broken line). Raises UserError if the columns are not there."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as lines:
-            if table.suffix.lower() == ".jsonl":
-                yield from numbered_rows(lines)
-                return
-            if "audio" not in _columns(table):
-                raise UserError(
-                    f"Manifest {str(table)!r} has no column for recordings in its first line; name it 'audio', and the "
-                    f"texts 'text'."
-                )
-            reader = _reader(table, lines)
-            names = next(reader)
-            for cells in reader:
-                if cells:
-                    row = dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
-                    yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise UserError(f"Manifest {str(table)!r} is not UTF-8 text; save it as UTF-8.") from error
-    except (OSError, csv.Error) as error:
-        raise UserError(f"Manifest {str(table)!r} cannot be read ({error}); correct it.") from error
-
-
-def _reader(table: Path, lines: Iterator[str]) -> Any:
-    if table.suffix.lower() == ".tsv":
-        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(lines)
+    if kind_of(table) == ".jsonl":
+        return read_rows(table)
+    rows = read_table(table)
+    if "audio" not in _ours_of(next(rows, (0, None))[1]):
+        raise UserError(
+            f"Manifest {str(table)!r} has no column for recordings in its first line; name it 'audio', and the texts "
+            f"'text'."
+        )
+    return rows
 
 
 def _columns(table: Path) -> set[str]:
-    """Which of our columns a manifest's first line has."""
+    """Which of our columns a manifest has, by its header or its first object; none for a table of another kind.
+
+    Raises UserError for a manifest that is not UTF-8 text.
+    """
+    rows = read_rows(table) if kind_of(table) == ".jsonl" else read_table(table)
     try:
-        with table.open(encoding="utf-8-sig", newline="", errors="replace") as lines:
-            if table.suffix.lower() == ".jsonl":
-                first = next(numbered_rows(lines), (0, None))[1] or {}
-            else:
-                first = dict.fromkeys(next(_reader(table, lines), []))
-    except (OSError, csv.Error):
+        return _ours_of(next((row for _, row in rows if row is not None), None))
+    except EncodingError:
+        words = re.findall(rb"\w+", table.read_bytes()[:HEAD].replace(b"\0", b""))
+        if any(column.encode() in words for column in COLUMNS["audio"]):
+            raise
         return set()
-    return {name for name, columns in COLUMNS.items() if any(column in first for column in columns)}
+    except UserError:
+        return set()
+
+
+def _ours_of(first: dict[str, Any] | None) -> set[str]:
+    return {name for name, columns in COLUMNS.items() if any(column in (first or {}) for column in columns)}
 
 
 def _name(audio: Path, root: Path) -> str:
-    return audio.relative_to(root).with_suffix("").as_posix()
-
-
-def _stop(error: OSError) -> None:
-    raise UserError(f"Folder {error.filename!r} cannot be read ({error.strerror}); check its permissions.") from error
+    """The path below a folder without suffix; bytes that are not UTF-8 become escapes."""
+    return audio.relative_to(root).with_suffix("").as_posix().encode(errors="backslashreplace").decode()

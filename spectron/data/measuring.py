@@ -126,7 +126,7 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             content = path.read_text(encoding="utf-8") if path.is_file() else ""
-            for line in content.splitlines():
+            for line in content.split("\n"):
                 try:
                     name, stamp, value = json.loads(line)
                     self.values[name] = stamp, make(value)

@@ -92,6 +92,10 @@ class PackedSource(Source):
     def __len__(self) -> int:
         return len(self._usable)
 
+    def text_of(self, i: int) -> str:
+        """The text of record i."""
+        return str(self._value("text", int(self._usable[i])))
+
     def __getitem__(self, i: int) -> Example:
         i = int(self._usable[i])
         fields = {name: self._value(name, i) for name in EXAMPLE_FIELDS}

@@ -13,6 +13,7 @@ from spectron.config import Experiment
 from spectron.data.example import EXAMPLE_FIELDS, BadExample, Source
 from spectron.data.packed import VERSION
 from spectron.data.sources import source_of
+from spectron.data.unknown import check_known
 from spectron.types import Example, UserError
 from spectron.utils.files import write_folder
 
@@ -73,6 +74,7 @@ def pack(experiment: Experiment, task_name: str, out: str | Path) -> PackReport:
     if folder.exists():
         raise UserError(f"{str(folder)!r} exists already; remove it or choose another folder.")
     source = source_of(experiment, task_name)
+    check_known(task_name, source, experiment.data.vocabulary)
     index, left_out = _Index(source), []
     rate = experiment.features.sample_rate
 

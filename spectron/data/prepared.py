@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from spectron.types import UserError
+from spectron.utils.text_files import read_json
 
 FILE, MANIFEST, PIECES = "prepared.json", "manifest.jsonl", "pieces.model"
 TRAIN, HELD_OUT = "train", "held_out"  # splits of the manifest
@@ -47,10 +48,9 @@ def load_prepared(folder: str | Path) -> Prepared:
     path = Path(folder) / FILE
     how = "give data.root the --out folder of `spectron data inspect RECORDINGS --out FOLDER`"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        prepared = Prepared(**stored)
+        if not path.is_file():
+            raise UserError(f"{str(folder)!r} has no {FILE}; {how}.")
+        prepared = Prepared(**read_json(path))
         return dataclasses.replace(prepared, thirds=tuple(map(float, prepared.thirds)))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{str(folder)!r} has no {FILE}; {how}.") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}); {how} again.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +16,8 @@ from jaxtyping import Int
 
 from spectron.audio import espeak_cache, wav
 from spectron.types import UserError
-from spectron.utils.jsonl import are_texts, check_letters, read_objects, read_text
 from spectron.utils.spacing import evenly_spaced
+from spectron.utils.text_files import are_texts, check_letters, kind_of, read_json, read_lines, read_objects
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def read_questions(place: str | Path, limit: int = 0) -> QuestionSet:
     """
     name, path = _named(str(place))
     file = _file_of(path)
-    rows = _READERS[file.suffixes[-2] if file.suffix == ".gz" else file.suffix](file)
+    rows = _READERS[kind_of(file)](file)
     questions = [_question(row, place, str(i), file.parent) for i, (place, row) in enumerate(rows)]
     if not questions:
         raise UserError(f"{str(file)!r} holds no questions; give a file with some.")
@@ -97,9 +98,8 @@ def _file_of(path: Path) -> Path:
         raise UserError(f"Folder {str(path)!r} holds no questions (.tsv or .jsonl); give a file or another folder.")
     if not path.is_file():
         raise UserError(f"Questions {str(path)!r} do not exist; check the path.")
-    suffix = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
-    if suffix not in _READERS:
-        raise UserError(f"Questions {str(path)!r} are of no known kind; give {', '.join(_READERS)} (or .gz).")
+    if kind_of(path) not in _READERS:
+        raise UserError(f"Questions {str(path)!r} are of an unknown kind; give {', '.join(_READERS)} (or .gz).")
     return path
 
 
@@ -110,7 +110,7 @@ def _read_jsonl(path: Path) -> Rows:
 
 
 def _read_tsv(path: Path) -> Rows:
-    lines = [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+    lines = [(number, line) for number, line in read_lines(path) if line.strip()]
     header = [cell.strip().lower() for cell in (lines[0][1] if lines else "").split("\t")]
     if not set(header) >= set(_HEADER[:2]):
         raise UserError(f"{str(path)!r} starts with no line 'Questions<TAB>Answer<TAB>Wav Filename'; add it.")
@@ -124,10 +124,7 @@ def _read_tsv(path: Path) -> Rows:
 
 
 def _read_json(path: Path) -> Rows:
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{str(path)!r} is not JSON ({error}); mend it.") from error
+    content = read_json(path, letters=False)
     if isinstance(content, dict) and isinstance(content.get("Data"), list):  # TriviaQA
         rows, read = content["Data"], _of_triviaqa
     elif isinstance(content, list):
@@ -183,7 +180,7 @@ def _question(row: Mapping[str, Any], where: str, number: str, folder: Path) -> 
 def _with_recordings(questions: Sequence[Question], file: Path) -> list[Question]:
     """The questions, without recordings if none of the named files exists. Raises UserError if only some do."""
     named = [q for q in questions if q.audio]
-    missing = [q for q in named if q.audio and not q.audio.is_file()]
+    missing = [q for q in named if q.audio and not os.path.isfile(q.audio)]
     if not missing:
         return list(questions)
     if len(missing) < len(named):

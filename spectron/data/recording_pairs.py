@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from spectron.audio.finding import find_files, recordings_in, warn_passed_over
 from spectron.types import UserError
-from spectron.utils.jsonl import read_objects, read_text
+from spectron.utils.text_files import kind_of, read_objects, read_table
 
 LAYOUTS = "a JSONL of good and bad, a folder with gold.csv, one of *_correct.wav, or SALMon's folders of sample_N_*.wav"
+RIGHT, WRONG = "_correct", "_incorrect"  # ends of the stems of spoken StoryCloze
 
 
 class Pair(NamedTuple):
@@ -35,22 +36,26 @@ def read_pairs(path: str | Path) -> list[Pair]:
     - STEM_correct.wav and STEM_incorrect.wav (spoken StoryCloze).
     - PART/sample_N_….wav, of each N the first by name is the right one (SALMon); PART is the group.
 
+    Recordings in folders may be of every format that can be read.
+
     Raises UserError when none is found, or a recording is missing.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"--pairs {str(path)!r} is not there; give {LAYOUTS}.")
     if path.is_file():
-        pairs = list(_gold(path) if path.suffix == ".csv" else _jsonl(path))
+        pairs = list(_gold(path) if kind_of(path) == ".csv" else _jsonl(path))
     elif gold := [name for name in (path / "gold.csv", path.parent / "gold.csv") if name.is_file()]:
         pairs = list(_gold(gold[0], path))
     else:
-        pairs = [*_named(path), *_salmon(path)]
+        found = find_files(path)
+        warn_passed_over(found.unreadable)
+        pairs = [*_named(path, sorted(found.audio)), *_salmon(sorted(found.audio))]
     if not pairs:
         raise UserError(f"--pairs {str(path)!r} holds no pairs; give {LAYOUTS}.")
     for pair in pairs:
         for recording in (pair.good, pair.bad):
-            if not recording.is_file():
+            if not os.path.isfile(recording):
                 raise UserError(f"Pair {pair.id!r}: recording {str(recording)!r} is not there.")
     return pairs
 
@@ -66,40 +71,44 @@ def _jsonl(path: Path) -> Iterator[Pair]:
 
 def _gold(path: Path, folder: Path | None = None) -> Iterator[Pair]:
     folder = folder or path.parent
+    present = recordings_in(folder)
     groups: dict[tuple[str, str, str], dict[bool, list[Path]]] = defaultdict(lambda: {True: [], False: []})
-    table = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    try:
-        lacking = [name for name in ("id", "filename", "correct") if name not in (table.fieldnames or ())]
-        if lacking:
-            raise UserError(f"{str(path)!r} has no column {lacking[0]!r}; it needs id, filename and correct.")
-        for row in table:
-            if not (row["id"] and row["filename"] and row["correct"] in ("0", "1")):
-                wanted = "id, filename and correct (0 or 1)"
-                raise UserError(f"{str(path)!r}, line {table.line_num}: a row needs {wanted}; mend it.")
-            recording = folder / f"{row['filename'].removesuffix('.wav')}.wav"
-            key = (row["id"], row.get("voice") or "", row.get("type") or "")
-            groups[key][row["correct"] == "1"].append(recording)
-    except csv.Error as error:
-        raise UserError(f"{str(path)!r}, line {table.line_num}, is no CSV ({error}); mend it.") from error
+    rows = read_table(path)
+    names = next(rows, (0, None))[1] or {}
+    lacking = [name for name in ("id", "filename", "correct") if name not in names]
+    if lacking:
+        raise UserError(f"{str(path)!r} has no column {lacking[0]!r}; it needs id, filename and correct.")
+    for number, row in rows:
+        if row is None or not (row["id"] and row["filename"] and row["correct"] in ("0", "1")):
+            wanted = "id, filename and correct (0 or 1), and as many cells as the header"
+            raise UserError(f"{str(path)!r}, line {number}: a row needs {wanted}; correct it.")
+        stem = row["filename"].removesuffix(".wav")
+        recording = folder / f"{stem}.wav"
+        if not os.path.isfile(recording):
+            recording = present.get(stem) or present.get(Path(stem).stem) or recording
+        key = (row["id"], row.get("voice") or "", row.get("type") or "")
+        groups[key][row["correct"] == "1"].append(recording)
     for (name, voice, group), recordings in groups.items():
         for good in recordings[True]:
             for bad in recordings[False]:
                 yield Pair("/".join(filter(None, (name, voice, bad.stem))), group, good, bad, name)
 
 
-def _named(folder: Path) -> Iterator[Pair]:
-    for good in sorted(folder.rglob("*_correct.wav")):
-        stem = good.name.removesuffix("_correct.wav")
+def _named(folder: Path, audio: Sequence[Path]) -> Iterator[Pair]:
+    for good in (path for path in audio if path.stem.endswith(RIGHT)):
+        stem = good.stem.removesuffix(RIGHT)
         group = str(good.parent.relative_to(folder)).strip(".")
-        yield Pair("/".join(filter(None, (group, stem))), group, good, good.with_name(f"{stem}_incorrect.wav"))
+        wrong = good.with_name(f"{stem}{WRONG}{good.suffix}")
+        wrong = wrong if wrong.exists() else recordings_in(good.parent).get(wrong.stem, wrong)
+        yield Pair("/".join(filter(None, (group, stem))), group, good, wrong)
 
 
-def _salmon(folder: Path) -> Iterator[Pair]:
-    for part in sorted({path.parent for path in folder.rglob("sample_*_*.wav")}):
-        samples: dict[int, list[Path]] = defaultdict(list)
-        for path in sorted(part.glob("sample_*_*.wav")):
-            if match := re.match(r"sample_(\d+)_", path.name):
-                samples[int(match[1])].append(path)
+def _salmon(audio: Sequence[Path]) -> Iterator[Pair]:
+    parts: dict[Path, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in audio:
+        if match := re.match(r"sample_(\d+)_", path.name):
+            parts[path.parent][int(match[1])].append(path)
+    for part, samples in sorted(parts.items()):
         for number, recordings in sorted(samples.items()):
             if len(recordings) < 2:
                 raise UserError(f"{str(recordings[0])!r} has no second recording; SALMon's samples are pairs.")

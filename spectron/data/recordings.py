@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import logging
+import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,16 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spectron.audio import wav
+from spectron.audio.finding import Found, by_stem, find_files, recordings_in
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.example import BadExample, Source
 from spectron.data.vocabulary import encode_target, make_vocabulary
 from spectron.types import Example, UserError
-from spectron.utils.jsonl import numbered_rows
+from spectron.utils.text_files import Row, kind_of, read_lines, read_rows, read_table
 
 log = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = (".flac", ".opus", ".ogg", ".wav", ".mp3")
 TEXTS = "texts.txt"  # a text source's file in a folder
+BROKEN, NO_RECORDING = "lines that are broken", "without a recording"  # keys of `rejected`
+TRANSCRIPTS = ".trans.txt"  # end of the names of LibriSpeech's transcripts
+LONGEST_SECONDS = 1e9  # ours: 30 years; a longer time in a manifest is a mistake
 NAMED = 5  # ours: number of rejected records named in the log; `rejected` has all of them
 
 
@@ -120,6 +124,10 @@ class RecordingSource(Source):
     def __len__(self) -> int:
         return len(self._records)
 
+    def text_of(self, i: int) -> str:
+        """The text of record i."""
+        return self._records[i].text
+
     def __getitem__(self, i: int) -> Example:
         record = self._records[i]
         prompt_seconds = record.prompt_seconds or self._data.prompt_seconds
@@ -158,7 +166,7 @@ class TextSource(Source):
         self.rejected: dict[str, list[str]] = {}
         self._fitting = Fitting(data, features)
         self._lines = []
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        for number, line in read_lines(path):
             text = " ".join(line.split())
             reason = self._fitting.text_misfit(text)
             if reason:
@@ -203,16 +211,21 @@ def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> It
             f"Task {task.name!r}: root {root!r} is not a manifest; give a .jsonl or .tsv file, or a folder with "
             f"manifest.jsonl or manifest.tsv."
         )
-    rows = _tsv_rows(path) if path.suffix == ".tsv" else _jsonl_rows(path)
-    for number, row in rows:
+    for number, row in _table_rows(path) if kind_of(path) in (".tsv", ".csv") else read_rows(path):
         if row is not None and row.get("split", task.split) != task.split:
             continue
         try:
             if row is None:
-                raise ValueError("broken line")
+                raise ValueError
             yield record_of(path, number, row)
-        except (KeyError, TypeError, ValueError):
-            rejected.setdefault("lines that are broken", []).append(f"{path}:{number}")
+        except (KeyError, TypeError, ValueError) as error:
+            rejected.setdefault(BROKEN, []).append(broken_line(f"{path}:{number}", error))
+
+
+def broken_line(place: str, error: Exception) -> str:
+    """The place of a line that is not a record, with the reason if it is known."""
+    reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) * isinstance(error, ValueError)
+    return f"{place} ({reason})" if reason else place
 
 
 def record_of(path: Path, number: int, row: dict[str, Any]) -> Record:
@@ -222,37 +235,52 @@ def record_of(path: Path, number: int, row: dict[str, Any]) -> Record:
     if not (isinstance(audio, str) and audio and isinstance(text, str)):
         raise ValueError("audio and text must be strings")
     ends = row.get("word_ends") or ()
-    word_ends = tuple(float(end) for end in (ends.split() if isinstance(ends, str) else ends))
+    times = ends.split() if isinstance(ends, str) else list(ends)
+    word_ends = tuple(_seconds("word_ends", end) for end in times)
     if word_ends and (len(word_ends) != len(text.split()) or list(word_ends) != sorted(word_ends) or word_ends[0] <= 0):
         raise ValueError("word_ends must be one ascending time above 0 per word")
-    return Record(
+    record = Record(
         id=str(row.get("id") or f"{path.name}:{number}"),
         audio=str(path.parent / audio),
         text=" ".join(text.split()),
         speaker=str(row.get("speaker") or ""),
-        seconds=float(row.get("duration") or 0),
-        prompt_seconds=float(row.get("prompt_seconds") or 0),
+        seconds=_seconds("duration", row.get("duration") or 0),
+        prompt_seconds=_seconds("prompt_seconds", row.get("prompt_seconds") or 0),
         word_ends=word_ends,
         split=str(row.get("split") or ""),
     )
+    _check_characters(record)
+    return record
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        yield from numbered_rows(lines)
+def _seconds(name: str, value: Any) -> float:
+    """A time from a manifest. Raises ValueError unless it is a number from 0 to LONGEST_SECONDS."""
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_SECONDS:  # NaN is not either
+        raise ValueError(f"its {name} {str(value)[:40]!a} is not a number of seconds")
+    return seconds
 
 
-def _tsv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as lines:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        names = next(reader, [])
-        if not {"audio", "text"} <= set(names):
-            raise UserError(
-                f"Manifest {str(path)!r} has no columns 'audio' and 'text' in its first line; add that header."
-            )
-        for cells in reader:
-            if cells:
-                yield reader.line_num, dict(zip(names, cells, strict=True)) if len(cells) == len(names) else None
+def _check_characters(record: Record) -> None:
+    """Raise ValueError for a lone surrogate, which JSON can express and UTF-8 cannot, or a NUL in a file's name."""
+    for name, value in (("id", record.id), ("text", record.text), ("speaker", record.speaker), ("split", record.split)):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"its {name} has a lone surrogate")
+    try:
+        if b"\0" in os.fsencode(record.audio):
+            raise ValueError("its audio has a NUL character")
+    except UnicodeEncodeError as error:
+        raise ValueError("its audio has a lone surrogate") from error
+
+
+def _table_rows(path: Path) -> Iterator[Row]:
+    rows = read_table(path)
+    if not {"audio", "text"} <= set(next(rows, (0, {}))[1] or {}):
+        raise UserError(f"Manifest {str(path)!r} has no columns 'audio' and 'text' in its first line; add that header.")
+    yield from rows
 
 
 def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
@@ -267,16 +295,29 @@ def _librispeech(task: TaskConfig, root: str, rejected: dict[str, list[str]]) ->
 
 def librispeech_records(folder: Path, rejected: dict[str, list[str]]) -> Iterator[Record]:
     """The records of all *.trans.txt below a folder; lines without a recording go to `rejected`."""
-    for transcripts in sorted(folder.rglob("*.trans.txt")):
-        present = {path.stem: path for path in transcripts.parent.iterdir() if path.suffix in AUDIO_SUFFIXES}
-        for number, line in enumerate(transcripts.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            name, _, text = line.strip().partition(" ")
-            if not name or not text:
-                rejected.setdefault("lines that are broken", []).append(f"{transcripts}:{number}")
-            elif name not in present:
-                rejected.setdefault("without a recording", []).append(f"{name} ({transcripts.parent})")
-            else:
-                yield Record(id=name, audio=str(present[name]), text=" ".join(text.split()), speaker=name.split("-")[0])
+    found = find_files(folder)
+    _reject_formats(found, rejected)
+    for transcripts in sorted(path for path in found.others if path.name.lower().endswith(TRANSCRIPTS)):
+        yield from chapter_records(transcripts, rejected)
+
+
+def _reject_formats(found: Found, rejected: dict[str, list[str]]) -> None:
+    if found.unreadable:
+        reason = "in formats that cannot be read (convert them to WAV or FLAC)"
+        rejected.setdefault(reason, []).extend(map(str, found.unreadable))
+
+
+def chapter_records(transcripts: Path, rejected: dict[str, list[str]]) -> Iterator[Record]:
+    """The records of one *.trans.txt: lines of a name, a space or tab, and a text; the recordings are beside it."""
+    present = recordings_in(transcripts.parent)
+    for number, line in read_lines(transcripts):
+        name, text, *_ = *line.split(None, 1), "", ""
+        if not name or not text:
+            rejected.setdefault(BROKEN, []).append(f"{transcripts}:{number}")
+        elif name not in present:
+            rejected.setdefault(NO_RECORDING, []).append(f"{name} ({transcripts.parent})")
+        else:
+            yield Record(id=name, audio=str(present[name]), text=" ".join(text.split()), speaker=name.split("-")[0])
 
 
 def ljspeech_records(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:
@@ -285,14 +326,16 @@ def ljspeech_records(task: TaskConfig, root: str, rejected: dict[str, list[str]]
     folder = next((f for f in folders if (f / "metadata.csv").is_file()), None)
     if not root or folder is None:
         raise UserError(f"Task {task.name!r}: {root!r} has no metadata.csv; give the folder of LJSpeech-1.1.")
-    present = {p.stem: p for p in sorted(folder.glob("*/*")) if p.suffix in AUDIO_SUFFIXES}
+    found = find_files(folder)
+    _reject_formats(found, rejected)
+    present = by_stem([path for path in found.audio if path.parent != folder])
     path = folder / "metadata.csv"
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in read_lines(path):
         name, *texts = line.split("|")
         text = " ".join((texts[-1] or texts[0]).split()) if 1 <= len(texts) <= 2 else ""
         if not name or not text:
-            rejected.setdefault("lines that are broken", []).append(f"{path}:{number}")
+            rejected.setdefault(BROKEN, []).append(f"{path}:{number}")
         elif name not in present:
-            rejected.setdefault("without a recording", []).append(f"{name} ({folder})")
+            rejected.setdefault(NO_RECORDING, []).append(f"{name} ({folder})")
         else:
             yield Record(id=name, audio=str(present[name]), text=text, speaker="LJ")

@@ -89,6 +89,10 @@ class ShardSource(Source):
     def __len__(self) -> int:
         return len(self._usable)
 
+    def text_of(self, i: int) -> str:
+        """The text of record i."""
+        return self._shards[int(self._usable[i])].text
+
     def __getitem__(self, i: int) -> Example:
         from spectron.audio import wav
 

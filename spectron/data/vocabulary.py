@@ -29,6 +29,10 @@ class Vocabulary:
         """Ids of the text, without eos."""
         raise NotImplementedError
 
+    def unknown(self, text: str) -> tuple[int, list[str]]:
+        """(number of tokens, those that are unk, as they are written) of a text; spaces are not counted."""
+        raise NotImplementedError
+
     def table(self) -> dict[str, Any]:
         """A table with which a program without this class can decode, for JSON. pieces: per id its text, or a raw byte.
 
@@ -72,6 +76,11 @@ class WordVocabulary(Vocabulary):
         """Ids of the text, without eos."""
         return [self._ids.get(word, UNK) for word in text.split()]
 
+    def unknown(self, text: str) -> tuple[int, list[str]]:
+        """See Vocabulary."""
+        words = text.split()
+        return len(words), [word for word in words if word not in self._ids]
+
     def table(self) -> dict[str, Any]:
         """See Vocabulary."""
         return _table(["<unk>", *self._words], join=" ")
@@ -89,6 +98,11 @@ class CharacterVocabulary(WordVocabulary):
         """Ids of the text, without eos."""
         return [self._ids.get(character, UNK) for character in text]
 
+    def unknown(self, text: str) -> tuple[int, list[str]]:
+        """See Vocabulary."""
+        characters = "".join(text.split())
+        return len(characters), [character for character in characters if character not in self._ids]
+
     def table(self) -> dict[str, Any]:
         """See Vocabulary."""
         return _table(["\ufffd", *self._words])
@@ -105,6 +119,10 @@ class ByteVocabulary(Vocabulary):
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without eos."""
         return [SPECIALS + byte for byte in text.encode("utf-8")]
+
+    def unknown(self, text: str) -> tuple[int, list[str]]:
+        """See Vocabulary."""
+        return len(text.encode()), []
 
     def table(self) -> dict[str, Any]:
         """See Vocabulary."""
@@ -140,6 +158,12 @@ class SentencePieceVocabulary(Vocabulary):
         """Ids of the text, without eos."""
         unknown = self._model.unk_id()
         return [UNK if piece == unknown else SPECIALS + piece for piece in self._model.EncodeAsIds(text)]
+
+    def unknown(self, text: str) -> tuple[int, list[str]]:
+        """See Vocabulary."""
+        pieces = zip(self._model.EncodeAsPieces(text), self.encode(text), strict=True)
+        written = [(piece, i) for piece, i in pieces if piece != SPACE]
+        return len(written), [piece for piece, i in written if i == UNK]
 
     def table(self) -> dict[str, Any]:
         """See Vocabulary."""

@@ -36,6 +36,7 @@ from spectron.recognition.recogniser import Fusion, load_recogniser, write_recip
 from spectron.training.loop import train
 from spectron.types import UserError
 from spectron.utils.files import write_bytes
+from spectron.utils.text_files import read_objects
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +77,7 @@ def timed(folder: Path, step: str) -> Iterator[None]:
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL manifest. Raises UserError if it cannot be read."""
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"Manifest {str(path)!r} cannot be read ({error}); correct root and split.") from error
+    return [row for _, _, row in read_objects(path)]
 
 
 def speakers_of(config: LoopConfig) -> dict[str, list[str]]:

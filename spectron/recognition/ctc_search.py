@@ -17,6 +17,7 @@ from jaxtyping import Float
 from spectron.data.vocabulary import PAD, SPECIALS, CharacterVocabulary, Vocabulary
 from spectron.types import Hypothesis, UserError
 from spectron.utils.ctc import collapse
+from spectron.utils.text_files import read_lines
 
 LN10 = math.log(10)  # KenLM's scores are log10 probabilities
 IMPOSSIBLE = -1e4  # log-probability
@@ -56,15 +57,14 @@ def arpa_words(path: str | Path) -> list[str]:
     words = []
     inside = False
     try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("\\"):
-                    if inside:
-                        break
-                    inside = line.strip() == "\\1-grams:"
-                elif inside and line.strip():
-                    words.append(line.split("\t")[1].strip())
-    except (OSError, UnicodeDecodeError, IndexError) as error:
+        for _, line in read_lines(path):
+            if line.startswith("\\"):
+                if inside:
+                    break
+                inside = line.strip() == "\\1-grams:"
+            elif inside and line.strip():
+                words.append(line.split("\t")[1].strip())
+    except IndexError as error:
         raise UserError(f"Language model {str(path)!r} cannot be read ({error}); give an ARPA file.") from error
     if not words:
         raise UserError(f"Language model {str(path)!r} is not an ARPA file: it lists no words; give another.")

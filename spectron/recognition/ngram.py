@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from spectron.config.noisy_student import LanguageModelConfig
 from spectron.types import UserError
+from spectron.utils.text_files import read_lines, read_objects
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0  # log10 probability of <s> in ARPA files
@@ -21,29 +20,23 @@ Gram = tuple[str, ...]
 
 
 def read_texts(config: LanguageModelConfig, root: str | Path = "") -> Iterator[str]:
-    """The texts of a model, without the utterances of config.leave_out. Raises UserError for an unreadable file."""
+    """The texts of a model, without the utterances of config.leave_out. Raises UserError."""
     left_out: set[str] = set()
-    try:
-        for name in config.leave_out:
-            lines = (Path(root) / name).read_text(encoding="utf-8").splitlines()
-            left_out |= {str(json.loads(line)["id"]) for line in lines if line.strip()}
-        for name in config.texts:
-            path = Path(root) / name
-            with (
-                gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file
-            ):
-                for line in file:
-                    text = line.strip()
-                    if ".trans.txt" in path.name:
-                        utterance_id, _, text = text.partition(" ")
-                        if utterance_id in left_out:
-                            continue
-                    if text:
-                        yield text
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"language_model: {name!r} below {str(root)!r} cannot be read ({error}); correct texts or leave_out."
-        ) from error
+    for name in config.leave_out:
+        for _, place, row in read_objects(Path(root) / name):
+            if "id" not in row:
+                raise UserError(f"{place} has no id; correct language_model.leave_out.")
+            left_out.add(str(row["id"]))
+    for name in config.texts:
+        path = Path(root) / name
+        for _, line in read_lines(path):
+            text = line.strip()
+            if ".trans.txt" in path.name:
+                utterance_id, text, *_ = *text.split(None, 1), "", ""
+                if utterance_id in left_out:
+                    continue
+            if text:
+                yield text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from spectron.corpora.librilight import (
     SpeakerSplitConfig,
     list_chapters,
     read_meta,
+    recording_at,
     share_of,
     split,
     utterances_of,
@@ -43,6 +44,23 @@ def test_the_layout_and_the_names(tmp_path):
     assert not odd
     assert math.isnan(meta.snr)
     assert meta.activity == tuple(map(tuple, SPANS))
+
+
+def test_links_and_suffixes(tmp_path, caplog):
+    first = add_chapter(tmp_path / "far", f"{BOOK}/01", talk(SPANS, 30), SPANS)
+    first.rename(first.with_suffix(".FLAC"))
+    soundfile.write(first.with_name("02.wav"), talk(SPANS, 30), RATE)
+    (first.with_name("03.m4a")).write_bytes(b"x")
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "100").symlink_to(tmp_path / "far" / "small" / "100")
+    (tmp_path / "small" / "200").symlink_to(tmp_path / "far" / "small" / "100")
+    (tmp_path / "small" / "ring").symlink_to(tmp_path / "small")
+    chapters = list_chapters(tmp_path)
+    assert [c.name for c in chapters] == [f"{BOOK}/01", f"{BOOK}/02"]
+    assert "1 file passed over: 1 .m4a" in caplog.text
+    assert [read_meta(c)[1] for c in chapters] == ["", "without JSON: own voice activity"]
+    assert recording_at(tmp_path / BOOK / "01").name == "01.FLAC"
+    assert recording_at(tmp_path / BOOK / "gone").name == "gone.flac"
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "."])

@@ -112,14 +112,14 @@ def test_mistakes_of_files(tmp_path):
     with pytest.raises(UserError, match="holds no questions"):
         read_questions(tmp_path)
     for name, content, said in (
-        ("a.txt", b"", "no known kind"),
+        ("a.txt", b"", "an unknown kind"),
         ("a.jsonl", b"{", "line 1, is not JSON"),
         ("a.json", b"{}", "neither as WebQuestions"),
         ("b.json", b'{"Data": [5]}', "neither as WebQuestions"),
         ("c.json", b'{"Data": [{"Question": "a?", "Answer": "bob"}]}', "question 1, has no answer laid out as"),
         ("d.json", b'[{"utterance": "a?", "targetValue": 5}]', "question 1, has a 'targetValue' that is no text"),
         ("a.tsv", b"what\twhy\n", "starts with no line"),
-        ("b.jsonl", b"\xff", "cannot be read"),
+        ("b.jsonl", b"\xff", "line 1, is not UTF-8 text"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):

@@ -69,6 +69,28 @@ def test_answers_are_neither_heard_nor_put_in_place_of_recordings(tmp_path, monk
     assert [each.name for each in find_inputs(["out/b/y.wav"], "out")] == ["y"]
 
 
+def test_links_suffixes_and_formats(tmp_path, caplog):
+    for name in ("in/a.WAV", "in/b.wave", "in/c.aiff", "in/d.w64", "in/e.m4a", "in/f.webm", "in/g.sph", "far/h.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    root = tmp_path / "in"
+    (root / "link").symlink_to(tmp_path / "far")
+    (root / "ring").symlink_to(root)
+    (tmp_path / "far" / "ring").symlink_to(root)
+    for given in (str(root), str(root / "**"), str(root / "**" / "*"), str(root / "*")):
+        caplog.clear()
+        wanted = ["a", "b", "c", "d", *(["link/h"] if given != str(root / "*") else [])]
+        assert [each.name for each in find_inputs([given], tmp_path / "out")] == wanted
+        assert caplog.text.count("passed over") == 1
+        assert f"3 files passed over: 1 .m4a, 1 .webm, 1 .sph (the first: {root / 'e.m4a'}); convert" in caplog.text
+    for path in root.glob("[abcd].*"):
+        path.unlink()
+    (root / "link").unlink()
+    with pytest.raises(UserError, match=r"has no audio .*3 files passed over: 1 \.m4a"):
+        find_inputs([str(root)], tmp_path / "out")
+    assert [each.name for each in find_inputs([str(root / "e.m4a")], tmp_path / "out")] == ["e"]  # refused when read
+
+
 @pytest.mark.parametrize("command", ["train", "export", "import", "--out", "--checkpoint", "input"])
 def test_addresses_are_no_folders(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -11,8 +11,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from spectron.audio import wav
+from spectron.audio.finding import find_files
 from spectron.corpora.tfds.flac import Flac
-from spectron.data.recordings import AUDIO_SUFFIXES
+from spectron.data.recordings import TRANSCRIPTS, chapter_records
 from spectron.data.shards import encode_flac
 from spectron.types import UserError
 
@@ -45,8 +46,11 @@ class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         root = Path(dl_manager.manual_dir)
         root = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
-        transcripts = {path: sorted(path.rglob("*.trans.txt")) for path in sorted(root.iterdir()) if path.is_dir()}
-        splits = {path.name.replace("-", "_"): files for path, files in transcripts.items() if files}
+        splits = {}
+        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+            files = [path for path in find_files(folder).others if path.name.lower().endswith(TRANSCRIPTS)]
+            if files:
+                splits[folder.name.replace("-", "_")] = sorted(files)
         if not splits:
             raise UserError(
                 f"{str(root)!r} does not contain LibriSpeech; give the folder that contains train-clean-100/, …"
@@ -60,29 +64,23 @@ class LibrispeechFlac(tfds.core.GeneratorBasedBuilder):
 
 def examples_of(transcripts: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(id, features) of every utterance of a chapter; those that cannot be read are logged and left out."""
-    folder = Path(transcripts).parent
-    present = {path.stem: path for path in folder.iterdir() if path.suffix in AUDIO_SUFFIXES}
-    for line in Path(transcripts).read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, text = line.strip().partition(" ")
-        if name not in present or not text.strip():
-            log.warning("LibriSpeech %s: %r has no recording or no text; left out.", folder, name)
-            continue
+    rejected: dict[str, list[str]] = {}
+    for record in chapter_records(Path(transcripts), rejected):
         try:
-            speech = flac_of(present[name])
+            speech = flac_of(Path(record.audio))
         except UserError as error:
             log.warning("LibriSpeech: left out: %s", error)
             continue
-        speaker, _, rest = name.partition("-")
-        yield (
-            name,
-            {
-                "id": name,
-                "speaker": speaker,
-                "chapter": rest.partition("-")[0],
-                "speech": speech,
-                "text": " ".join(text.split()),
-            },
-        )
+        features = {
+            "id": record.id,
+            "speaker": record.speaker,
+            "chapter": record.id.partition("-")[2].partition("-")[0],
+            "speech": speech,
+            "text": record.text,
+        }
+        yield record.id, features
+    for reason, names in rejected.items():
+        log.warning("LibriSpeech %s: left out %d %s, the first: %s", transcripts, len(names), reason, names[0])
 
 
 def flac_of(path: Path) -> bytes:
@@ -91,7 +89,7 @@ def flac_of(path: Path) -> bytes:
 
     samples = wav.read(path, SAMPLE_RATE)  # FLAC is decoded too, to leave damaged files out
     content = path.read_bytes()
-    if path.suffix == ".flac":
+    if path.suffix.lower() == ".flac":
         info = soundfile.info(io.BytesIO(content))
         if (info.samplerate, info.channels) == (SAMPLE_RATE, 1):
             return content

@@ -13,6 +13,7 @@ import numpy as np
 
 from spectron.audio import wav
 from spectron.audio.espeak import Reading, synthesise_all
+from spectron.audio.finding import recordings_in
 from spectron.types import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -64,9 +65,9 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
             f"data.root {root!r} holds no folder 'recordings' of the Free Spoken Digit Dataset; point it there."
         )
     clips = []
-    for path in sorted((folder / "recordings").iterdir()):
+    for path in sorted(recordings_in(folder / "recordings").values()):
         parts = path.stem.split("_")
-        if path.suffix not in (".wav", ".flac") or len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
+        if len(parts) != 3 or not (parts[0].isdigit() and parts[2].isdigit()):
             continue
         digit, speaker, index = int(parts[0]), parts[1], int(parts[2])
         if digit < 10 and (index in TEST_INDICES) == (split == "test"):
@@ -80,9 +81,7 @@ def fsdd_clips(root: str, split: str) -> list[RawClip]:
                 )
             )
     if not clips:
-        raise UserError(
-            f"{str(folder / 'recordings')!r} holds no DIGIT_SPEAKER_INDEX.wav or .flac of the {split} split."
-        )
+        raise UserError(f"{str(folder / 'recordings')!r} has no DIGIT_SPEAKER_INDEX.wav of the {split} split.")
     return clips
 
 

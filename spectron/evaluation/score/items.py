@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from spectron.audio import wav
+from spectron.audio.finding import COMMON, find_files, warn_passed_over
 from spectron.evaluation.judges.base import RATE
 from spectron.types import UserError
-from spectron.utils.jsonl import are_texts, read_objects
+from spectron.utils.text_files import are_texts, read_json, read_objects, read_text
 
 SOUNDS = ("prompt", "continuation", "audio", "reference")  # roles that are recordings
 GENERATED = ("audio", "continuation")  # those of them that a system made, and may have left empty
 TEXTS = ("text", "transcript", "answers")  # roles that are texts; answers may be several
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+TEXT_SUFFIXES = (".txt", ".json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,19 +147,23 @@ def check_roles(given: Mapping[str, str], roles: Sequence[str], flag: str) -> No
 
 
 def _files(folder: Path, role: str) -> dict[str, Path]:
-    suffixes = SUFFIXES if role in SOUNDS else (".txt", ".json")
     if not folder.is_dir():
         raise UserError(f"--folder {role}={folder}: there is no such folder; check the path.")
+    found = find_files(folder)
+    if role in SOUNDS:
+        warn_passed_over(found.unreadable)
+    texts = [path for path in found.others if path.suffix.lower() in TEXT_SUFFIXES]
     files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in suffixes or not path.is_file() or path.name.startswith("."):
+    for path in sorted(found.audio if role in SOUNDS else texts):
+        if not path.is_file():
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         if stem in files:
             raise UserError(f"{str(files[stem])!r} and {str(path)!r} have the same stem; take one of them away.")
         files[stem] = path
     if not files:
-        raise UserError(f"--folder {role}={folder} holds no {', '.join(suffixes)}; check the path.")
+        wanted = f"audio ({COMMON})" if role in SOUNDS else ", ".join(TEXT_SUFFIXES)
+        raise UserError(f"--folder {role}={folder} holds no {wanted}; check the path.")
     return files
 
 
@@ -171,20 +176,22 @@ def _text(path: Path, role: str) -> str:
 
 def _answers(path: Path) -> list[str]:
     answers = _content(path, "answers")
-    if path.suffix == ".txt":
+    is_text = path.suffix.lower() == ".txt"
+    if is_text:
         answers = [line for line in answers.split("\n") if line.strip()]
     if not are_texts(answers):
-        wanted = "one on every line" if path.suffix == ".txt" else "a text or a list of texts, none of them empty"
+        wanted = "one on every line" if is_text else "a text or a list of texts, none of them empty"
         raise UserError(f"{str(path)!r} holds no answers; write {wanted}.")
     return [answers] if isinstance(answers, str) else [answer.strip() for answer in answers]
 
 
 def _content(path: Path, role: str) -> Any:
-    try:
-        text = _bytes(path).decode("utf-8-sig")
-        return text if path.suffix == ".txt" else json.loads(text)[role]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(path)!r} holds no {role} ({error}); give STEM.txt, or JSON with {role!r}.") from error
+    if path.suffix.lower() == ".txt":
+        return read_text(path)
+    content = read_json(path)
+    if not isinstance(content, dict) or role not in content:
+        raise UserError(f"{str(path)!r} holds no {role}; give STEM.txt, or JSON with {role!r}.")
+    return content[role]
 
 
 def _bytes(path: Path) -> bytes:

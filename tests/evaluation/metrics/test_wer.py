@@ -42,6 +42,28 @@ def test_the_normaliser(text, words):
     assert english_words(text) == words.split()
 
 
+@pytest.mark.parametrize("words", [english_words, plain_words])
+@pytest.mark.parametrize(
+    ("said", "written", "errors"),
+    [
+        ("कि", "का", 1),
+        ("नमस्ते दुनिया!", "नमसते दुनिया", 1),
+        ("กิน", "กัน", 1),
+        ("が", "か", 1),
+        ("தமிழ்", "தமழ", 1),
+        ("мой", "мои", 1),
+        ("ещё", "еще", 0),
+        ("café", "cafe", 0),
+        ("कैफ़े, café", "कैफ़े Cafe", 0),
+        ("كَتَبَ", "كتب", 0),
+        ("שָׁלוֹם", "שלום", 0),
+        ("I ❤️ it", "i it", 0),
+    ],
+)
+def test_marks_count_where_words_are_spelt_with_them(words, said, written, errors):
+    assert word_errors(said, written, words)[0] == errors
+
+
 def test_a_counted_row_of_digits_is_no_number_for_plain_words():
     assert word_errors("two five eight", "two five nine", plain_words) == (1, 3)
     assert word_errors("two five eight", "two five nine") == (1, 1), "Whisper's joins them"

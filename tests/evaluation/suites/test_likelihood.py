@@ -117,6 +117,22 @@ def test_layouts(tmp_path):
     assert (found.id, found.item) == ("a\u2028b", "w")
 
 
+def test_layouts_with_links_and_other_formats(tmp_path, caplog):
+    write(tmp_path / "far", "1_correct.flac", "1_incorrect.wav", "sample_1_a.flac", "sample_1_b.flac")
+    (tmp_path / "far" / "1_incorrect.wav").rename(tmp_path / "far" / "1_incorrect.WAV")
+    (tmp_path / "far" / "2_correct.m4a").write_bytes(b"x")
+    (tmp_path / "sc").mkdir()
+    (tmp_path / "sc" / "link").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "ring").symlink_to(tmp_path / "sc")
+    found = read_pairs(tmp_path / "sc")
+    assert [(pair.id, pair.good.name, pair.bad.name) for pair in found] == [
+        ("link/1", "1_correct.flac", "1_incorrect.WAV"), ("link/1", "sample_1_a.flac", "sample_1_b.flac"),
+    ]  # fmt: skip
+    assert "1 file passed over: 1 .m4a" in caplog.text
+    (tmp_path / "far" / "gold.csv").write_bytes("\ufeffid,filename,correct\r1,1_correct,1\r1,1_incorrect,0".encode())
+    assert [pair.bad.name for pair in read_pairs(tmp_path / "far")] == ["1_incorrect.WAV"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -124,10 +140,10 @@ def test_layouts(tmp_path):
         ({"p.jsonl": '{"good": "a.wav", "bad": "b.wav"}'}, "'1': recording .*a.wav' is not there"),
         ({"p.jsonl": ""}, "holds no pairs; give a JSONL"),
         ({"gold.csv": "id,file\n1,x"}, "has no column 'filename'"),
-        ({"gold.csv": b"id\xff"}, "gold.csv' cannot be read"),
+        ({"gold.csv": b"id\xff"}, "gold.csv', line 1, is not UTF-8"),
         ({"gold.csv": "id,filename,correct\n1,x"}, "gold.csv', line 2: a row needs id, filename and correct"),
         ({"gold.csv": "id,filename,correct\n1,x,yes"}, "line 2: a row needs"),
-        ({"p.jsonl": b"\xff"}, "p.jsonl' cannot be read"),
+        ({"p.jsonl": b"\xff"}, "p.jsonl', line 1, is not UTF-8"),
         ({"part/sample_1_x.wav": ""}, "has no second recording"),
     ],
 )
