@@ -66,7 +66,7 @@ def _pipeline(kinds: Any, name: str, purpose: str, run: Any) -> argparse.Argumen
 
 
 def _cut(arguments: argparse.Namespace) -> int:
-    from spectron.config.overrides import override
+    from spectron.config import override
     from spectron.corpora import libriheavy, pipelines
 
     config = override(pipelines.CorpusConfig(), arguments.set)

@@ -21,7 +21,7 @@ def add_noisy_student(commands: Any) -> None:
 
 
 def _noisy_student(arguments: argparse.Namespace) -> int:
-    from spectron.config.noisy_student import load_loop
+    from spectron.config import load_loop
 
     config = load_loop(arguments.config, arguments.set)
     from spectron.noisy_student.loop import markdown, run

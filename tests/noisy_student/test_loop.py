@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import student_run
 
-from spectron.config import CTCConfig, JointConfig
-from spectron.config.noisy_student import LoopConfig, SplitConfig, load_loop
+from spectron.config import CTCConfig, JointConfig, load_loop
+from spectron.config.noisy_student import LoopConfig, SplitConfig
 from spectron.noisy_student import loop as student
 from spectron.objectives.ctc import CTC
 from spectron.objectives.joint import Joint
