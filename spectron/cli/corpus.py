@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spectron.cli.flags import add_recogniser, add_set, load_config, positive
+from spectron.cli.flags import add_recogniser, add_set, check_out_file, load_config, positive
+from spectron.utils.files import check_out
 
 _BEAM = (
     "Other flags go to Beam: --runner DirectRunner (default; N processes with --direct_num_workers=N "
@@ -66,6 +67,7 @@ def _pipeline(kinds: Any, name: str, purpose: str, run: Any) -> argparse.Argumen
 
 
 def _cut(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.config import override
     from spectron.corpora import libriheavy, pipelines
 
@@ -81,6 +83,7 @@ def _cut(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora import pipelines
     from spectron.types import UserError
 
@@ -111,6 +114,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora.labelling import label
     from spectron.recognition.recogniser import load_recogniser, resolve_recogniser
 
@@ -122,6 +126,7 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora import pipelines
     from spectron.corpora.selection import load
 
@@ -133,6 +138,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    check_out(arguments.shards if arguments.out is None else arguments.out)
     from spectron.corpora.report import write_report
 
     return _print_report(write_report(arguments.shards, out=arguments.out), arguments.out or arguments.shards)
@@ -147,6 +153,7 @@ def _print_report(report: dict[str, Any], out: str) -> int:
 
 
 def _fit_filter(arguments: argparse.Namespace) -> int:
+    check_out_file(arguments.out)
     from spectron.config.noisy_student import SelectionConfig
     from spectron.corpora import selection
     from spectron.corpora.labels import read_labels

@@ -165,7 +165,7 @@ RULES: dict[type, dict[str, Any]] = {
         "b1": RATE,
         "b2": RATE,
         "weight_decay": real(0.0),
-        "lr_multipliers": Pairs(FREE, POSITIVE),
+        "lr_multipliers": Pairs(FREE, real(0.0)),
     },
     schema.AdamConfig: {},
     schema.MuonConfig: {"adam_learning_rate": real(0.0), "newton_schulz_steps": whole(1, 100)},

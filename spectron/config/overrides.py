@@ -50,7 +50,9 @@ class Choice:
 
 
 def assign(config: Any, assignments: Sequence[str]) -> Any:
-    """Apply "a.b=c" assignments, without the checks of checks.py. Elements of tuples of named settings are addressed by name: stages.joint.steps=10.
+    """Apply "a.b=c" assignments, without the checks of checks.py.
+
+    Elements of tuples of named settings are addressed by name: stages.joint.steps=10.
 
     Raises UserError for an unknown key or kind, or a value of another type.
     """

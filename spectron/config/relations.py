@@ -48,8 +48,8 @@ def lm(config: schema.LMConfig, key: str) -> Iterator[str]:
     if not config.head_dim:
         yield from _heads(config, key, rotary)
     elif rotary and config.head_dim % 2:
-        near = config.head_dim + 1
-        yield f"{at(key, 'head_dim')}={config.head_dim} is odd, and rotary positions rotate pairs; the nearest is {near}."
+        width = f"{at(key, 'head_dim')}={config.head_dim}"
+        yield f"{width} is odd, and rotary positions need an even one; the nearest is {config.head_dim + 1}."
     heads, kv_heads = config.num_heads, config.num_kv_heads
     if heads % kv_heads:
         options = nearest_divisors(kv_heads, heads)
@@ -135,6 +135,16 @@ def _buckets(config: schema.DataConfig, key: str) -> Iterator[str]:
         )
 
 
+def learning_rate(config: schema.LearningRateConfig, key: str) -> Iterator[str]:
+    """A multiplier of 0 would train nothing, and still cost memory and time."""
+    for prefix, value in config.lr_multipliers:
+        if value == 0:
+            yield (
+                f"{at(key, 'lr_multipliers')}: 0 of {prefix!r} is not above 0; to freeze a part, set its stage's "
+                f'optimizers=[["{prefix}", {{"kind": "frozen"}}]].'
+            )
+
+
 def stage(config: schema.StageConfig, key: str) -> Iterator[str]:
     """A stage has streams."""
     if not config.streams:
@@ -177,7 +187,10 @@ def _read(config: schema.Experiment, key: str) -> Iterator[str]:
     for mixture in config.data.mixtures:
         for task, _ in mixture.rates:
             if task not in tasks:
-                yield f"Mixture {mixture.name!r} names task {task!r}, which data.tasks lacks; tasks: {', '.join(tasks)}."
+                yield (
+                    f"{at(key, f'data.mixtures.{mixture.name}.rates')} names task {task!r}, which data.tasks lacks; "
+                    f"tasks: {', '.join(tasks)}."
+                )
     known = [mixture.name for mixture in config.data.mixtures] + tasks
     for each in config.stages:
         for stream in each.streams:
@@ -209,6 +222,7 @@ RELATIONS: tuple[tuple[type, Callable[[Any, str], Iterator[str]]], ...] = (
     (schema.WordsConfig, words),
     (schema.CharactersConfig, characters),
     (schema.DataConfig, data),
+    (schema.LearningRateConfig, learning_rate),
     (schema.StageConfig, stage),
     (schema.Experiment, experiment),
     (student.LoopConfig, loop),

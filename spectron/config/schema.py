@@ -1,7 +1,7 @@
 """The settings of an experiment: frozen dataclasses.
 
-Defaults here are the simple case; a paper's values live in configs/. What each setting may be stands in checks.py, where
-a new setting needs a row.
+Defaults here are the simple case; a paper's values live in configs/. The valid values of each setting are in checks.py,
+where a new setting needs a row.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def test_a_split_that_cannot_be_is_said(corpus, change, said):
 def test_a_loop_that_cannot_run_is_said(corpus):
     loop = student_run.loop(str(corpus))
     teacher, one, _ = loop.generations
-    with pytest.raises(UserError, match="must differ"):
+    with pytest.raises(UserError, match="generations names 'teacher' twice"):
         student.check(dataclasses.replace(loop, generations=(teacher, teacher)))
     blind = dataclasses.replace(one.experiment, data=dataclasses.replace(one.experiment.data, tasks=()))
     with pytest.raises(UserError, match="'labelled'"):
@@ -106,7 +106,7 @@ def test_configs_are_loops(path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "does not exist"),
+        (None, "is not a file"),
         ("x = 1\n", "loop"),
         ("def loop():\n    return 3\n", "LoopConfig"),
         ("import nonsense_that_is_not_there\n", "cannot be run"),
