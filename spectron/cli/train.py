@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    if arguments.json:
+    if arguments.json is not None:
         check_out_file(arguments.json, "--json")
     from spectron.compile import aot, command
 

@@ -273,7 +273,8 @@ def _wrong_values(value: Any, hint: Any, rule: Any, key: str, default: Any) -> I
 
 
 def _wrong_fields(config: Any, key: str) -> Iterator[str]:
-    rules, hints = rules_of(type(config)), _hints(type(config))
+    cls: Any = type(config)
+    rules, hints = rules_of(cls), _hints(cls)
     for field in dataclasses.fields(config):
         value, place = getattr(config, field.name), at(key, field.name)
         default = None if field.default is dataclasses.MISSING else field.default
@@ -312,7 +313,7 @@ def _wrong_value(value: Any, hint: Any, rule: Any, key: str, default: Any) -> It
         rule = ANY if isinstance(value, float) else FREE
     problem = rule.problem(value)
     if problem:
-        usual = "" if default is None or "; " in problem else f"; the default is {shown(default)}"
+        usual = "" if default in (None, "") or "; " in problem else f"; the default is {shown(default)}"
         yield f"{key}={shown(value)} {problem}{usual}."
 
 
@@ -322,11 +323,11 @@ def _contradictions(config: Any, key: str) -> Iterator[str]:
         for i, element in enumerate(config):
             yield from _contradictions(element, at(key, _label(element, i)))
     elif dataclasses.is_dataclass(config) and not isinstance(config, type):
-        for cls, relation in RELATIONS:
-            if isinstance(config, cls):
-                yield from relation(config, key)
         for field in dataclasses.fields(config):
             yield from _contradictions(getattr(config, field.name), at(key, field.name))
+        for cls, relation in RELATIONS:  # after those of its parts, which it may rely on
+            if isinstance(config, cls):
+                yield from relation(config, key)
 
 
 def _label(element: Any, index: int) -> str:
@@ -339,7 +340,7 @@ def _label(element: Any, index: int) -> str:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
     except NameError:  # a class defined inside a function: its types are not known here

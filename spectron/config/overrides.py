@@ -174,7 +174,8 @@ def build(hint: Any, value: Any, key: str) -> Any:
     if isinstance(hint, types.UnionType):
         raise UserError(f"Config key {key!r} has an unsupported type {hint}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if value.bit_length() < 1024 else math.copysign(math.inf, value)
+        limit = math.inf if value > 0 else -math.inf
+        return float(value) if value.bit_length() < 1024 else limit
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise UserError(f"Config key {key!r}: {shown(value)} is not {TYPES.get(hint, f'a {hint.__name__}')}.")
     return value

@@ -30,25 +30,20 @@ class Range:
         low = value > self.low if self.above else value >= self.low
         return low and (value < self.high if self.below else value <= self.high)
 
-    def __str__(self) -> str:
-        limits = []
-        if self.low > -MAX_FLOAT:
-            limits.append(f"{'above' if self.above else 'at least'} {number(self.low)}")
-        if self.high < MAX_INT or (MAX_INT < self.high < MAX_FLOAT):
-            limits.append(f"{'below' if self.below else 'at most'} {number(self.high)}")
-        return " and ".join(limits) or "a finite number"
-
     def problem(self, value: float) -> str:
         """Names the range, and the nearest valid value if the limit that is exceeded is itself valid."""
         if value in self:
             return ""
-        if math.isnan(value) or (self.above and value <= self.low) or (self.below and value >= self.high):
-            return f"must be {self}"
-        low = value < self.low
-        limits = self if low or str(self) != "a finite number" else f"at most {number(self.high)}"
-        if not low and self.high == MAX_INT:
-            limits = f"at most {number(self.high)}"
-        return f"must be {limits}; the nearest valid value is {number(self.low if low else self.high)}"
+        too_high = value > self.high or (self.below and value == self.high)
+        limits = []
+        if self.low > -MAX_FLOAT:
+            limits.append(f"{'above' if self.above else 'at least'} {number(self.low)}")
+        if too_high or self.high not in (MAX_INT, MAX_FLOAT):  # which are not worth a word otherwise
+            limits.append(f"{'below' if self.below else 'at most'} {number(self.high)}")
+        valid = " and ".join(limits) or "a finite number"
+        if value != value or (self.below if too_high else self.above):
+            return f"must be {valid}"
+        return f"must be {valid}; the nearest valid value is {number(self.high if too_high else self.low)}"
 
 
 @dataclasses.dataclass(frozen=True)

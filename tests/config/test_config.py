@@ -205,7 +205,7 @@ def test_derived_numbers_are_the_papers():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (None, "is not a file"),
+        (None, "does not exist"),
         ("x = 1", "no function experiment"),
         ("def experiment(): return 3", "returned int, not Experiment"),
         ("def experiment(:", "cannot be run"),

@@ -106,7 +106,7 @@ def test_configs_are_loops(path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "is not a file"),
+        (None, "does not exist"),
         ("x = 1\n", "loop"),
         ("def loop():\n    return 3\n", "LoopConfig"),
         ("import nonsense_that_is_not_there\n", "cannot be run"),
