@@ -89,11 +89,11 @@ def check_out_file(path: str, flag: str = "--out") -> None:
     from spectron.errors import UserError
     from spectron.utils.files import check_out
 
-    if not path or Path(path).is_dir():
+    if not path or "\0" in path or os.path.isdir(path):  # which is False, not an error, for a name that is too long
         raise UserError(f"{flag} {path!r} is not the name of a file; give one.")
-    check_out(Path(path).absolute().parent, flag)
+    check_out(Path(path).parent, flag)
     if len(os.fsencode(Path(path).name)) > 200:  # of 255, for the name of a temporary file beside it
-        raise UserError(f"{flag} {path!r} is too long a name for a file; give a shorter one.")
+        raise UserError(f"{flag} {path[:200]!r}… is too long a name for a file; give a shorter one.")
 
 
 def print_results(results: Results, out: str) -> int:
