@@ -92,7 +92,7 @@ def _where(error: BaseException, path: Path) -> str:
     for file, line in reversed(places):
         if Path(file).absolute() == path.absolute():
             return f"line {line}: "
-        if Path(file).absolute().parent == folder:
+        if Path(file).is_file() and Path(file).absolute().parent == folder:  # not "<frozen os>"
             return f"{Path(file).name}, line {line}: "
     return ""
 

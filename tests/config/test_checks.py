@@ -291,6 +291,7 @@ BROKEN = {
     "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
     "raise ValueError('one\\ntwo')": "line 1: ValueError: one two",
     "raise KeyError": "line 1: KeyError",
+    "import os\nos.environ['NOT_SET_ANYWHERE']": "line 2: KeyError",
     "def experiment():\n    raise OSError(2, 'No such file', 'x.txt')": "line 2: FileNotFoundError",
     "experiment = 3": "has experiment, which is not a function",
     "def experimnet(): return 3": "no function experiment()",
