@@ -6,7 +6,7 @@
     spectron evaluate continuation --checkpoint runs/own --task held_out --out page         # page/report.html
 
 The lengths of a batch, the vocabulary, the sizes and the steps follow from what `inspect` measured. --set changes any
-of them: model.lm.dim=512 stages.joint.steps=100000 data.max_seconds=20 …
+of them: model.lm.dim=512 stages.joint.steps=100000 data.max_tokens=300 …
 """
 
 import math

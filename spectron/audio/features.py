@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from spectron.audio.signal import frame, from_int16, hann
-from spectron.config import FeatureConfig
+from spectron.config import FeatureConfig, check_settings
 from spectron.types import Array, Sequence, Statistics, UserError, length_mask
 
 # Slaney's mel scale (Auditory Toolbox, 1998): linear to 1 kHz, then 27 mels to each factor of 6.4.
@@ -36,8 +36,11 @@ def mel_to_hz(mel: np.ndarray | float) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "N F"]:
-    """Triangular filters of equal area, float32 [fft_size // 2 + 1, F], read-only. UserError if a band holds no bin."""
-    check_features(features)
+    """Triangular filters of equal area, float32 [fft_size // 2 + 1, F], read-only.
+
+    Raises UserError for impossible settings, and if a band holds no bin.
+    """
+    check_settings(features, "features")
     bins = np.arange(features.fft_size // 2 + 1) * features.sample_rate / features.fft_size
     edges = mel_to_hz(np.linspace(hz_to_mel(features.low_hz), hz_to_mel(features.high_hz), features.num_mels + 2))
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
@@ -53,21 +56,6 @@ def mel_filterbank(features: FeatureConfig) -> Float[np.ndarray, "N F"]:
     filters = filters.astype(np.float32)
     filters.flags.writeable = False
     return filters
-
-
-def check_features(features: FeatureConfig) -> None:
-    """Raise UserError naming the key of an impossible setting."""
-    nyquist = features.sample_rate / 2
-    if features.hop < 1 or features.window < 2:
-        raise UserError("features.hop_seconds and features.window_seconds must span a few samples; make them larger.")
-    if not 0 <= features.low_hz < features.high_hz:
-        raise UserError(f"features.low_hz={features.low_hz} must lie in [0, features.high_hz={features.high_hz}).")
-    if features.high_hz > nyquist:
-        raise UserError(
-            f"features.high_hz={features.high_hz} is above half of features.sample_rate ({nyquist:g}); lower it."
-        )
-    if features.dft not in ("fft", "matmul"):
-        raise UserError(f"features.dft={features.dft!r} is unknown; use 'fft' or 'matmul'.")
 
 
 def power_spectrum(samples: Float[Array, "B S"], features: FeatureConfig) -> Float[Array, "B T N"]:

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spectron.cli.flags import add_recogniser, add_set, load_config, positive
+from spectron.cli.flags import add_recogniser, add_set, check_out_file, load_config, positive
+from spectron.utils.files import check_out
 
 _BEAM = (
     "Other flags go to Beam: --runner DirectRunner (default; N processes with --direct_num_workers=N "
@@ -66,7 +67,8 @@ def _pipeline(kinds: Any, name: str, purpose: str, run: Any) -> argparse.Argumen
 
 
 def _cut(arguments: argparse.Namespace) -> int:
-    from spectron.config.overrides import override
+    check_out(arguments.out)
+    from spectron.config import override
     from spectron.corpora import libriheavy, pipelines
 
     config = override(pipelines.CorpusConfig(), arguments.set)
@@ -81,6 +83,7 @@ def _cut(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora import pipelines
     from spectron.types import UserError
     from spectron.utils.text_files import read_text
@@ -107,6 +110,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora.labelling import label
     from spectron.recognition.recogniser import load_recogniser, resolve_recogniser
 
@@ -118,6 +122,7 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _write(arguments: argparse.Namespace) -> int:
+    check_out(arguments.out)
     from spectron.corpora import pipelines
     from spectron.corpora.selection import load
 
@@ -129,6 +134,7 @@ def _write(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    check_out(arguments.shards if arguments.out is None else arguments.out)
     from spectron.corpora.report import write_report
 
     return _print_report(write_report(arguments.shards, out=arguments.out), arguments.out or arguments.shards)
@@ -143,6 +149,7 @@ def _print_report(report: dict[str, Any], out: str) -> int:
 
 
 def _fit_filter(arguments: argparse.Namespace) -> int:
+    check_out_file(arguments.out)
     from spectron.config.noisy_student import SelectionConfig
     from spectron.corpora import selection
     from spectron.corpora.labels import read_labels

@@ -10,6 +10,7 @@ from typing import Any
 
 from spectron.cli.corpus import add_corpus
 from spectron.cli.flags import add_recogniser, add_set, load_config, positive
+from spectron.utils.files import check_out
 
 
 def add_data(commands: Any) -> None:
@@ -56,6 +57,7 @@ def _add_inspect(kinds: Any) -> None:
 def _pack(arguments: argparse.Namespace) -> int:
     from spectron.data.packing import pack
 
+    check_out(arguments.out)
     experiment = load_config(arguments, arguments.config)
     for task in arguments.tasks:
         report = pack(experiment, task, arguments.out)
@@ -84,6 +86,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from spectron.types import UserError
 
+    if arguments.out is not None:
+        check_out(arguments.out)
     if arguments.config:
         if arguments.recogniser or arguments.keep:
             raise UserError("--recogniser and --keep are for a folder of recordings; leave them or --config out.")

@@ -33,7 +33,9 @@ def add_import(commands: Any) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     from spectron.export.folder import export
+    from spectron.utils.files import check_out
 
+    check_out(arguments.out)
     done = export(
         arguments.checkpoint, arguments.out, arguments.format, arguments.quantise == "int8", raw=arguments.raw
     )
@@ -44,7 +46,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     from spectron.export.importing import import_export
+    from spectron.utils.files import check_out
 
+    check_out(arguments.out)
     import_export(arguments.export, arguments.out)
     print(f'{arguments.out}: a stage starts from it by --set stages.NAME.start_from=\'[["lm","{arguments.out}"], …]\'')
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,18 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def check_out_file(path: str, flag: str = "--out") -> None:
+    """Raise UserError if a file cannot be written there. flag: the option that named it."""
+    from spectron.errors import UserError
+    from spectron.utils.files import check_out
+
+    if not path or "\0" in path or os.path.isdir(path):  # which is False, not an error, for a name that is too long
+        raise UserError(f"{flag} {path!r} is not the name of a file; give one.")
+    check_out(Path(path).parent, flag)
+    if len(os.fsencode(Path(path).name)) > 200:  # of 255, for the name of a temporary file beside it
+        raise UserError(f"{flag} {path[:200]!r}… is too long a name for a file; give a shorter one.")
 
 
 def print_results(results: Results, out: str) -> int:

@@ -105,10 +105,10 @@ def _answer(arguments: argparse.Namespace, part: int, parts: int) -> int:
     from spectron.types import UserError
     from spectron.utils.files import check_out
 
+    check_out(arguments.out)
     inputs = find_inputs(arguments.audio, arguments.out)
     few = len(inputs) <= FEW
     draws = few if arguments.pictures is None else arguments.pictures
-    check_out(arguments.out)
     if not 0 <= arguments.seed < 2**31:
         raise UserError(f"--seed {arguments.seed} is out of range; give 0 to {2**31 - 1}.")
     checkpoint = Checkpoint.open(arguments.checkpoint)

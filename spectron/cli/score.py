@@ -92,7 +92,9 @@ def _score(arguments: argparse.Namespace) -> int:
     from spectron.evaluation.score import items
     from spectron.evaluation.score.suite import score
     from spectron.types import UserError
+    from spectron.utils.files import check_out
 
+    check_out(arguments.out)
     if arguments.folder and (arguments.field or arguments.where):
         raise UserError("--field and --where choose from a --manifest; with --folder the roles are the folders.")
     metric = arguments.make(arguments)

@@ -21,8 +21,10 @@ def add_noisy_student(commands: Any) -> None:
 
 
 def _noisy_student(arguments: argparse.Namespace) -> int:
-    from spectron.config.noisy_student import load_loop
+    from spectron.config import load_loop
+    from spectron.utils.files import check_out
 
+    check_out(arguments.workdir, "--workdir")
     config = load_loop(arguments.config, arguments.set)
     from spectron.noisy_student.loop import markdown, run
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spectron.cli.flags import add_set, load_config, positive
+from spectron.cli.flags import add_set, check_out_file, load_config, positive
+from spectron.errors import UserError
 from spectron.parallel import supervisor
+from spectron.utils.files import check_out
+
+if TYPE_CHECKING:
+    from spectron.config import Experiment
 
 
 def add_train(commands: Any) -> None:
@@ -46,14 +51,21 @@ def add_compile(commands: Any) -> None:
     compiler.set_defaults(run=_compile)
 
 
+def check_stages(experiment: Experiment) -> None:
+    """Raise UserError if there is nothing to train."""
+    if not experiment.stages:
+        raise UserError(f"Experiment {experiment.name!r} has no stages; add at least one StageConfig.")
+
+
 def _train(arguments: argparse.Namespace) -> int:
+    check_out(arguments.workdir, "--workdir")
     supervisor.reexec_supervised(arguments.distributed)
     experiment = load_config(arguments, arguments.config)
+    check_stages(experiment)
     for name in arguments.stage or ():
         experiment.stage(name)
     from spectron.parallel import multihost
     from spectron.training.loop import train
-    from spectron.types import UserError
 
     multihost.connect(arguments.distributed)
     try:
@@ -66,10 +78,13 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
+    if arguments.json is not None:
+        check_out_file(arguments.json, "--json")
     from spectron.compile import aot, command
 
     aot.prepare()  # before anything looks for devices
     experiment = load_config(arguments, arguments.config)
+    check_stages(experiment)
     print(
         command.command(
             experiment,

@@ -11,10 +11,11 @@ from typing import Any
 from spectron.compile.aot import OutOfMemory, analyse, known_chip, tpu_devices
 from spectron.compile.meshes import Candidate, Choice, candidates, choice_table, choose
 from spectron.compile.report import Report, table
-from spectron.config import Experiment
+from spectron.config import Experiment, check_settings
 from spectron.cost.chips import Chip
 from spectron.parallel import sharding
 from spectron.types import UserError
+from spectron.utils.files import write_text
 
 
 def with_batch(experiment: Experiment, name: str, size: int) -> Experiment:
@@ -63,6 +64,7 @@ def command(
     that fits. Raises UserError."""
     if mesh:
         experiment = dataclasses.replace(experiment, mesh=parse_mesh(mesh))
+        check_settings(experiment)
     devices = tpu_devices(topology, slices)
     chip, choice, report = known_chip(devices[0]), None, None
 
@@ -86,7 +88,7 @@ def command(
         raise UserError(f"The step does not fit: {advice(experiment, error.needed, chip, split)}") from error
     if json_file:
         text = json.dumps(dataclasses.asdict(report) | {"bound": report.bound}, indent=1)
-        Path(json_file).write_text(text + "\n", encoding="utf-8")
+        write_text(Path(json_file), text + "\n")
     return "\n\n".join([table(report), *([choice_table(choice)] if choice else [])])
 
 

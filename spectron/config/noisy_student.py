@@ -6,11 +6,8 @@ Each generation is a whole Experiment, as for `spectron train`; from the second 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 
-from spectron.config import Experiment, run_config
-from spectron.types import UserError
+from spectron.config.schema import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +84,3 @@ class LoopConfig:
         0  # pieces of a SentencePiece model trained on the labelled texts; 0: each experiment's own vocabulary
     )
     root: str = ""  # folder that the paths of split and language_model are relative to
-
-
-def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> LoopConfig:
-    """Run a config file's `loop()` and apply `key=value` overrides. Raises UserError naming file or key."""
-    made = run_config(path, "loop", LoopConfig, overrides)
-    if not made.generations:
-        raise UserError(f"loop() in {str(path)!r} has no generation; give at least a teacher.")
-    return made

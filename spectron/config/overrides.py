@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from spectron.types import UserError
+from spectron.config.rules import shown
+from spectron.errors import UserError
+
+TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 class Choice:
@@ -45,8 +49,10 @@ class Choice:
             cls.members[kind] = cls
 
 
-def override(config: Any, assignments: Sequence[str]) -> Any:
-    """Apply "a.b=c" assignments. Elements of tuples of named settings are addressed by name: stages.joint.steps=10.
+def assign(config: Any, assignments: Sequence[str]) -> Any:
+    """Apply "a.b=c" assignments, without the checks of checks.py.
+
+    Elements of tuples of named settings are addressed by name: stages.joint.steps=10.
 
     Raises UserError for an unknown key or kind, or a value of another type.
     """
@@ -100,14 +106,19 @@ def _assign(node: Any, path: list[str], value: str, key: str) -> Any:
 
 def _assign_element(node: tuple, head: str, rest: list[str], value: str, key: str) -> tuple:
     names = [element_name(element, i) for i, element in enumerate(node)]
-    index = names.index(head) if head in names else int(head) if head.isdigit() and int(head) < len(node) else None
-    if index is None or not rest:
+    places = {str(i): i for i in range(len(node))} | {name: i for i, name in reversed(list(enumerate(names)))}
+    if head not in places:
         raise UserError(_unknown(key, head, names))
+    index = places[head]
     element = node[index]
-    if isinstance(element, tuple):  # a pair of a name and its setting
-        changed: Any = (element[0], _assign(element[1], rest, value, key))
-    else:
-        changed = _assign(element, rest, value, key)
+    child = element[1] if isinstance(element, tuple) else element  # a pair of a name and its setting, or a setting
+    if not rest:
+        raise UserError(f"Config key {key!r}: there is no value at {head!r}, an element; give the whole list as JSON.")
+    if not dataclasses.is_dataclass(child):
+        raise UserError(f"Config key {key!r}: {head!r} is a plain value and has no parts.")
+    changed: Any = _assign(child, rest, value, key)
+    if isinstance(element, tuple):
+        changed = (element[0], changed)
     return (*node[:index], changed, *node[index + 1 :])
 
 
@@ -122,11 +133,11 @@ def _default_of(member: type[Choice], kind: str, key: str) -> Any:
 
 
 def _member(family: type[Choice], kind: Any, key: str) -> type:
-    if kind in family.members:
+    if isinstance(kind, str) and kind in family.members:
         return family.members[kind]
     close = difflib.get_close_matches(str(kind), family.members, 1)
     known = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(family.members)} (yours: --import MODULE)."
-    raise UserError(f"Config key {key!r}: there is no kind {kind!r}; {known}")
+    raise UserError(f"Config key {key!r}: there is no kind {shown(kind)}; {known}")
 
 
 def _unknown(key: str, head: str, names: Iterable[str]) -> str:
@@ -143,9 +154,9 @@ def _parse(hint: Any, value: str, key: str) -> Any:
         if hint in (int, float, str):
             return hint(value)
         return build(hint, json.loads(value), key)
-    except (KeyError, ValueError) as error:
-        kind = hint.__name__ if isinstance(hint, type) else str(hint)
-        raise UserError(f"Config key {key!r}: {value!r} is not a {kind}.") from error
+    except (KeyError, ValueError, RecursionError) as error:
+        kind = TYPES.get(hint, "valid JSON")
+        raise UserError(f"Config key {key!r}: {shown(value)} is not {kind}.") from error
 
 
 def build(hint: Any, value: Any, key: str) -> Any:
@@ -155,7 +166,7 @@ def build(hint: Any, value: Any, key: str) -> Any:
     if typing.get_origin(hint) is tuple:
         args = typing.get_args(hint)
         if not isinstance(value, (list, tuple)):
-            raise UserError(f"Config key {key!r} must be a list, not {value!r}.")
+            raise UserError(f"Config key {key!r} must be a list, not {shown(value)}.")
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
         if len(kinds) != len(value):
             raise UserError(f"Config key {key!r} must have {len(kinds)} parts, not {len(value)}.")
@@ -163,15 +174,16 @@ def build(hint: Any, value: Any, key: str) -> Any:
     if isinstance(hint, types.UnionType):
         raise UserError(f"Config key {key!r} has an unsupported type {hint}.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint):
-        raise UserError(f"Config key {key!r}: {value!r} is not a {hint.__name__}.")
+        limit = math.inf if value > 0 else -math.inf
+        return float(value) if value.bit_length() < 1024 else limit
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"Config key {key!r}: {shown(value)} is not {TYPES.get(hint, f'a {hint.__name__}')}.")
     return value
 
 
 def _build_object(hint: type, value: Any, key: str) -> Any:
     if not isinstance(value, dict):
-        raise UserError(f"Config key {key!r} must be an object with the fields of {hint.__name__}, not {value!r}.")
+        raise UserError(f"Config key {key!r} must be an object with the fields of {hint.__name__}, not {shown(value)}.")
     value = dict(value)
     if issubclass(hint, Choice):
         if "kind" not in value:

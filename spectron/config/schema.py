@@ -1,20 +1,15 @@
-"""Configuration: frozen dataclasses, dotted overrides with suggestions, and a round trip to JSON.
+"""The settings of an experiment: frozen dataclasses.
 
-A config file in configs/ is Python with one function `experiment()` that returns an Experiment.
-Defaults here are the simple case; a paper's values live in configs/.
+Defaults here are the simple case; a paper's values live in configs/. The valid values of each setting are in checks.py,
+where a new setting needs a row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import inspect
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from spectron.config.overrides import Choice, build, override
+from spectron.config.overrides import Choice
 from spectron.types import UserError
 
 
@@ -373,41 +368,3 @@ class Experiment:
             if stage.name == name:
                 return stage
         raise UserError(f"There is no stage {name!r}; {self.name!r} has {', '.join(s.name for s in self.stages)}.")
-
-
-def from_json(text: str, cls: type = Experiment) -> Any:
-    """The inverse of to_json. Raises UserError for an unknown key or a wrong type."""
-    return build(cls, json.loads(text), cls.__name__)
-
-
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Run a config file's `experiment()` and apply `key=value` overrides. Raises UserError naming file or key."""
-    return run_config(path, "experiment", Experiment, overrides)
-
-
-def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[str]) -> Any:
-    """Call `function()` of a config file, which returns a `cls`, and apply overrides. Raises UserError.
-
-    A function with a parameter `data_root` gets the value of data.root among the overrides, "" without one: a recipe
-    may depend on the data.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"Config {str(path)!r} does not exist; give a Python file such as configs/quickstart.py.")
-    spec = importlib.util.spec_from_file_location("spectron_user_config", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"Config {str(path)!r} is not a Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        call = getattr(module, function)
-        given = dict(assignment.partition("=")[::2] for assignment in overrides)
-        takes_root = "data_root" in inspect.signature(call).parameters
-        made = call(data_root=given.get("data.root", "")) if takes_root else call()
-    except AttributeError as error:
-        raise UserError(f"Config {str(path)!r} has no usable {function}() function: {error}.") from error
-    except (SyntaxError, TypeError, ImportError) as error:
-        raise UserError(f"Config {str(path)!r} cannot be run: {error}.") from error
-    if not isinstance(made, cls):
-        raise UserError(f"{function}() in {str(path)!r} returned {type(made).__name__}, not {cls.__name__}.")
-    return override(made, overrides)

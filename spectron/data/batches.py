@@ -102,7 +102,7 @@ def make_feed(
                 yield to_batch(list(examples), data, features, vocabulary, rows.text_only, shape)
                 shape, examples = after
 
-    elif data.reader == "seqio":
+    else:
         try:
             from spectron.data.seqio import tasks
         except ModuleNotFoundError as error:
@@ -116,8 +116,6 @@ def make_feed(
         def read(steps: Steps) -> Generator[Batch, None, None]:
             return tasks.read([registered[name] for name in names], rows, steps)
 
-    else:
-        raise UserError(f"data.reader {data.reader!r} is unknown; use 'seqio' or 'direct'.")
     return Feed(rows, read, step, process_index, process_count)
 
 

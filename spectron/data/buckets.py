@@ -9,7 +9,6 @@ reading a record.
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,26 +43,13 @@ def bucket_shapes(data: DataConfig, features: FeatureConfig, batch_size: int) ->
     """The shape of each bucket's batches, shortest first; the last is that of a feed without buckets.
 
     Rows: as many as hold about the seconds of batch_size rows of the longest, a multiple of row_multiple (of its
-    greatest common divisor with batch_size, so a common divisor also divides every bucket). Raises UserError for
-    buckets that do not rise or a token limit that is missing.
+    greatest common divisor with batch_size, so a common divisor also divides every bucket).
     """
     seconds, tokens = list(data.buckets), list(data.bucket_tokens or [data.max_tokens] * len(data.buckets))
-    if len(tokens) != len(seconds):
-        raise UserError(
-            f"data.bucket_tokens has {len(tokens)} values for {len(seconds)} data.buckets; give one for each, or none."
-        )
     if not seconds or seconds[-1] < data.max_seconds:
         seconds.append(data.max_seconds)
         tokens.append(data.max_tokens)
     tokens[-1] = max(tokens[-1], data.max_tokens)
-    rising = all(a < b for a, b in itertools.pairwise([0.0, *seconds])) and tokens == sorted(tokens)
-    if not rising or seconds[-1] > data.max_seconds or tokens[-1] > data.max_tokens or tokens[0] < 1:
-        raise UserError(
-            f"data.buckets {data.buckets} and bucket_tokens {data.bucket_tokens} must rise from above 0 to at most "
-            f"max_seconds ({data.max_seconds:g}) and max_tokens ({data.max_tokens})."
-        )
-    if data.row_multiple < 1:
-        raise UserError(f"data.row_multiple is {data.row_multiple}; give 1 or more.")
     unit, longest = math.gcd(batch_size, data.row_multiple), whole_frames(data.max_seconds, features)
     sizes = [whole_frames(s, features) for s in seconds]
     return [
@@ -128,7 +114,7 @@ class BucketIndex(Records):
         record_buckets: Sequence[np.ndarray],
         readers: int = 0,
     ):
-        super().__init__(names, sources, rates, readers)
+        super().__init__(names, sources, readers)
         counts = np.stack([np.bincount(buckets, minlength=len(shapes)) for buckets in record_buckets])
         joined = np.arange(len(shapes))
         for bucket in range(len(shapes) - 1):

@@ -57,12 +57,10 @@ class Records:
     and the replacements.
     """
 
-    def __init__(self, names: Sequence[str], sources: Sequence[Source], rates: Sequence[float], readers: int = 0):
-        for name, source, rate in zip(names, sources, rates, strict=True):
+    def __init__(self, names: Sequence[str], sources: Sequence[Source], readers: int = 0):
+        for name, source in zip(names, sources, strict=True):
             if not len(source):
                 raise UserError(f"Task {name!r} has no usable example; {_why(source)}.")
-            if rate <= 0:
-                raise UserError(f"The rate of task {name!r} in its mixture must be positive, not {rate}.")
         self.names = tuple(names)
         self.sources = tuple(sources)
         self.text_only = all(source.text_only for source in sources)
@@ -161,7 +159,7 @@ class MixtureIndex(Records):
     def __init__(
         self, names: Sequence[str], sources: Sequence[Source], rates: Sequence[float], seed: int, readers: int = 0
     ):
-        super().__init__(names, sources, rates, readers)
+        super().__init__(names, sources, readers)
         self._pattern = interleaving(rates)
         self._before = np.stack([np.cumsum(self._pattern == t) - (self._pattern == t) for t in range(len(names))])
         self._counts = np.bincount(self._pattern, minlength=len(names))

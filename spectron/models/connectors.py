@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from spectron.config import LinearConnectorConfig, ModelConfig, Registry, StackMLPConnectorConfig
 from spectron.models.layers import Dense
-from spectron.types import Sequence, UserError
+from spectron.types import Sequence
 
 
 class Connector(nn.Module):
@@ -94,8 +94,5 @@ class StackMLPConnector(Connector):
 
 
 def make_connector(model: ModelConfig) -> Connector:
-    """The connector that the config chooses. Raises UserError for an impossible setting."""
-    config = model.connector
-    if isinstance(config, StackMLPConnectorConfig) and (config.stack < 1 or config.hidden < 1):
-        raise UserError("model.connector.stack and model.connector.hidden must be 1 or more.")
-    return connectors[config](config=config, dim=model.lm.dim, dtype=jnp.dtype(model.compute_dtype))
+    """The connector that the config chooses."""
+    return connectors[model.connector](config=model.connector, dim=model.lm.dim, dtype=jnp.dtype(model.compute_dtype))

@@ -11,34 +11,12 @@ from jaxtyping import Array, Bool, Float, Int
 from spectron.config import LMConfig
 from spectron.models.attention import Attention, KVCache
 from spectron.models.decode_layout import TransposedKernel
-from spectron.models.layers import ACTIVATIONS, Dense, FeedForward, LayerNorm, RMSNorm, stack
+from spectron.models.layers import Dense, FeedForward, LayerNorm, RMSNorm, stack
 from spectron.models.segments import Segment, join
 from spectron.parallel.sharding import constrain
 from spectron.types import UserError
 
 Cache = KVCache | tuple[KVCache, ...]  # stacked (scanned layers), or one per layer
-
-NORMS = ("rms", "layer")
-POSITIONS = ("rotary", "learned", "none")
-
-
-def check_lm(config: LMConfig) -> None:
-    """Raise UserError naming the key of an impossible setting."""
-    choices = {"activation": tuple(ACTIVATIONS), "norm": NORMS, "positions": POSITIONS}
-    for key, known in choices.items():
-        if getattr(config, key) not in known:
-            raise UserError(f"model.lm.{key} {getattr(config, key)!r} is unknown; use {', '.join(known)}.")
-    if config.positions == "learned" and config.max_positions < 1:
-        raise UserError("model.lm.positions 'learned' needs model.lm.max_positions, the size of their table.")
-    if not config.head_dim and config.dim % config.num_heads:
-        raise UserError(
-            f"model.lm.dim {config.dim} must be a multiple of model.lm.num_heads {config.num_heads}, "
-            f"or set model.lm.head_dim."
-        )
-    if config.num_heads % config.num_kv_heads:
-        raise UserError(
-            f"model.lm.num_heads {config.num_heads} must be a multiple of model.lm.num_kv_heads {config.num_kv_heads}."
-        )
 
 
 def check_positions(config: LMConfig, length: Any) -> None:
@@ -96,10 +74,7 @@ class DecoderBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The LM: token embedding, layers, vocabulary logits. The caller gives positions and attention mask (see `join`).
-
-    Raises UserError for an impossible config.
-    """
+    """The LM: token embedding, layers, vocabulary logits. The caller gives positions and mask (see `join`)."""
 
     config: LMConfig
     vocab_size: int
@@ -108,7 +83,6 @@ class Decoder(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        check_lm(self.config)
         init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
         self.embedding = self.param("embedding", init, (self.vocab_size, self.config.dim))
         if self.config.positions == "learned":

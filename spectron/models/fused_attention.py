@@ -13,10 +13,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from spectron.parallel.sharding import split_map
-from spectron.types import UserError
 
 BLOCK = 128  # positions that a TPU kernel handles at once: its lanes
-KINDS = ("plain", "cudnn", "splash")
 
 
 def fused_attention(
@@ -28,23 +26,20 @@ def fused_attention(
     prefix: int,
     scale: float | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Attention by the kernel `kind`; the output is zero for a query that attends to nothing.
+    """Attention by the kernel `kind`, "cudnn" or "splash"; the output is zero for a query that attends to nothing.
 
     attention_mask: causal, except that the first `prefix` positions attend to each other in both directions, and only
     between real positions (which attend to themselves). scale: factor of the scores; None takes K ** -0.5.
-    Raises UserError for an unknown kind.
     """
     real = jnp.diagonal(attention_mask, axis1=1, axis2=2)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     if kind == "cudnn":
         mixed = _cudnn(query, key, value, attention_mask, real, scale)
-    elif kind == "splash":
+    else:
         share = query.shape[2] // key.shape[2]
         heads = ("batch", "length", "heads", None)
         kernel = split_map(functools.partial(_splash, prefix, scale), heads, heads, heads, ("batch", "length"))
         mixed = kernel(query, jnp.repeat(key, share, axis=2), jnp.repeat(value, share, axis=2), real)
-    else:
-        raise UserError(f"model.lm.attention {kind!r} is unknown; use {', '.join(KINDS)}.")
     return jnp.where(real[:, :, None, None], mixed, 0.0)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from spectron.checkpoints.checkpoint import Checkpoint
-from spectron.config import BytesConfig, Experiment, SentencePieceConfig, TaskConfig
+from spectron.config import BytesConfig, Experiment, SentencePieceConfig, TaskConfig, check_settings
 from spectron.config.noisy_student import GenerationConfig, LoopConfig
 from spectron.corpora import pipelines, selection
 from spectron.corpora.labelling import label
@@ -243,10 +243,8 @@ def run(config: LoopConfig, workdir: str | Path) -> dict[str, Any] | None:
 
 
 def check(config: LoopConfig) -> None:
-    """Raise UserError for a loop that cannot run: repeated names, or missing stages or tasks."""
-    names = [generation.name for generation in config.generations]
-    if len(set(names)) != len(names) or {"data"} & set(names):
-        raise UserError(f"generations: the names {', '.join(names)} must differ, and none may be 'data'.")
+    """Raise UserError for a loop that cannot run: impossible settings, or missing stages or tasks."""
+    check_settings(config)
     for number, generation in enumerate(config.generations):
         generation.experiment.stage(STAGE)
         tasks = {task.name for task in generation.experiment.data.tasks}

@@ -23,7 +23,7 @@ from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.manager import Checkpointer, make_meta
 from spectron.checkpoints.steps import FOLDER
 from spectron.checkpoints.trees import merge
-from spectron.config import Experiment, StageConfig
+from spectron.config import Experiment, StageConfig, check_settings
 from spectron.cost.chips import peak_flops
 from spectron.data.batches import Feed, make_feed
 from spectron.data.order import BatchShape
@@ -50,7 +50,7 @@ from spectron.training.validation import make_validation
 from spectron.types import Array, Batch, Params, TrainState, UserError
 from spectron.utils.compilation_cache import use_compilation_cache
 from spectron.utils.disk import disk_full
-from spectron.utils.files import check_local
+from spectron.utils.files import check_out
 
 
 def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) -> list[Feed]:
@@ -288,7 +288,8 @@ def train(
     stages: only these. stop_after: stop after this step of a stage, as SIGTERM does. True when all have finished.
     Raises UserError for anything the user can correct.
     """
-    check_local(workdir, "--workdir")
+    check_settings(experiment)
+    check_out(workdir, "--workdir")
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
     use_compilation_cache()
     try:

@@ -152,25 +152,18 @@ def _measure(speech: Feed, features: FeatureConfig) -> Statistics:
 
 
 def check_stage(stage: StageConfig, mesh: Any) -> None:
-    """Raise UserError for a stage that cannot run on this mesh."""
-    where = f"stages.{stage.name}"
-    if not stage.streams:
-        raise UserError(f"{where}.streams is empty; name at least one objective and mixture.")
+    """Raise UserError for batches that this mesh and the micro-batches do not divide."""
     if sharding.batch_shards(mesh) % jax.process_count():
         raise UserError(
             f"mesh: {jax.process_count()} processes would share rows, which only the axes replica, data and fsdp split "
             f"({sharding.batch_shards(mesh)} parts); keep tensor within a process."
         )
-    if stage.accumulate < 1:
-        raise UserError(f"{where}.accumulate is {stage.accumulate}; give 1 or more micro-batches.")
-    for name in ("save_every", "log_every", "evaluate_every"):
-        if getattr(stage, name) < 1:
-            raise UserError(f"{where}.{name} is {getattr(stage, name)}; give 1 or more steps.")
     parts = sharding.batch_shards(mesh) * stage.accumulate
     for stream in stage.streams:
         if stream.batch_size % parts:
+            key = f"stages.{stage.name}.streams.{stream.key}.batch_size"
             raise UserError(
-                f"{where}.streams.{stream.key}.batch_size {stream.batch_size} must be a multiple of {parts} "
+                f"{key} {stream.batch_size} must be a multiple of {parts} "
                 f"(the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate {stage.accumulate})."
             )
 

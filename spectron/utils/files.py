@@ -48,14 +48,30 @@ def check_new(folder: Path) -> None:
 
 
 def check_out(out: str | Path, flag: str = "--out") -> None:
-    """Raise UserError if a folder cannot be created or written to; creates nothing. flag: the option that named it."""
+    """Raise UserError if a folder cannot be created or written to. flag: the option that named it.
+
+    Only an attempt shows it (in /proc, on a full disk, or for root, permissions say nothing): a temporary folder is
+    made in the nearest folder that exists, and removed.
+    """
     check_local(out, flag)
-    place = Path(out).absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        why = "is not a folder" if not place.is_dir() else "cannot be written"
-        raise UserError(f"{flag} {str(out)!r}: {str(place)!r} {why}; choose another folder.")
+    if not str(out) or "\0" in str(out):
+        raise UserError(f"{flag} {str(out)!r} is not the name of a folder; give one.")
+    place, missing = Path(out).absolute(), []
+    try:
+        while not place.exists():
+            if place.is_symlink():
+                raise UserError(f"{flag} {str(out)!r}: {str(place)!r} is a broken link; remove it or choose another.")
+            missing.append(place.name)
+            place = place.parent
+        if not place.is_dir():
+            raise UserError(f"{flag} {str(out)!r}: {str(place)!r} is not a folder; choose another folder.")
+        for name in missing:
+            (place / name).exists()  # raises OSError for a name that is too long
+        Path(tempfile.mkdtemp(prefix=".", dir=place)).rmdir()
+    except OSError as error:
+        shown = str(out) if len(str(out)) <= 200 else f"{str(out)[:200]}…"
+        reason = error.strerror or "the write failed"
+        raise UserError(f"{flag} {shown!r} cannot be written ({reason}); choose another folder.") from error
 
 
 @contextlib.contextmanager

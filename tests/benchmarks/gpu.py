@@ -45,8 +45,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from benchmarks import gpu_ours, gpu_tables  # noqa: E402
 
-from spectron.config import Experiment, JointConfig, StreamConfig, load_experiment  # noqa: E402
-from spectron.config.overrides import override  # noqa: E402
+from spectron.config import (  # noqa: E402
+    Experiment,
+    JointConfig,
+    StreamConfig,
+    load_experiment,
+    override,
+)
 from spectron.types import UserError  # noqa: E402
 
 PARTS = ("rates", "check", "step", "torch", "decode")

@@ -7,7 +7,6 @@ import pytest
 
 from spectron.models.attention import attention
 from spectron.models.fused_attention import fused_attention
-from spectron.types import UserError
 
 BATCH, LENGTH, HEADS, GROUPS, WIDTH, PREFIX = 2, 150, 4, 2, 64, 20
 
@@ -54,9 +53,3 @@ def test_cudnn_is_given_an_even_length_and_a_mask_that_sees_something(monkeypatc
     monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
     found = fused_attention("cudnn", *arrays, attention_mask, PREFIX)
     np.testing.assert_allclose(found, attention(*arrays, attention_mask), atol=1e-5)
-
-
-def test_an_unknown_kernel_is_refused():
-    arrays, attention_mask = inputs()
-    with pytest.raises(UserError, match="'flesh' is unknown; use plain, cudnn, splash"):
-        fused_attention("flesh", *arrays, attention_mask, PREFIX)

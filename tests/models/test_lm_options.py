@@ -173,13 +173,7 @@ def test_cached_steps_equal_the_whole_pass(name, layout):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"activation": "swish"}, "model.lm.activation 'swish' is unknown; use gelu, gelu_tanh, silu, relu"),
-        ({"norm": "batch"}, "model.lm.norm 'batch' is unknown"),
-        ({"positions": "alibi"}, "model.lm.positions 'alibi' is unknown"),
-        ({"positions": "learned"}, "needs model.lm.max_positions"),
         ({"positions": "learned", "max_positions": 3}, "7 positions is longer than model.lm.max_positions 3"),
-        ({"num_heads": 3, "num_kv_heads": 1}, "model.lm.dim 16 must be a multiple"),
-        ({"num_heads": 4, "num_kv_heads": 3}, "model.lm.num_heads 4 must be a multiple"),
     ],
 )
 def test_an_impossible_option_is_refused(settings, message):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import student_run
 
-from spectron.config import CTCConfig, JointConfig
-from spectron.config.noisy_student import LoopConfig, SplitConfig, load_loop
+from spectron.config import CTCConfig, JointConfig, load_loop
+from spectron.config.noisy_student import LoopConfig, SplitConfig
 from spectron.noisy_student import loop as student
 from spectron.objectives.ctc import CTC
 from spectron.objectives.joint import Joint
@@ -63,7 +63,7 @@ def test_a_split_that_cannot_be_is_said(corpus, change, said):
 def test_a_loop_that_cannot_run_is_said(corpus):
     loop = student_run.loop(str(corpus))
     teacher, one, _ = loop.generations
-    with pytest.raises(UserError, match="must differ"):
+    with pytest.raises(UserError, match="generations names 'teacher' twice"):
         student.check(dataclasses.replace(loop, generations=(teacher, teacher)))
     blind = dataclasses.replace(one.experiment, data=dataclasses.replace(one.experiment.data, tasks=()))
     with pytest.raises(UserError, match="'labelled'"):

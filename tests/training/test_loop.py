@@ -268,11 +268,11 @@ def test_nan_names_the_metric_and_the_step_and_keeps_the_last_good_checkpoint(tm
     ("change", "words"),
     [
         ("stages.text.accumulate=3", "batch_size 16 must be a multiple of"),
-        ("stages.text.accumulate=0", "give 1 or more"),
-        ("stages.text.save_every=0", "save_every is 0; give 1 or more"),
-        ("stages.text.log_every=0", "log_every is 0; give 1 or more"),
-        ("stages.text.evaluate_every=0", "evaluate_every is 0; give 1 or more"),
-        ("stages.text.optimizer.schedule=cosin", "there is no 'cosin'"),
+        ("stages.text.accumulate=0", "accumulate=0 must be at least 1"),
+        ("stages.text.save_every=0", "save_every=0 must be at least 1"),
+        ("stages.text.log_every=0", "log_every=0 must be at least 1"),
+        ("stages.text.evaluate_every=0", "evaluate_every=0 must be at least 1"),
+        ("stages.text.optimizer.schedule=cosin", "did you mean cosine"),
     ],
 )
 def test_impossible_settings_are_one_sentence(tmp_path, change, words):

@@ -87,9 +87,7 @@ def load_clips(data: DataConfig, features: FeatureConfig, split: str, root: str 
         )
     if data.clips == "fsdd":
         return _load("fsdd", root or data.root, features.sample_rate, "train" if split == "judge" else split)
-    if data.clips == "espeak":
-        return _load("espeak", "", features.sample_rate, split)
-    raise UserError(f"data.clips {data.clips!r} is unknown; use 'fsdd' or 'espeak'.")
+    return _load("espeak", "", features.sample_rate, split)
 
 
 @functools.lru_cache(maxsize=8)

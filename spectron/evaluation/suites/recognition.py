@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spectron.config import DataConfig, Experiment
-from spectron.config.overrides import override
+from spectron.config import DataConfig, Experiment, override
 from spectron.data.example import BadExample
 from spectron.data.sources import make_source, unlimited
 from spectron.evaluation.judges.base import facts_of
