@@ -33,7 +33,7 @@ def hide_marks(text: str) -> str:
     """Replace the marks that are part of the spelling by characters of private use, which other rules leave alone."""
     if text.isascii():
         return text
-    hidden = []
+    hidden: list[str] = []
     for character in _OURS.sub(" ", text):
         parts = unicodedata.normalize("NFKD", character)
         previous = hidden[-1] if hidden else ""

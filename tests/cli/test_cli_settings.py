@@ -112,7 +112,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence_before_anything_is_compu
         tmp_path / ("y/" * 3000): "cannot be written (File name too long)",
         tmp_path / "link": "is a broken link",
         "a\0b": "is not the name of a",
-        "gs://bucket/run": "is an address",
+        "ftp://bucket/run": "is an address",
         **({} if below_file else {"": "is not the name of a folder"}),
     }.items():
         said = run(arguments, out)
