@@ -142,7 +142,7 @@ def _opens(path: Path) -> bool:
     import soundfile  # here: most folders have no such file
 
     try:
-        soundfile.info(str(path))
+        soundfile.info(os.fsencode(path))  # its own encoding fails for names that are not UTF-8
     except (soundfile.SoundFileError, RuntimeError, OSError, ValueError, TypeError):
         return False
     return True

