@@ -168,14 +168,14 @@ def test_names_that_are_not_utf8_are_used_or_named(tmp_path):
     assert cli.main(["data", "inspect", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
     named = "".join((tmp_path / "out" / name).read_text() for name in ("problems.tsv", "manifest.jsonl"))
     assert all(f"caf\\udce9{i}.wav" in named for i in range(3))
-    assert len(make(tmp_path / "out")) >= 2
+    assert len(make(tmp_path / "out")) >= 1
     assert "caf" in (tmp_path / "out" / "inspect.html").read_text()
 
 
 CONFIG = """
 from spectron.config import CharactersConfig, DataConfig, Experiment, TaskConfig
 data = DataConfig(root={root!r}, reader="direct", tasks=(TaskConfig("mine", "manifest"),),
-    vocabulary=CharactersConfig(" abcdefghijklmnopqrstuvwxyz"), prompt_seconds=1.0, max_tokens=100)
+    vocabulary=CharactersConfig(tuple(" abcdefghijklmnopqrstuvwxyz")), prompt_seconds=1.0, max_tokens=100)
 def experiment():
     return Experiment("e", data, ())
 """
@@ -211,7 +211,7 @@ def test_unknown_words_and_pieces(tmp_path):
     with pytest.raises(UserError, match=r"3 of the 5 tokens of 3 texts .* 'ONE' \(1\), 'TWO' \(1\), 'three' \(1\)"):
         check_known("t", source, WordsConfig(("one", "two")))
     check_known("t", source, WordsConfig(("one", "two", "three")))
-    check_known("t", source, CharactersConfig(" abcdefghijklmnopqrstuvwxyzONETW"))
+    check_known("t", source, CharactersConfig(tuple(" abcdefghijklmnopqrstuvwxyzONETW")))
     (tmp_path / "pieces.model").write_bytes(make_pieces([WORDS, *WORDS.split()] * 20, 40))
     (tmp_path / "t.txt").write_text("ONE TWO\n")
     with pytest.raises(UserError, match=r"2 of the 2 tokens .*'ONE'"):
