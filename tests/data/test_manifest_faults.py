@@ -6,12 +6,14 @@ import re
 
 import numpy as np
 import pytest
+from data_helpers import first
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectron import cli
 from spectron.audio import wav
-from spectron.config import CharactersConfig, DataConfig, FeatureConfig, TaskConfig, WordsConfig
+from spectron.config import CharactersConfig, DataConfig, FeatureConfig, TaskConfig, WordsConfig, load_experiment
+from spectron.data.batches import make_feed
 from spectron.data.layouts import list_recordings
 from spectron.data.sources import make_source
 from spectron.data.unknown import check_known
@@ -200,6 +202,12 @@ def test_unknown_tokens_are_counted_named_and_refused(tmp_path, capsys, caplog, 
         else:
             assert "not in the vocabulary" not in said
     assert (tmp_path / "packed").exists() == (code == 0)
+    experiment = load_experiment(tmp_path / "config.py")
+    if code:
+        with pytest.raises(UserError, match=r"20 of the 20 tokens .* same letters and case"):
+            make_feed(experiment, "mine", 2)
+    else:
+        assert first(make_feed(experiment, "mine", 2), 1)[0].text.shape[0] == 2
 
 
 def test_unknown_words_and_pieces(tmp_path):
