@@ -17,6 +17,7 @@ from typing import Any
 from spectron.config.checks import check_settings
 from spectron.config.noisy_student import LoopConfig
 from spectron.config.overrides import assign, build
+from spectron.config.relations import unused_lengths
 from spectron.config.rules import shown
 from spectron.config.schema import Experiment
 from spectron.errors import UserError
@@ -41,7 +42,10 @@ def from_json(text: str, cls: type = Experiment) -> Any:
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Run a config file's `experiment()` and apply `key=value` overrides. Raises UserError naming file or key."""
-    return run_config(path, "experiment", Experiment, overrides)
+    experiment = run_config(path, "experiment", Experiment, overrides)
+    for problem in unused_lengths(experiment.data, "data"):
+        raise UserError(problem)
+    return experiment
 
 
 def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> LoopConfig:

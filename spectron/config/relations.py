@@ -109,6 +109,14 @@ def data(config: schema.DataConfig, key: str) -> Iterator[str]:
     for mixture in config.mixtures:
         if not mixture.rates:
             yield f"{at(key, 'mixtures')}.{mixture.name}.rates is empty; name at least one task and its rate."
+    yield from _buckets(config, key)
+
+
+def unused_lengths(config: schema.DataConfig, key: str) -> Iterator[str]:
+    """Recordings of max_seconds must fit into prompt and continuation, or part of every batch is padding alone.
+
+    Not among RELATIONS: shorter answers than the training data's are a reasonable override of a checkpoint's settings.
+    """
     longest = config.max_prompt_seconds + config.max_continuation_seconds
     if config.max_seconds > longest + SLACK:
         yield (
@@ -116,7 +124,6 @@ def data(config: schema.DataConfig, key: str) -> Iterator[str]:
             f"max_continuation_seconds, so that no recording of that length is used; the nearest is "
             f"{number(round(longest, 6))}, or raise those."
         )
-    yield from _buckets(config, key)
 
 
 def _buckets(config: schema.DataConfig, key: str) -> Iterator[str]:

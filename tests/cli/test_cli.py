@@ -144,7 +144,7 @@ def config(tmp_path):
     ("extra", "words"),
     [
         (["--set", "model.encoder.dims=3"], ["model.encoder.dims", "did you mean 'dim'"]),
-        (["--set", "seed=1", "model.encoder.dim=x"], ["model.encoder.dim", "'x'"]),
+        (["--set", "seed=1", "model.encoder.dim=x"], ["model.encoder.dim", "x is not a whole number"]),
         (["--set", "seed=1", "--set", "seed"], ["'seed'", "="]),
         (["--stage", "nothing"], ["'nothing'", "text, speech, joint"]),
     ],

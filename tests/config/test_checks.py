@@ -168,7 +168,6 @@ def test_names_are_those_that_are_implemented():
         ("features.high_hz=9000", "above half of features.sample_rate=16000; the nearest is 8000"),
         ("features.hop_seconds=1e-9", "holds 0 samples .*the smallest is 6.25e-05"),
         ("features.sample_rate=8000", "nearest is 4000"),
-        ("data.max_seconds=30", "max_seconds=30 is more than max_prompt_seconds .*nearest is 16"),
         ("data.buckets=[8, 4]", "must rise"),
         ("data.buckets=[4, 20]", r"at most max_seconds \(16\)"),
         ("data.bucket_tokens=[50]", "has 1 values for 2 buckets"),
@@ -313,6 +312,15 @@ def test_what_fails_in_a_config_file_is_one_sentence_with_file_and_line(text, tm
         load_experiment(path)
     message = one_sentence(caught.value)
     assert "broken.py" in message and BROKEN[text] in message
+
+
+def test_batches_are_no_longer_than_the_longest_recording_that_is_used(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from spectron.config import *\ndef experiment(): return Experiment('x', DataConfig(), ())\n")
+    with pytest.raises(UserError, match=r"data.max_seconds=30 is more than max_prompt_seconds .*nearest is 16"):
+        load_experiment(path, ["data.max_seconds=30"])
+    load_experiment(path, ["data.max_seconds=30", "data.max_continuation_seconds=30"])
+    override(example(), ["data.max_continuation_seconds=5"])  # shorter answers than those of the training data
 
 
 @pytest.mark.parametrize("path", ["", ".", "nowhere.py", "x" * 5000 + ".py", "a\0b.py"])
