@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,12 @@ def _seeds() -> None:
     np.random.seed(0)  # noqa: NPY002 - of libraries that use the global generator
 
 
-@pytest.fixture(autouse=True)
-def _trace_programs(monkeypatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _trace_programs() -> Iterator[None]:
     """No program that was traced before: tests change what traced functions read."""
-    monkeypatch.setattr("spectron.utils.programs.keep_programs", lambda folder=None: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spectron.utils.programs.keep_programs", lambda folder=None: None)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -96,7 +96,7 @@ def open_audio(path: str | Path) -> Any:
 
     with _mapped(path) as data:
         repaired = containers.repaired(data)
-    return soundfile.SoundFile(io.BytesIO(repaired) if repaired else str(path))
+    return soundfile.SoundFile(io.BytesIO(repaired) if repaired else os.fsencode(path))
 
 
 def stated_length(path: str | Path) -> tuple[bool, float]:

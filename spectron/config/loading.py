@@ -18,7 +18,6 @@ from spectron.config.checks import check_settings
 from spectron.config.noisy_student import LoopConfig
 from spectron.config.overrides import assign, build
 from spectron.config.relations import unused_lengths
-from spectron.config.rules import shown
 from spectron.config.schema import Experiment
 from spectron.errors import UserError
 
@@ -64,7 +63,7 @@ def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[s
     """
     if not os.path.isfile(path):  # False, not an error, for a name that is too long or holds NUL
         what = "is not a file" if os.path.exists(path) else "does not exist"
-        raise UserError(f"Config {shown(str(path))} {what}; give a Python file such as configs/quickstart.py.")
+        raise UserError(f"Config {str(path)!r} {what}; give a Python file such as configs/quickstart.py.")
     if Path(path).suffix != ".py":
         raise UserError(f"Config {str(path)!r} is not a Python file; its name must end in .py.")
     module = types.ModuleType("spectron_user_config")

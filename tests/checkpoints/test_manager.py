@@ -15,11 +15,13 @@ from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.checkpoints.integrity import write_checksums
 from spectron.checkpoints.manager import VERSION, Checkpointer, make_meta
 from spectron.checkpoints.steps import FOLDER, steps_in
-from spectron.config import DataConfig, Experiment, StageConfig
+from spectron.config import DataConfig, Experiment, StageConfig, StreamConfig, TaskConfig, TextLMConfig
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import disk_full
 
-EXPERIMENT = Experiment("e", DataConfig(), (StageConfig("first", ()), StageConfig("second", ())))
+TEXTS = DataConfig(tasks=(TaskConfig("texts", "text"),))
+STREAMS = (StreamConfig(TextLMConfig(), "texts", 1),)
+EXPERIMENT = Experiment("e", TEXTS, (StageConfig("first", STREAMS), StageConfig("second", STREAMS)))
 STATISTICS = Statistics(np.float32([0.1, -3.3333333]), np.float32([1.0, 2.7182817]))
 OPTIMIZER = optax.adam(0.1)
 

@@ -189,12 +189,12 @@ def test_a_place_that_cannot_be_written_is_one_sentence(command, checkpoint, exp
     source = ["--checkpoint", checkpoint] if command == "export" else [exported]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").write_text("mine")
-    for out, words in ((tmp_path / "full", "not empty"), (tmp_path / "full" / "thing", "is a file")):
+    for out, words in ((tmp_path / "full", "not empty"), (tmp_path / "full" / "thing", "is not a folder")):
         assert run(command, *source, "--out", out) == 2
         one_sentence(capsys.readouterr().err, str(out), words)
     below = tmp_path / "full" / "thing" / "below"
     assert run(command, *source, "--out", below) == 2
-    one_sentence(capsys.readouterr().err, str(below), "Cannot write")
+    one_sentence(capsys.readouterr().err, str(below), "is not a folder")
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")

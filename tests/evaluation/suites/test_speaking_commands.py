@@ -89,7 +89,7 @@ def test_probes_of_any_task(made, tmp_path, capsys):
         ("continuation", ["--split", "dev"], ["no usable example"]),
         ("probes", ["--prompts", "0"], ["--prompts 0"]),
         ("probes", ["--prompts", "0.5", "9"], ["no usable example"]),
-        ("probes", ["--set", "features.sample_rate=8000"], ["16000 Hz"]),
+        ("probes", ["--set", "features.sample_rate=17000"], ["features.sample_rate=17000"]),
         (
             "continuation",
             ["--prompt-seconds", "0.6"],
