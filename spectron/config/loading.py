@@ -17,7 +17,7 @@ from typing import Any
 from spectron.config.checks import check_settings
 from spectron.config.noisy_student import LoopConfig
 from spectron.config.overrides import assign, build
-from spectron.config.relations import unused_lengths
+from spectron.config.relations import recipe
 from spectron.config.schema import Experiment
 from spectron.errors import UserError
 
@@ -42,8 +42,7 @@ def from_json(text: str, cls: type = Experiment) -> Any:
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Run a config file's `experiment()` and apply `key=value` overrides. Raises UserError naming file or key."""
     experiment = run_config(path, "experiment", Experiment, overrides)
-    for problem in unused_lengths(experiment.data, "data"):
-        raise UserError(problem)
+    check_recipe(experiment)
     return experiment
 
 
@@ -52,7 +51,15 @@ def load_loop(path: str | Path, overrides: Sequence[str] = ()) -> LoopConfig:
     made = run_config(path, "loop", LoopConfig, overrides)
     if not made.generations:
         raise UserError(f"loop() in {str(path)!r} has no generation; give at least a teacher.")
+    for generation in made.generations:
+        check_recipe(generation.experiment, f"generations.{generation.name}.experiment")
     return made
+
+
+def check_recipe(experiment: Experiment, key: str = "") -> None:
+    """Raise UserError for an experiment that reads what its data config lacks, or cannot use what it reads."""
+    for problem in recipe(experiment, key):
+        raise UserError(problem)
 
 
 def run_config(path: str | Path, function: str, cls: type, overrides: Sequence[str]) -> Any:

@@ -112,20 +112,6 @@ def data(config: schema.DataConfig, key: str) -> Iterator[str]:
     yield from _buckets(config, key)
 
 
-def unused_lengths(config: schema.DataConfig, key: str) -> Iterator[str]:
-    """Recordings of max_seconds must fit into prompt and continuation, or part of every batch is padding alone.
-
-    Not among RELATIONS: shorter answers than the training data's are a reasonable override of a checkpoint's settings.
-    """
-    longest = config.max_prompt_seconds + config.max_continuation_seconds
-    if config.max_seconds > longest + SLACK:
-        yield (
-            f"{at(key, 'max_seconds')}={number(config.max_seconds)} is more than max_prompt_seconds + "
-            f"max_continuation_seconds, so that no recording of that length is used; the nearest is "
-            f"{number(round(longest, 6))}, or raise those."
-        )
-
-
 def _buckets(config: schema.DataConfig, key: str) -> Iterator[str]:
     """Buckets, and their longest texts, rise up to max_seconds and max_tokens."""
     seconds, tokens = config.buckets, config.bucket_tokens
@@ -159,7 +145,7 @@ def stage(config: schema.StageConfig, key: str) -> Iterator[str]:
 
 
 def experiment(config: schema.Experiment, key: str) -> Iterator[str]:
-    """Sample rates, lengths in frames, names of stages, what they read, and the mesh."""
+    """Sample rates, lengths in frames, names of stages, and the mesh."""
     yield from doubled([stage.name for stage in config.stages], at(key, "stages"))
     encoder, rate = config.model.encoder, config.features.sample_rate
     if isinstance(encoder, schema.ConformerConfig) and encoder.features.sample_rate != rate:
@@ -180,26 +166,34 @@ def experiment(config: schema.Experiment, key: str) -> Iterator[str]:
             f"{at(key, 'model.frames.frames_per_step')}={per_step} is more than the {frames} frames of "
             f"data.max_continuation_seconds={lengths.max_continuation_seconds}; {near}."
         )
-    yield from _read(config, key)
     sizes = [size for _, size in config.mesh]
     if 0 in sizes or sizes.count(-1) > 1:
         yield f"{at(key, 'mesh')}: sizes must be 1 or more, and one of them may be -1 for what is left, not {sizes}."
 
 
-def _read(config: schema.Experiment, key: str) -> Iterator[str]:
-    """What mixtures, streams and validation read must exist. Without tasks, a caller has batches of its own."""
+def recipe(config: schema.Experiment, key: str) -> Iterator[str]:
+    """What a config file's experiment must fulfil besides RELATIONS: that it uses its data.
+
+    Checkpoints and callers need not: evaluation may ask for shorter answers, and callers may have batches of their own.
+    """
+    lengths = config.data
+    longest = lengths.max_prompt_seconds + lengths.max_continuation_seconds
+    if lengths.max_seconds > longest + SLACK:
+        yield (
+            f"{at(key, 'data.max_seconds')}={number(lengths.max_seconds)} is more than max_prompt_seconds + "
+            f"max_continuation_seconds, so that no recording of that length is used; the nearest is "
+            f"{number(round(longest, 6))}, or raise those."
+        )
     tasks = [task.name for task in config.data.tasks]
-    if not tasks:
-        return
     for mixture in config.data.mixtures:
         for task, _ in mixture.rates:
             if task not in tasks:
                 yield (
                     f"{at(key, f'data.mixtures.{mixture.name}.rates')} names task {task!r}, which data.tasks lacks; "
-                    f"tasks: {', '.join(tasks)}."
+                    f"tasks: {', '.join(tasks) or 'none'}."
                 )
     known = [mixture.name for mixture in config.data.mixtures] + tasks
-    for each in config.stages:
+    for each in config.stages if tasks else ():
         for stream in each.streams:
             if stream.mixture not in known:
                 yield (

@@ -172,10 +172,7 @@ def test_names_are_those_that_are_implemented():
         ("data.buckets=[4, 20]", r"at most max_seconds \(16\)"),
         ("data.bucket_tokens=[50]", "has 1 values for 2 buckets"),
         ("data.bucket_tokens=[100, 50]", "must rise"),
-        ('data.mixtures.mix.rates=[["speach", 1]]', "names task 'speach', which data.tasks lacks; tasks: speech"),
         ("data.mixtures.mix.rates=[]", "is empty"),
-        ("stages.joint.streams.spectron.mixture=speach", "no mixture or task 'speach' in data; known: mix, speech"),
-        ("stages.joint.evaluate_on=speach", "'speach' is no task"),
         # names twice, or that are no names
         ("stages.joint.name=lm", "stages names 'lm' twice"),
         ("stages.joint.name=a/b", "such as a_b"),
@@ -314,13 +311,33 @@ def test_what_fails_in_a_config_file_is_one_sentence_with_file_and_line(text, tm
     assert "broken.py" in message and BROKEN[text] in message
 
 
-def test_batches_are_no_longer_than_the_longest_recording_that_is_used(tmp_path):
+RECIPE = """
+from spectron.config import *
+
+def experiment():
+    mixtures = (MixtureConfig("mix", (("speech", 1.0),)),)
+    data = DataConfig(tasks=(TaskConfig("speech", "counting"),), mixtures=mixtures)
+    return Experiment("x", data, (StageConfig("joint", (StreamConfig(JointConfig(), "mix"),)),))
+"""
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ('data.mixtures.mix.rates=[["speach", 1]]', "names task 'speach', which data.tasks lacks; tasks: speech"),
+        ("stages.joint.streams.spectron.mixture=speach", "no mixture or task 'speach' in data; known: mix, speech"),
+        ("stages.joint.evaluate_on=speach", "'speach' is no task"),
+        ("data.max_seconds=30", "data.max_seconds=30 is more than max_prompt_seconds .*nearest is 16"),
+    ],
+)
+def test_the_experiment_of_a_config_file_uses_its_data(assignment, expected, tmp_path):
     path = tmp_path / "config.py"
-    path.write_text("from spectron.config import *\ndef experiment(): return Experiment('x', DataConfig(), ())\n")
-    with pytest.raises(UserError, match=r"data.max_seconds=30 is more than max_prompt_seconds .*nearest is 16"):
-        load_experiment(path, ["data.max_seconds=30"])
+    path.write_text(RECIPE)
+    with pytest.raises(UserError, match=expected) as caught:
+        load_experiment(path, [assignment])
+    one_sentence(caught.value)
     load_experiment(path, ["data.max_seconds=30", "data.max_continuation_seconds=30"])
-    override(example(), ["data.max_continuation_seconds=5"])  # shorter answers than those of the training data
+    override(example(), ["data.max_continuation_seconds=5"])  # evaluation may ask for shorter answers
 
 
 @pytest.mark.parametrize("path", ["", ".", "nowhere.py", "x" * 5000 + ".py", "a\0b.py"])
