@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spectron.checkpoints.export_format import checksum
 from spectron.checkpoints.steps import steps_in
 from spectron.parallel.devices import no_device
 from spectron.types import UserError
@@ -111,9 +111,5 @@ def _names(folder: Path) -> list[str]:
 
 
 def _in_threads(folder: Path, names: Sequence[str]) -> list[str]:
-    def digest(name: str) -> str:
-        with (folder / name).open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-
     with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        return list(pool.map(digest, names))
+        return list(pool.map(checksum, [folder / name for name in names]))

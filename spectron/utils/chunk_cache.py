@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spectron.types import UserError
-from spectron.utils.files import remove_parts, write_bytes
+from spectron.utils.files import read_sealed, remove_parts, write_bytes, write_sealed
 
 PLAN = "plan.json"
-SUM_BYTES = 32
 
 
 class ChunkCache:
@@ -54,10 +53,10 @@ class ChunkCache:
             for start in range(0, count, size):
                 indices = range(start, min(start + size, count))
                 path = self.folder / f"{start:07d}"
-                content = _whole(path)
+                content = read_sealed(path)
                 if content is None:
                     content = work(indices)
-                    write_bytes(path, hashlib.sha256(content).digest() + content)
+                    write_sealed(path, content)
                 contents.append(content)
                 bar.update(len(indices))
         return contents
@@ -69,16 +68,6 @@ class ChunkCache:
             return json.dumps(list(work(indices))).encode()
 
         return [value for chunk in self.chunks(count, size, encoded, label) for value in json.loads(chunk)]
-
-
-def _whole(path: Path) -> bytes | None:
-    """A chunk's content, which follows its SHA-256; None if the file is missing or damaged: it is made again."""
-    try:
-        stored = path.read_bytes()
-    except OSError:
-        return None
-    content = stored[SUM_BYTES:]
-    return content if hashlib.sha256(content).digest() == stored[:SUM_BYTES] else None
 
 
 def checksum(parts: Iterable[bytes]) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 from spectron.errors import UserError
 from spectron.utils.disk import disk_full
 
+SUM_BYTES = 32  # of SHA-256
+
 
 def write_folder(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder under a temporary name, then rename it: readers see the whole folder or none. Raises OSError."""
@@ -118,6 +120,21 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink()
         reason = error.strerror or "the write failed"
         raise UserError(f"Cannot write {str(path)!r} ({reason}); check the folder and the free space.") from error
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """Write content after its SHA-256, atomically. Raises UserError when it cannot be written."""
+    write_bytes(path, hashlib.sha256(content).digest() + content)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What write_sealed wrote; None if the file is missing or damaged."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    content = stored[SUM_BYTES:]
+    return content if hashlib.sha256(content).digest() == stored[:SUM_BYTES] else None
 
 
 def part_of(path: Path) -> Path:

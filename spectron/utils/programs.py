@@ -21,7 +21,7 @@ import jax.export
 
 import spectron
 from spectron.utils.environment import cache_folder
-from spectron.utils.files import write_bytes
+from spectron.utils.files import read_sealed, write_sealed
 
 KEPT = 100  # ours: programs in the folder; those not used for longest are deleted
 
@@ -64,9 +64,7 @@ def _load_or_trace(
     assert _folder is not None
     path = _folder / hashlib.sha256(repr((known, _surroundings())).encode()).hexdigest()
     with contextlib.suppress(Exception):  # missing, damaged, or of another JAX in disguise: it is traced again
-        stored = path.read_bytes()
-        content = stored[32:]
-        if hashlib.sha256(content).digest() == stored[:32]:
+        if (content := read_sealed(path)) is not None:
             os.utime(path)
             return jax.jit(jax.export.deserialize(bytearray(content)).call)
 
@@ -76,8 +74,7 @@ def _load_or_trace(
 
     exported = jax.export.export(jax.jit(flat))(*leaves)
     with contextlib.suppress(Exception):  # a cache that cannot be written is no reason to stop
-        content = bytes(exported.serialize())
-        write_bytes(path, hashlib.sha256(content).digest() + content)
+        write_sealed(path, bytes(exported.serialize()))
         for old in sorted(_folder.iterdir(), key=lambda each: -each.stat().st_mtime)[KEPT:]:
             old.unlink()
     return jax.jit(exported.call)
