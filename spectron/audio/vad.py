@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from spectron.config.checks import RULES, SECONDS
+from spectron.config.relations import RELATIONS
+from spectron.config.rules import at, number, real
 
 STEP_SECONDS = 0.08  # the step of Libri-Light's voice activity (arXiv 1912.07875)
 _FLOOR_DB = -80.0  # ours: level of digital silence, dBFS
@@ -24,6 +28,30 @@ class VadConfig:
     range_db: float = 12.0  # a recording with a smaller dynamic range contains no speech
     min_pause_seconds: float = 0.32  # shorter pauses count as speech
     min_voice_seconds: float = 0.24  # shorter sounds count as silence
+
+
+RULES[VadConfig] = {
+    "on_db": real(0.0, 200.0),
+    "off_db": real(0.0, 200.0),
+    "floor_seconds": SECONDS,
+    "floor_percentile": real(0.0, 100.0),
+    "headroom_db": real(0.0, 200.0),
+    "range_db": real(0.0, 200.0),
+    "min_pause_seconds": real(0.0),
+    "min_voice_seconds": real(0.0),
+}
+
+
+def _hysteresis(config: VadConfig, key: str) -> Iterator[str]:
+    """Speech does not end at a level at which it starts."""
+    if config.off_db > config.on_db:
+        yield (
+            f"{at(key, 'off_db')}={number(config.off_db)} must be at most on_db; the nearest valid value is "
+            f"{number(config.on_db)}."
+        )
+
+
+RELATIONS.append((VadConfig, _hysteresis))
 
 
 def energies(blocks: Iterable[Int[np.ndarray, " _"]], sample_rate: int) -> Float[np.ndarray, " T"]:

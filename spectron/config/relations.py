@@ -215,7 +215,8 @@ def loop(config: student.LoopConfig, key: str) -> Iterator[str]:
         yield f"{at(key, 'generations')}: none may be named 'data', which is the folder of the recordings; rename it."
 
 
-RELATIONS: tuple[tuple[type, Callable[[Any, str], Iterator[str]]], ...] = (
+# A class defined outside this package may append its own, and its rows to RULES (checks.py).
+RELATIONS: list[tuple[type, Callable[[Any, str], Iterator[str]]]] = [
     (schema.ConformerConfig, conformer),
     (schema.LMConfig, lm),
     (schema.ModelConfig, model),
@@ -227,4 +228,4 @@ RELATIONS: tuple[tuple[type, Callable[[Any, str], Iterator[str]]], ...] = (
     (schema.StageConfig, stage),
     (schema.Experiment, experiment),
     (student.LoopConfig, loop),
-)
+]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from spectron.types import UserError
+from spectron.config.checks import RULES, SECONDS
+from spectron.config.relations import RELATIONS
+from spectron.config.rules import FREE, at, number, real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +28,39 @@ class CuttingConfig:
     padding_seconds: float = 0.24
     search_seconds: float = 4.0  # the quietest place is searched in this stretch before max_seconds
 
-    def check(self) -> None:
-        """Raise UserError for settings that contradict each other."""
-        if not 0 < self.min_seconds <= self.target_seconds <= self.max_seconds:
-            raise UserError(
-                f"Cutting needs 0 < min_seconds ({self.min_seconds:g}) ≤ target_seconds ({self.target_seconds:g}) ≤ "
-                f"max_seconds ({self.max_seconds:g}); change one of them."
-            )
-        if self.padding_seconds < 0 or 2 * self.padding_seconds >= self.min_seconds:
-            raise UserError(
-                f"Cutting: padding_seconds ({self.padding_seconds:g}) must be 0 or more and below half of min_seconds."
-            )
-        if not 0 < self.search_seconds < self.max_seconds:
-            raise UserError(f"Cutting: search_seconds ({self.search_seconds:g}) must lie between 0 and max_seconds.")
+
+RULES[CuttingConfig] = {
+    "target_seconds": SECONDS,
+    "max_seconds": SECONDS,
+    "min_seconds": SECONDS,
+    "drop_silence": FREE,
+    "max_pause_seconds": real(0.0),
+    "padding_seconds": real(0.0, SECONDS.high),
+    "search_seconds": SECONDS,
+}
+
+
+def _lengths(config: CuttingConfig, key: str) -> Iterator[str]:
+    """The shortest, usual and longest utterance rise; silence at the ends and the search fit into them."""
+    least, target, most = config.min_seconds, config.target_seconds, config.max_seconds
+    if not least <= target <= most:
+        yield (
+            f"{at(key, 'min_seconds')}={number(least)}, target_seconds={number(target)} and max_seconds={number(most)} "
+            f"must not fall in that order; change one of them."
+        )
+    if 2 * config.padding_seconds >= least:
+        yield (
+            f"{at(key, 'padding_seconds')}={number(config.padding_seconds)} must be below half of "
+            f"min_seconds={number(least)}; lower it."
+        )
+    if config.search_seconds >= most:
+        yield (
+            f"{at(key, 'search_seconds')}={number(config.search_seconds)} must be below max_seconds={number(most)}; "
+            f"lower it."
+        )
+
+
+RELATIONS.append((CuttingConfig, _lengths))
 
 
 class Span(NamedTuple):
@@ -123,9 +145,9 @@ def _padded(pieces: list[tuple[int, int]], total: int, padding: int) -> list[tup
     starts = [start for start, _ in pieces] + [total + (total - pieces[-1][1])]
     previous_end = -pieces[0][0]
     padded = []
-    for number, (start, end) in enumerate(pieces):
+    for index, (start, end) in enumerate(pieces):
         left = min(padding, (start - previous_end) // 2)
-        right = min(padding, (starts[number + 1] - end) // 2)
+        right = min(padding, (starts[index + 1] - end) // 2)
         padded.append((start - left, end + right))
         previous_end = end
     return padded

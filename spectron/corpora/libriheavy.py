@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spectron.config import check_settings
 from spectron.corpora.cutting import CuttingConfig
 from spectron.corpora.labels import clean_text
 from spectron.corpora.librilight import SUBSETS, BadChapter, Recording, Rejected, recording_at
@@ -100,6 +101,7 @@ def cut_libriheavy(
 
     root: of Libri-Light. config: only min_seconds and max_seconds are used. Raises UserError.
     """
+    check_settings(config)
     if texts not in TEXTS:
         raise UserError(f"--texts {texts!r} is unknown; use one of: {', '.join(TEXTS)}.")
     if not Path(manifest).is_file():

@@ -19,6 +19,9 @@ from jaxtyping import Int
 from spectron.audio import wav
 from spectron.audio.finding import by_stem, find_files, recordings_in, warn_passed_over
 from spectron.audio.vad import VadConfig, energies, voice_activity
+from spectron.config.checks import RULES
+from spectron.config.relations import RELATIONS
+from spectron.config.rules import FREE, SHARE, at, number
 from spectron.corpora.cutting import CuttingConfig, Span, cut, tidy
 from spectron.data.shards import Utterance, encode_flac
 from spectron.types import UserError
@@ -58,6 +61,21 @@ class SpeakerSplitConfig:
     dev_share: float = 0.005  # of the speakers
     test_share: float = 0.005
     salt: str = "librilight"
+
+
+RULES[SpeakerSplitConfig] = {"dev_share": SHARE, "test_share": SHARE, "salt": FREE}
+
+
+def _shares(config: SpeakerSplitConfig, key: str) -> Iterator[str]:
+    """Dev and test leave speakers for train."""
+    if config.dev_share + config.test_share >= 1:
+        yield (
+            f"{at(key, 'dev_share')}={number(config.dev_share)} and test_share={number(config.test_share)} leave no "
+            f"speaker for train; lower one of them."
+        )
+
+
+RELATIONS.append((SpeakerSplitConfig, _shares))
 
 
 def list_chapters(root: str | Path) -> list[Chapter]:

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from spectron.audio.vad import VadConfig
-from spectron.config import DataConfig, FeatureConfig, TaskConfig
+from spectron.config import DataConfig, FeatureConfig, TaskConfig, check_settings
+from spectron.config.checks import RULES
+from spectron.config.rules import FREE, POSITIVE
 from spectron.corpora.cutting import CuttingConfig
 from spectron.corpora.labelling import label, shards_fingerprint
 from spectron.corpora.labels import Label, clean_text, labels_path, read_labels
@@ -44,6 +46,9 @@ class CorpusConfig:
     shard_megabytes: float = 256.0  # ours: size of the chapters in one shard
 
 
+RULES[CorpusConfig] = {"cutting": FREE, "vad": FREE, "splits": FREE, "shard_megabytes": POSITIVE}
+
+
 DEFAULT = CorpusConfig()
 
 
@@ -66,7 +71,7 @@ def cut(
 
     split: "all", or "train", "dev" or "test", which share no speaker and no book. Raises UserError.
     """
-    config.cutting.check()
+    check_settings(config)
     if split not in SPLITS:
         raise UserError(f"--split {split!r} is unknown; use one of: {', '.join(SPLITS)}.")
     chapters = list_chapters(root)

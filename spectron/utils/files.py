@@ -42,11 +42,9 @@ def check_local(path: str | Path, what: str) -> None:
 
 def check_new(folder: Path) -> None:
     """Raise UserError unless `folder` can be created: it must not be an address, a file, or a folder with content."""
-    check_local(folder, "--out")
-    if folder.is_dir() and any(folder.iterdir()):
+    check_out(folder)
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{str(folder)!r} is not empty; give --out the name of a new folder.")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{str(folder)!r} is a file; give --out the name of a new folder.")
 
 
 def check_out(out: str | Path, flag: str = "--out") -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectron.audio import vad
 from spectron.config import (
     AdamConfig,
     CTCConfig,
@@ -34,15 +35,19 @@ from spectron.config import (
     to_json,
 )
 from spectron.config.checks import AXES, RULES, rules_of
+from spectron.corpora import cutting, librilight, pipelines
 from spectron.models.layers import ACTIVATIONS
 from spectron.parallel import sharding
 from spectron.types import UserError
 
+# Settings of every part of the project; the corpora's rules stand beside their classes.
 SETTINGS = [
     cls
-    for module in (schema, noisy_student)
-    for _, cls in inspect.getmembers(module, dataclasses.is_dataclass)
-    if cls.__module__ == module.__name__
+    for module in (schema, noisy_student, cutting, vad, librilight, pipelines)
+    for _, cls in inspect.getmembers(module, inspect.isclass)
+    if dataclasses.is_dataclass(cls)
+    and cls.__module__ == module.__name__
+    and cls.__name__.endswith(("Config", "Experiment"))
 ]
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spectron.config import check_settings
 from spectron.corpora.cutting import CuttingConfig, cut, tidy
 from spectron.types import UserError
 
@@ -126,4 +127,4 @@ def test_tidy():
 )
 def test_settings_that_cannot_be_met_are_refused(changes):
     with pytest.raises(UserError, match="seconds"):
-        CuttingConfig(**changes).check()
+        check_settings(CuttingConfig(**changes))
