@@ -4,7 +4,7 @@
 #     bash launch/test.sh [--dry-run] [--all] [--extras a,b] [arguments of pytest]
 #
 # --all includes the tests marked slow (several processes, the TPU compiler: minutes each), as continuous integration
-# does. --extras installs optional dependencies (parity: PyTorch, beam, hf, serve, …); tests that need a missing one are
+# does. --extras installs optional dependencies (parity: PyTorch, beam, hf, …); tests that need a missing one are
 # skipped. PYTHON=… selects the interpreter.
 set -euo pipefail
 DRY_RUN=""
