@@ -137,7 +137,7 @@ def test_slow_tests_wait_to_be_asked_for(checkout):
 def test_ci_leaves_nothing_out(checkout):
     lines = checkout(".ci/run")
     assert lines[-1].endswith("worksteal")
-    assert any(all(extra in line for extra in ("parity", "beam", "hf", "serve", "tpu")) for line in lines)
+    assert any(all(extra in line for extra in ("parity", "beam", "hf", "tpu")) for line in lines)
 
 
 @pytest.mark.parametrize("script", [f"launch/{name}" for name in SCRIPTS] + [".ci/run"])
@@ -285,7 +285,7 @@ def test_every_dependency_has_a_floor_a_ceiling_and_a_pin_between_them():
 
 
 def test_the_extras_are_those_promised():
-    expected = {"data", "tpu", "cuda", "beam", "hf", "eval", "synth", "serve", "test", "dev", "parity", "judges"}
+    expected = {"data", "tpu", "cuda", "beam", "hf", "eval", "synth", "test", "dev", "parity", "judges"}
     assert set(PROJECT["optional-dependencies"]) == expected
     assert PROJECT["scripts"] == {"spectron": "spectron.cli:main"}
 
