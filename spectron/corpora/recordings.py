@@ -189,12 +189,12 @@ def _speakers(checked: Checked, candidates: Sequence[int], target: float, least:
 
 
 def _recordings(checked: Checked, candidates: Sequence[int], target: float, least: int) -> list[int]:
-    """Some recordings, first those whose text no other has."""
+    """Some recordings, first those whose text no other has; none of fewer than four, which leave little to train on."""
     counts = collections.Counter(checked.texts[i] for i in candidates)
     order = sorted(candidates, key=lambda i: (counts[checked.texts[i]] > 1, _hash(checked.records[i].audio)))
     chosen: list[int] = []
     time = 0.0
-    for i in order:
+    for i in order if least else ():
         if time >= target and len(chosen) >= least:
             break
         chosen.append(i)

@@ -205,6 +205,15 @@ def test_speakers_are_held_out_where_there_are_several(tmp_path):
     assert not (tmp_path / "out").exists()  # without an output folder nothing is written
 
 
+@pytest.mark.parametrize(("count", "held_out"), [(1, 0), (3, 0), (4, 1), (12, 3)])
+def test_of_few_recordings_a_quarter_at_most_is_held_out(count, held_out, tmp_path):
+    folder = tmp_path / "few"
+    for i in range(count):
+        put(folder, str(i), talk(3, i), text_of(i))
+    found = inspect_recordings(folder, tmp_path / "out")
+    assert (found.count("train"), found.count("held_out")) == (count - held_out, held_out)
+
+
 def test_a_manifests_own_splits_are_kept(good, tmp_path):
     rows = ({"audio": f"good{i}.wav", "text": text_of(i), "split": "test" if i < 5 else "train"} for i in range(20))
     (good / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
