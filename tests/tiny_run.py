@@ -146,7 +146,7 @@ class NoiseFeed:
     pause = 0.0
     fingerprints: dict = {}  # noqa: RUF012 - of no data
 
-    def __init__(self, config, mixture, batch_size, process_index=0, process_count=1, seed=0):
+    def __init__(self, config, mixture, batch_size, process_index=0, process_count=1, seed=0, opened=None):
         self.config, self.mixture, self.rows, self.seed = config, mixture, batch_size, seed
         part = batch_size // process_count
         self.mine = slice(process_index * part, (process_index + 1) * part)
@@ -156,6 +156,10 @@ class NoiseFeed:
             time.sleep(self.pause)
             whole = noise_batch(self.config, self.mixture, self.rows, self.seed, step)
             yield jax.tree.map(lambda x: x[self.mine], whole)
+
+    def in_order(self, size):
+        for step in itertools.count():
+            yield noise_batch(self.config, self.mixture, size, self.seed, step)
 
 
 class Stand(Objective):

@@ -14,10 +14,10 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from spectron.config import DataConfig, Experiment, FeatureConfig
-from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
+from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes, longest_shape
 from spectron.data.example import Source
 from spectron.data.fields import to_batch
-from spectron.data.order import MixtureIndex, Records, Step, Steps
+from spectron.data.order import BatchShape, MixtureIndex, Records, Step, Steps
 from spectron.data.sources import fingerprint, source_of
 from spectron.data.unknown import check_known
 from spectron.data.vocabulary import make_vocabulary
@@ -27,18 +27,23 @@ PREFETCH = 2  # ours: batches prepared in advance
 
 
 class Feed:
-    """Batches of one mixture for one process. `step(n)` names the rows of all processes."""
+    """Batches of one mixture for one process. `step(n)` names the rows of all processes.
+
+    everything: the rows of all lengths in the mixture's order, and the shape that one of them needs.
+    """
 
     def __init__(
         self,
         rows: Records,
-        read: Callable[[Steps], Generator[Batch, None, None]],
+        read: Callable[[Records, Steps], Generator[Batch, None, None]],
         step: Callable[[int], Step],
+        everything: tuple[Records, BatchShape],
         process_index: int = 0,
         process_count: int = 1,
     ):
         self.rows = rows
         self.step = step
+        self._everything = everything
         self._read = read
         self._index = process_index
         self._count = process_count
@@ -58,7 +63,19 @@ class Feed:
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end, the same for the same seed. Close the iterator to stop early."""
-        return prefetch(self._read(lambda: self.steps(start_step)), PREFETCH)
+        return prefetch(self._read(self.rows, lambda: self.steps(start_step)), PREFETCH)
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """Batches of `size` rows in the mixture's order, which are the same for every process and batch size.
+
+        For measurements, which want a few rows of all lengths. Close the iterator.
+        """
+        rows, shape = self._everything
+
+        def steps() -> Iterator[Step]:
+            return ((shape._replace(rows=size), range(i, i + size)) for i in itertools.count(0, size))
+
+        return prefetch(self._read(rows, steps), 1)
 
 
 def make_feed(
@@ -68,9 +85,11 @@ def make_feed(
     process_index: int = 0,
     process_count: int = 1,
     seed: int | None = None,
+    opened: dict[str, Source] | None = None,
 ) -> Feed:
     """The feed of a mixture or a task. `batch_size` is global (with buckets: the rows of the longest); process p takes
-    its p-th equal part.
+    its p-th equal part. opened: task → its source, of those to which the seed does not matter; missing ones are added,
+    so that several feeds read a corpus's index once.
 
     Raises UserError for an unknown mixture, a batch that does not divide, or data that is missing or bad.
     """
@@ -81,10 +100,9 @@ def make_feed(
             f"Batch size {batch_size} does not divide by {process_count} processes; change streams' batch_size."
         )
     names, rates = mixture_of(data, mixture_name)
-    sources = [source_of(experiment, name, seed) for name in names]
-    for name, source in zip(names, sources, strict=True):
-        check_known(name, source, data.vocabulary)
-    rows, step = _order(data, features, names, sources, rates, seed, batch_size)
+    sources = [_open(experiment, name, seed, {} if opened is None else opened) for name in names]
+    everything = MixtureIndex(names, sources, rates, seed, data.readers)
+    rows, step = _order(data, features, everything, rates, seed, batch_size)
     if process_count > 1 and isinstance(rows, BucketIndex):
         uneven = [shape for shape in rows.shapes if shape.rows % process_count]
         if uneven:
@@ -95,7 +113,7 @@ def make_feed(
     vocabulary = make_vocabulary(data.vocabulary)
     if data.packed or data.reader == "direct":
 
-        def read(steps: Steps) -> Generator[Batch, None, None]:
+        def read(rows: Records, steps: Steps) -> Generator[Batch, None, None]:
             ahead = ((shape, rows.start(numbers)) for shape, numbers in steps())
             shape, examples = next(ahead)
             for after in ahead:  # the next batch's files are read while this one is put together
@@ -113,31 +131,40 @@ def make_feed(
 
         registered = tasks.register(experiment)
 
-        def read(steps: Steps) -> Generator[Batch, None, None]:
+        def read(rows: Records, steps: Steps) -> Generator[Batch, None, None]:
             return tasks.read([registered[name] for name in names], rows, steps)
 
-    return Feed(rows, read, step, process_index, process_count)
+    one = longest_shape(data, features, 1)
+    return Feed(rows, read, step, (everything, one), process_index, process_count)
+
+
+def _open(experiment: Experiment, name: str, seed: int, opened: dict[str, Source]) -> Source:
+    if name in opened:
+        return opened[name]
+    source = source_of(experiment, name, seed)
+    check_known(name, source, experiment.data.vocabulary)
+    if not source.seeded:
+        opened[name] = source
+    return source
 
 
 def _order(
     data: DataConfig,
     features: FeatureConfig,
-    names: Sequence[str],
-    sources: Sequence[Source],
+    everything: MixtureIndex,
     rates: Sequence[float],
     seed: int,
     batch_size: int,
 ) -> tuple[Records, Callable[[int], Step]]:
     """The rows of a mixture, and which of them a step takes. Text alone has one length and needs no buckets."""
     shapes = bucket_shapes(data, features, batch_size)
-    if data.buckets and not all(source.text_only for source in sources):
+    if data.buckets and not everything.text_only:
+        names, sources = everything.names, everything.sources
         record_buckets = [bucket_ids(s, name, data, features, shapes) for s, name in zip(sources, names, strict=True)]
         bucketed = BucketIndex(names, sources, rates, seed, shapes, record_buckets, data.readers)
         return bucketed, bucketed.step
     shape = shapes[-1]
-    return MixtureIndex(names, sources, rates, seed, data.readers), lambda step: (
-        shape, range(step * batch_size, (step + 1) * batch_size)
-    )  # fmt: skip
+    return everything, lambda step: (shape, range(step * batch_size, (step + 1) * batch_size))
 
 
 def mixture_of(data: DataConfig, name: str) -> tuple[list[str], list[float]]:

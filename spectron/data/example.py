@@ -23,7 +23,8 @@ class Source(abc.ABC):
     """Examples by number. Reading one may fail; the feed then takes another.
 
     rejected: reason → ids of the records that were left out when the source was created. text_only: no example has
-    sound. reads_files: reading an example waits for a disk, so that several threads pay off.
+    sound. reads_files: reading an example waits for a disk, so that several threads pay off. seeded: another seed gives
+    other records; sources of which that is not so are opened once for all streams of a stage.
 
     What a source can state about its records without reading them, int64 [N] each, or None; buckets use it. lengths:
     samples at the features' rate; prompts: how many of them are the prompt (None: data.prompt_seconds); tokens: of the
@@ -33,6 +34,7 @@ class Source(abc.ABC):
     rejected: dict[str, list[str]]
     text_only: bool = False
     reads_files: bool = False
+    seeded: bool = True
     lengths: np.ndarray | None = None
     prompts: np.ndarray | None = None
     tokens: Any = None  # an array, or a property that counts when it is asked

@@ -27,6 +27,8 @@ class PackedSource(Source):
     Raises UserError for a folder that is missing, half copied, or packed at another sample rate.
     """
 
+    seeded = False
+
     def __init__(self, root: str, task_name: str, data: DataConfig, features: FeatureConfig):
         folder = Path(root) / task_name
         try:

@@ -83,6 +83,7 @@ class RecordingSource(Source):
     """Recordings with texts that fit the limits of the data config; `rejected` names the others, by reason."""
 
     reads_files = True
+    seeded = False
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         self.rejected: dict[str, list[str]] = {}
@@ -155,6 +156,7 @@ class TextSource(Source):
     """A text file with one text per line, or a folder with texts.txt; examples without audio."""
 
     text_only = True
+    seeded = False
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         path = Path(task.root or data.root)

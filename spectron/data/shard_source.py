@@ -22,6 +22,7 @@ class ShardSource(Source):
     """
 
     reads_files = True
+    seeded = False
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         root = task.root or data.root

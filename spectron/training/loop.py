@@ -26,6 +26,7 @@ from spectron.checkpoints.trees import merge
 from spectron.config import Experiment, StageConfig, check_settings
 from spectron.cost.chips import peak_flops
 from spectron.data.batches import Feed, make_feed
+from spectron.data.example import Source
 from spectron.data.order import BatchShape
 from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import Objective, make_objectives
@@ -43,7 +44,6 @@ from spectron.training.stage import (
     fresh_state,
     open_sources,
     reading,
-    without_buckets,
 )
 from spectron.training.step import StageProgram, make_program
 from spectron.training.validation import make_validation
@@ -53,12 +53,13 @@ from spectron.utils.disk import disk_full
 from spectron.utils.files import check_out
 
 
-def open_feeds(experiment: Experiment, stage: StageConfig, whole: bool = False) -> list[Feed]:
-    """One feed per stream, of this process's rows (whole: of all rows). Streams and stages draw independently."""
-    index, count = (0, 1) if whole else (jax.process_index(), jax.process_count())
+def open_feeds(experiment: Experiment, stage: StageConfig) -> list[Feed]:
+    """One feed per stream, of this process's rows. Streams and stages draw independently."""
+    index, count = jax.process_index(), jax.process_count()
     seeds = [zlib.crc32(f"{experiment.seed}/{stage.name}/{i}".encode()) for i in range(len(stage.streams))]
+    opened: dict[str, Source] = {}
     return [
-        make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed)
+        make_feed(experiment, stream.mixture, stream.batch_size, index, count, seed, opened)
         for stream, seed in zip(stage.streams, seeds, strict=True)
     ]
 
@@ -155,7 +156,6 @@ def train_stage(
     check_stage(stage, mesh)
     check_buckets(experiment.data, experiment.features, stage, mesh)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(jax.set_mesh(mesh))
         stack.enter_context(only_writer(folder, jax.process_index() == 0))
         saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
         saved, first = open_saved(saver, experiment, stage, workdir), saver.latest() or 0
@@ -174,12 +174,10 @@ def train_stage(
         if saved is not None:
             measured = saved.statistics
         else:
-            # Measured on all rows of all lengths, so that the number of processes changes nothing.
-            alone = jax.process_count() == 1 and not experiment.data.buckets
-            everything = feeds if alone else open_feeds(without_buckets(experiment), stage, whole=True)
-            speech = next((f for f, batch in zip(everything, sample, strict=True) if batch.samples.shape[1]), None)
+            speech = next((f for f, batch in zip(feeds, sample, strict=True) if batch.samples.shape[1]), None)
             measured = find_statistics(sources, speech, experiment.features, encoder_features(experiment))
         statistics = measured or unit_statistics(experiment)
+        stack.enter_context(jax.set_mesh(mesh))  # from here on, as statistics are measured on one device
         program = make_program(experiment, stage, statistics, sample, mesh)
         log = open_log(stage, folder, first, main, process.beat)
         stack.callback(log.close)

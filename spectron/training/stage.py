@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,7 @@ from spectron.training.step import StageProgram
 from spectron.types import Batch, Statistics, TrainState, UserError
 
 STATISTICS_EXAMPLES = 200  # ours: minutes of speech give means and deviations of 128 bands to a few per cent
+STATISTICS_ROWS = 8  # ours: of them on the device at once; a stage's whole batch may have thousands
 
 
 @contextlib.contextmanager
@@ -132,18 +134,16 @@ def find_statistics(
 
 
 def _measure(speech: Feed, features: FeatureConfig) -> Statistics:
-    """Log-mel statistics of the first examples of a feed."""
+    """Log-mel statistics of the first examples of a feed's mixture, in slices on one device."""
     convert = jax.jit(lambda samples, count: log_mel(samples, count, features))
 
     def log_mels() -> Iterator[np.ndarray]:
-        seen = 0
-        with reading(speech, 0) as batches:
-            while seen < STATISTICS_EXAMPLES:
-                batch = next(batches)
-                seq = convert(batch.samples, batch.num_samples)
+        batches: Any = speech.in_order(STATISTICS_ROWS)
+        with contextlib.closing(batches):
+            for batch in itertools.islice(batches, STATISTICS_EXAMPLES // STATISTICS_ROWS):
+                seq = convert(*jax.device_put((batch.samples, batch.num_samples), jax.local_devices()[0]))
                 values, lengths = np.asarray(seq.values), np.asarray(seq.lengths)
                 yield from (values[row, :length] for row, length in enumerate(lengths))
-                seen += len(lengths)
 
     return measure(log_mels(), features)
 
@@ -178,11 +178,6 @@ def check_buckets(data: DataConfig, features: FeatureConfig, stage: StageConfig,
                 f"(the mesh's {sharding.batch_shards(mesh)} batch shards x accumulate {stage.accumulate}), or some "
                 f"buckets' rows do not divide."
             )
-
-
-def without_buckets(experiment: Experiment) -> Experiment:
-    """The same data in batches of all lengths."""
-    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, buckets=(), bucket_tokens=()))
 
 
 # A run may continue with other values of these: none of them changes what a step computes. What lies at the paths

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from tiny_run import bucketed, experiment, stands
 
+from spectron.audio.features import log_mel, measure
 from spectron.checkpoints.checkpoint import Checkpoint
 from spectron.config import ObjectiveConfig
+from spectron.data import batches
 from spectron.data.batches import make_feed
 from spectron.data.buckets import bucket_shapes
 from spectron.data.fields import to_batch
-from spectron.data.sources import source_of
 from spectron.data.vocabulary import make_vocabulary
 from spectron.objectives import make_objective
 from spectron.parallel.sharding import unbox
-from spectron.training import loop, stage, step
+from spectron.training import loop, step
 from spectron.training.metrics import RATES
+from spectron.training.stage import STATISTICS_EXAMPLES, STATISTICS_ROWS, find_statistics
 from spectron.types import UserError
 
 
@@ -58,8 +60,13 @@ def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y)
     assert all(0 < line["padding"] < 0.35 for line in whole[1:])
+    plain = dataclasses.replace(config, data=dataclasses.replace(config.data, buckets=(), bucket_tokens=()))
     with pytest.raises(UserError, match=r"trained with data\.buckets"):
-        loop.train(stage.without_buckets(config), tmp_path / "halves", ["ctc"])
+        loop.train(
+            plain,
+            tmp_path / "halves",
+            ["ctc"],
+        )
 
 
 def test_rows_that_do_not_divide_are_one_sentence(config, tmp_path):
@@ -94,16 +101,41 @@ def test_the_loss_is_that_of_the_longest_bucket(config, name):
         assert objective.batch_positions(small) == (sum(frames) + 6 * (4 + 3), 6 * (4 + 4 + 4))
 
 
-def test_statistics_are_measured_on_all_lengths(config):
-    plain = stage.without_buckets(config)
-    assert plain.data.buckets == () == plain.data.bucket_tokens
-    lengths = {int(n) for batch in _first(make_feed(plain, "heard", 8), 2) for n in batch.num_samples}
+class Counted:
+    """A source that counts what is read of it."""
+
+    def __init__(self, source):
+        self.source, self.read = source, []
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        return self.source[i]
+
+
+@pytest.mark.parametrize("batch_size", [8, 512])
+def test_statistics_are_measured_on_a_few_rows_of_all_lengths(config, batch_size, monkeypatch):
+    """However large the batches and however many the streams, one source is opened, and some rows of it are read."""
+    opened = []
+    original = batches.source_of
+    monkeypatch.setattr(batches, "source_of", lambda *args: opened.append(Counted(original(*args))) or opened[-1])
+    streams = tuple(dataclasses.replace(config.stage("ctc").streams[0], batch_size=batch_size) for _ in range(2))
+    feeds = loop.open_feeds(config, dataclasses.replace(config.stage("ctc"), streams=streams))
+    (source,) = opened
+    found = find_statistics({}, feeds[0], config.features)
+    seen = [source.source[i].samples for i in source.read]
+    assert STATISTICS_EXAMPLES <= len(seen) <= STATISTICS_EXAMPLES + 3 * STATISTICS_ROWS  # read in advance
+    lengths = {len(samples) for samples in seen}
     assert min(lengths) < 4800 < 6400 < max(lengths)
-    assert len(source_of(plain, "heard")) == 60
-
-
-def _first(feed, count):
-    batches = feed.batches()
-    found = [next(batches) for _ in range(count)]
-    batches.close()
-    return found
+    rows = np.stack([np.pad(samples, (0, 8000 - len(samples))) for samples in seen[:STATISTICS_EXAMPLES]])
+    counts = np.asarray([len(samples) for samples in seen[:STATISTICS_EXAMPLES]], np.int32)
+    mel = jax.jit(log_mel, static_argnums=2)(rows.astype(np.float32) / 2**15, counts, config.features)
+    pairs = zip(np.asarray(mel.values), mel.lengths, strict=True)
+    expected = measure([row[:length] for row, length in pairs], config.features)
+    np.testing.assert_allclose(found.mean, expected.mean, atol=1e-3)
+    np.testing.assert_allclose(found.std, expected.std, rtol=1e-3)

@@ -15,7 +15,7 @@ from spectron.config import CTCConfig, FeatureConfig
 from spectron.models.encoder import encoder_features, unit_statistics
 from spectron.objectives import make_objective
 from spectron.objectives.joint import make_model
-from spectron.training.stage import find_statistics
+from spectron.training.stage import STATISTICS_ROWS, find_statistics
 from spectron.types import TrainState, UserError
 
 OTHER = FeatureConfig(num_mels=6, low_hz=200.0, window_seconds=0.025, hop_seconds=0.01)
@@ -24,9 +24,9 @@ OTHER = FeatureConfig(num_mels=6, low_hz=200.0, window_seconds=0.025, hop_second
 class Feed:
     """The same batch again and again."""
 
-    def batches(self, step):
+    def in_order(self, size):
         while True:
-            yield tiny.batch(100)
+            yield tiny.batch(size)
 
 
 def with_encoder(**settings):
@@ -36,7 +36,7 @@ def with_encoder(**settings):
 
 
 def measured(features):
-    batch = tiny.batch(100)
+    batch = tiny.batch(STATISTICS_ROWS)
     mel = jax.jit(log_mel, static_argnums=2)(batch.samples, batch.num_samples, features)
     return measure([np.asarray(row)[mask] for row, mask in zip(mel.values, mel.mask, strict=True)], features)
 

@@ -194,6 +194,7 @@ class CountingText(Source):
     """The thirty sequences as text, the held-out ones among them."""
 
     text_only = True
+    seeded = False
 
     def __init__(self) -> None:
         self.rejected: dict[str, list[str]] = {}
