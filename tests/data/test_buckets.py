@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from data_helpers import assert_same, first, with_data
@@ -266,6 +267,19 @@ def test_all_readers_make_the_same_batches(spoken, mixture, tmp_path):
     shapes = {(batch.samples.shape, batch.text.shape) for batch in direct}
     speech = {((12, 16_000), (12, 9)), ((6, 32_000), (6, 10)), ((4, 48_000), (4, 11))}
     assert shapes == ({((4, 0), (4, 11))} if mixture == "text" else speech)
+
+
+@pytest.mark.parametrize("reader", ["direct", "seqio"])
+def test_rows_of_all_lengths_in_order_depend_on_no_batch_size(spoken, reader):
+    pytest.importorskip("seqio", reason="the extra 'data' is not installed")
+    ours = with_data(spoken, reader=reader)
+    whole, part = (make_feed(spoken, "both", 4).in_order(20), make_feed(ours, "both", 16, 1, 2).in_order(5))
+    expected = next(whole)
+    for i, batch in enumerate(itertools.islice(part, 4)):
+        assert_same(batch, jax.tree.map(lambda x, i=i: x[5 * i : 5 * i + 5], expected))
+    assert expected.samples.shape == (20, 48_000)
+    whole.close()
+    part.close()
 
 
 def test_packed_batches_are_those_of_the_recordings(spoken, tmp_path):
