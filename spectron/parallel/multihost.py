@@ -1,9 +1,12 @@
-"""Joining a multi-process job (Slurm, GKE, TPU VMs or explicit variables), barriers, and detecting lost processes."""
+"""Joining a multi-process job (Slurm, GKE, TPU VMs or explicit variables), barriers, words that all processes exchange,
+and detecting lost processes."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import json
 import os
 import signal
 import socket
@@ -25,6 +28,7 @@ BARRIER_SECONDS = 3600  # ours: longer than any compilation
 PATIENT_SECONDS = 7 * 24 * 3600  # ours: longer than the time limit of any queue
 # Keys and a value in the coordinator's key-value store.
 PULSE_KEY, LOST_KEY, DONE = "spectron/pulse/", "spectron/lost", "done"
+_gathered = itertools.count()  # numbers the calls of gather, which are the same on every process
 
 
 def connect(always: bool = False, environment: Mapping[str, str] | None = None) -> bool:
@@ -111,6 +115,21 @@ def barrier(name: str, patient: bool = False) -> None:
     if jax.process_count() > 1:
         seconds = PATIENT_SECONDS if patient else BARRIER_SECONDS
         _store().wait_at_barrier(f"spectron/barrier/{name}", seconds * 1000)
+
+
+def gather(value: str) -> list[str]:
+    """Every process's value, in the order of the processes, on all of them. Every process must call it.
+
+    Through the coordinator, so that a process may be late by minutes; for a few words, not for arrays.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    store, key, limit = _store(), f"spectron/gather/{next(_gathered)}", BARRIER_SECONDS * 1000
+    store.key_value_set(f"{key}/{jax.process_index()}", value)
+    if jax.process_index() == 0:  # which alone asks for all of them
+        values = [store.blocking_key_value_get(f"{key}/{i}", limit) for i in range(jax.process_count())]
+        store.key_value_set(f"{key}/all", json.dumps(values))
+    return json.loads(store.blocking_key_value_get(f"{key}/all", limit))
 
 
 def hard_exit(code: int) -> int:

@@ -35,6 +35,7 @@ from spectron.parallel import multihost, sharding
 from spectron.training.console import MAIN_METRICS
 from spectron.training.metrics import MetricsLog, Work
 from spectron.training.runs import ProcessFile, only_writer
+from spectron.training.shared_folder import check_shared, newest_step
 from spectron.training.stage import (
     check_buckets,
     check_same,
@@ -158,7 +159,8 @@ def train_stage(
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_writer(folder, jax.process_index() == 0))
         saver = stack.enter_context(Checkpointer(folder / FOLDER, stage.keep))
-        saved, first = open_saved(saver, experiment, stage, workdir), saver.latest() or 0
+        newest = newest_step(saver.latest, saver.directory)
+        saved, first = open_saved(saver, newest, experiment, stage, workdir), newest or 0
         if saved is not None and first >= stage.steps:
             print(f"{stage.name}: finished at step {first}", flush=True)
             return True
@@ -202,9 +204,10 @@ def train_stage(
     return reached >= stage.steps
 
 
-def open_saved(saver: Checkpointer, experiment: Experiment, stage: StageConfig, workdir: Path) -> Checkpoint | None:
-    """The stage's newest checkpoint, None before the first. Raises UserError if this experiment cannot continue it."""
-    step = saver.latest()
+def open_saved(
+    saver: Checkpointer, step: int | None, experiment: Experiment, stage: StageConfig, workdir: Path
+) -> Checkpoint | None:
+    """The stage's checkpoint of a step, None before the first. Raises UserError if this experiment does not fit it."""
     if step is None:
         return None
     saved = Checkpoint.open(saver.directory / str(step))
@@ -290,6 +293,7 @@ def train(
     check_out(workdir, "--workdir")
     chosen = experiment.stages if stages is None else [experiment.stage(name) for name in stages]
     use_compilation_cache()
+    check_shared(Path(workdir).absolute())
     try:
         with stopping_on_sigterm() as asked:
             for stage in chosen:

@@ -43,7 +43,8 @@ def free_port():
 class Pod:
     """Processes of one run, each with a log of its own."""
 
-    def __init__(self, workdir, processes, devices, *arguments, script=SCRIPT):
+    def __init__(self, workdir, processes, devices, *arguments, script=SCRIPT, apart=False):
+        """apart: each process has a work folder of its own below workdir."""
         workdir.mkdir(exist_ok=True)
         port, self.logs, self.processes = free_port(), [], []
         for i in range(processes):
@@ -57,7 +58,12 @@ class Pod:
                 environment |= dict(names)
             self.logs.append(workdir / f"log-{processes}-{i}")
             with self.logs[-1].open("a") as log:
-                command = [sys.executable, str(script), str(workdir), *map(str, arguments)]
+                command = [
+                    sys.executable,
+                    str(script),
+                    str(workdir / f"host{i}" if apart else workdir),
+                    *map(str, arguments),
+                ]
                 self.processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
 
     def wait(self, limit=900):
@@ -145,6 +151,15 @@ def test_a_lost_process_ends_the_others_and_half_of_them_go_on(alone, tmp_path):
             assert f"spectron: Lost process {lost}" in pod.logs[i].read_text()
     assert steps_in(tmp_path / "joint" / FOLDER)[-1] < 20
     assert_same(run(tmp_path, 2, 2, *JOINT, "--mesh", "data=4"), alone)
+
+
+def test_a_work_folder_that_is_not_shared_is_one_sentence(tmp_path):
+    with Pod(tmp_path, 2, 1, "--stages", "text", apart=True) as pod:
+        assert pod.wait(120) == [2, 2], pod.told()
+    for log in pod.logs:
+        found = [line for line in log.read_text().splitlines() if line.startswith("spectron: ")]
+        assert len(found) == 1 and "is not one folder for all hosts: process 1 of 2 did not see" in found[0]
+    assert not [path for host in ("host0", "host1") for path in (tmp_path / host).glob("*")]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 130)])
