@@ -14,7 +14,6 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -46,7 +45,7 @@ from spectron.training.stage import (
     open_sources,
     reading,
 )
-from spectron.training.step import StageProgram, make_program
+from spectron.training.step import CompiledSteps, StageProgram, make_program
 from spectron.training.validation import make_validation
 from spectron.types import Array, Batch, Params, TrainState, UserError
 from spectron.utils.compilation_cache import use_compilation_cache
@@ -84,17 +83,15 @@ def run(
     UserError at a metric that is NaN or infinite.
     """
     stage, step, unread = program.stage, int(state.step), None
-    compiled: dict[tuple[tuple[int, ...], ...], Any] = {}
+    compiled = CompiledSteps(program)
     while step < stage.steps:
         batches = tuple(next(feed) for feed in feeds)
-        began, shapes = time.monotonic(), tuple((*b.samples.shape, b.text.shape[1]) for b in batches)
-        placed = program.put(batches)
-        if shapes not in compiled:
-            compiled[shapes] = program.step.lower(state, placed).compile()
+        began, placed = time.monotonic(), program.put(batches)
+        if compiled.prepare(state, placed):
             # Collectives wait at most half a minute for a peer; compilation times may differ by more.
             multihost.barrier(f"{stage.name}/{step}")
             log.pause(time.monotonic() - began)
-        state, metrics = compiled[shapes](state, placed)
+        state, metrics = compiled(state, placed)
         step += 1
         if unread is not None:
             record(log, stage, *unread)

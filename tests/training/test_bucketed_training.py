@@ -69,6 +69,31 @@ def test_a_run_over_buckets_goes_on_where_it_was(config, tmp_path, monkeypatch):
         )
 
 
+def test_streams_of_several_shapes_have_programs_of_their_own(config, tmp_path, monkeypatch):
+    """Three buckets, two streams: six programs and one for the update, not one for each of the nine combinations."""
+    monkeypatch.setattr(step, "make_objectives", stands)
+    ctc = config.stage("ctc")
+    streams = tuple(dataclasses.replace(ctc.streams[0], weight=1.0 + i) for i in range(2))
+    several = dataclasses.replace(config, stages=(dataclasses.replace(ctc, streams=streams, steps=20, save_every=10),))
+    compiled = []
+    original = step.CompiledSteps._compile
+
+    def noted(self, key, function, *arguments):
+        compiled.append(key)
+        original(self, key, function, *arguments)
+
+    monkeypatch.setattr(step.CompiledSteps, "_compile", noted)
+    assert loop.train(several, tmp_path / "apart", ["ctc"])
+    assert len(set(compiled)) == 7
+    monkeypatch.setattr(step, "_apart", lambda *arguments: None)
+    assert loop.train(several, tmp_path / "whole", ["ctc"])
+    apart, whole = lines(tmp_path / "apart" / "ctc"), lines(tmp_path / "whole" / "ctc")
+    for a, b in zip(apart, whole, strict=True):
+        numbers = [key for key, value in b.items() if isinstance(value, float) and key not in RATES]
+        assert set(a) == set(b)
+        assert [a[key] for key in numbers] == pytest.approx([b[key] for key in numbers], rel=1e-4)
+
+
 def test_rows_that_do_not_divide_are_one_sentence(config, tmp_path):
     data = dataclasses.replace(config.data, row_multiple=1)
     with pytest.raises(UserError, match=r"row_multiple 1 must be a multiple of 2 for stage 'ctc'.*accumulate 2"):
