@@ -46,6 +46,9 @@ def add_compile(commands: Any) -> None:
     )
     compiler.add_argument("--stage", metavar="NAME", help="default: the last")
     compiler.add_argument("--find-batch", action="store_true", help="the largest batch that fits")
+    compiler.add_argument(
+        "--compare", action="store_true", help="try attention kernels, rematerialisation and sizes of logits chunks too"
+    )
     compiler.add_argument("--json", metavar="FILE", help="write the report there too")
     add_set(compiler)
     compiler.set_defaults(run=_compile)
@@ -93,6 +96,7 @@ def _compile(arguments: argparse.Namespace) -> int:
             arguments.slices,
             arguments.mesh,
             find_batch=arguments.find_batch,
+            compare_variants=arguments.compare,
             json_file=arguments.json,
         )
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from spectron.checkpoints.trees import merge
 from spectron.compile.hlo_collectives import collectives
-from spectron.compile.report import Report, roofline, summary
+from spectron.compile.report import Report, recomputed, roofline, summary
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import Chip, chip_of
 from spectron.data.buckets import longest_shape
@@ -30,6 +30,7 @@ from spectron.parallel import sharding
 from spectron.training.stage import check_stage
 from spectron.training.step import make_program
 from spectron.types import Batch, UserError
+from spectron.utils.console import Waiting
 
 GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
@@ -112,7 +113,8 @@ def lower(experiment: Experiment, stage: StageConfig, mesh: Any) -> tuple[Any, A
 def compile_step(lowered: Any) -> Any:
     """The compiled step. Raises OutOfMemory."""
     try:
-        return lowered.compile()
+        with Waiting("compiling"):
+            return lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         message = str(error)
         if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
@@ -172,7 +174,11 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
             for part, tree in merge(state.params, state.frozen).items()
         },
         bytes=sizes,
-        flops={**dataclasses.asdict(flops), "step": flops.step},
+        flops={
+            **dataclasses.asdict(flops),
+            "step": flops.step,
+            "recomputed": recomputed(flops, experiment.model.remat),
+        },
         collectives=summary(sent),
         seconds=roofline(flops, sizes, sent, chip, len(devices), experiment.model.remat),
     )

@@ -11,6 +11,7 @@ from typing import Any
 from spectron.compile.aot import OutOfMemory, analyse, known_chip, tpu_devices
 from spectron.compile.meshes import Candidate, Choice, candidates, choice_table, choose
 from spectron.compile.report import Report, table
+from spectron.compile.variants import compare, comparison_table, fastest
 from spectron.config import Experiment, check_settings
 from spectron.cost.chips import Chip
 from spectron.parallel import sharding
@@ -58,15 +59,17 @@ def command(
     slices: int,
     mesh: str,
     find_batch: bool = False,
+    compare_variants: bool = False,
     json_file: str | None = None,
 ) -> str:
     """What `spectron compile` prints. mesh: "fsdp=8,tensor=2"; "" for the experiment's, and if it has none, the fastest
-    that fits. Raises UserError."""
+    that fits. compare_variants: add a table of other kernels, rematerialisation and logits chunks on that mesh; the
+    report is the best's. Raises UserError."""
     if mesh:
         experiment = dataclasses.replace(experiment, mesh=parse_mesh(mesh))
         check_settings(experiment)
     devices = tpu_devices(topology, slices)
-    chip, choice, report = known_chip(devices[0]), None, None
+    chip, choice, report, variants = known_chip(devices[0]), None, None, None
 
     def attempt(changed: Experiment) -> Report:
         return analyse(changed, changed.stage(stage_name), topology, slices)
@@ -81,6 +84,10 @@ def command(
     if find_batch:
         experiment = with_largest_batch(experiment, stage_name, devices, attempt)
         report = None
+    if compare_variants:
+        variants = compare(experiment, attempt)
+        best = fastest(variants)
+        report = best.report if best else None
     try:
         report = report or attempt(experiment)
     except OutOfMemory as error:
@@ -89,7 +96,9 @@ def command(
     if json_file:
         text = json.dumps(dataclasses.asdict(report) | {"bound": report.bound}, indent=1)
         write_text(Path(json_file), text + "\n")
-    return "\n\n".join([table(report), *([choice_table(choice)] if choice else [])])
+    tables = [choice_table(choice)] if choice else []
+    tables += [comparison_table(variants)] if variants else []
+    return "\n\n".join([table(report), *tables])
 
 
 def parse_mesh(mesh: str) -> tuple[tuple[str, int], ...]:

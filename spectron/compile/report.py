@@ -47,6 +47,11 @@ def summary(collectives: Sequence[Collective]) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: -row["sent"])
 
 
+def recomputed(flops: Flops, remat: str) -> float:
+    """FLOPs of the forward pass that full rematerialisation computes again; "dots" keeps every matrix product."""
+    return flops.forward if remat == "full" else 0.0
+
+
 def roofline(
     flops: Flops, sizes: dict[str, float], collectives: Sequence[Collective], chip: Chip, chips: int, remat: str
 ) -> dict[str, float]:
@@ -55,12 +60,11 @@ def roofline(
     compute: model FLOPs, and the forward pass again under full rematerialisation. memory: at least the state read and
     written once, the parameters read once more each way and the activations written and read. ici and dcn: bytes sent.
     """
-    again = flops.forward if remat == "full" else 0.0
     state = sizes["parameters"] + sizes["optimizer"] + sizes["average"]
     moved = 2 * state + 2 * (sizes["parameters"] + sizes["frozen"]) + 2 * sizes["activations"]
     across = sum(each.sent for each in collectives if "replica" in each.axes)
     return {
-        "compute": (flops.step + again) / chips / chip.flops,
+        "compute": (flops.step + recomputed(flops, remat)) / chips / chip.flops,
         "memory": moved / chip.bandwidth,
         "ici": sum(each.sent for each in collectives if "replica" not in each.axes) / chip.ici,
         "dcn": across / chip.dcn,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,28 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self._bar.close()
+
+
+class Waiting:
+    """Says on stderr, every half minute, how long one call has taken that cannot say how far it is."""
+
+    def __init__(self, label: str, every: float = SECONDS_BETWEEN_LINES) -> None:
+        self._label, self._every = label, every
+        self._ended = threading.Event()
+
+    def _speak(self) -> None:
+        began = time.monotonic()
+        while not self._ended.wait(self._every):
+            print(f"  {self._label}, {duration(time.monotonic() - began)} so far", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Waiting:
+        self._thread = threading.Thread(target=self._speak, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._ended.set()
+        self._thread.join()
 
 
 def duration(seconds: float) -> str:
