@@ -133,11 +133,13 @@ def seconds_of(path: str | Path) -> float:
 
 
 def has_no_samples(data: bytes) -> bool:
-    """Whether this is an audio file without samples. A file without bytes is not: a full disk leaves those."""
+    """Whether this is a whole audio file without samples. A file without bytes, or cut off, is not: a full disk, or a
+    copy that was stopped, leaves those."""
     import soundfile
 
     try:
-        return bool(soundfile.info(io.BytesIO(containers.repaired(data) or data)).frames == 0)
+        empty = soundfile.info(io.BytesIO(containers.repaired(data) or data)).frames == 0
+        return bool(empty and not containers.cut_off(data))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
         return False
 

@@ -197,6 +197,13 @@ def test_a_wav_file_without_samples_stays_one():
         wav.decode_bytes(empty, "empty")
 
 
+@pytest.mark.parametrize("kind", ["WAV", "OGG", "FLAC", "AIFF", "W64"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.95])  # libsndfile finds no samples in many of them
+def test_a_recording_that_was_cut_off_is_not_one_that_says_nothing(kind, share):
+    data = encode(sine(16_000, 1.0), 16_000, kind)
+    assert not wav.has_no_samples(data[: int(share * len(data))])
+
+
 def streamed_flac(samples, rate=16_000):
     """FLAC as an encoder writes it that cannot go back to state the length."""
     data = encode(samples, rate, "FLAC")
