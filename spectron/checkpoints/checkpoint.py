@@ -21,7 +21,7 @@ import numpy as np
 from spectron.checkpoints import export_format
 from spectron.checkpoints.integrity import check, damaged, readable
 from spectron.checkpoints.manager import VERSION
-from spectron.checkpoints.steps import FOLDER, ITEMS, META, is_finished, steps_in
+from spectron.checkpoints.steps import FOLDER, ITEMS, META, is_finished, newest_step
 from spectron.checkpoints.trees import compare, fingerprint, has_shape, merge, paths_of, select
 from spectron.config import Experiment, SentencePieceConfig, from_json
 from spectron.data.vocabulary import remember
@@ -210,12 +210,12 @@ def _resolve_checkpoint(folder: str | Path) -> Path:
     if export_format.is_export(folder) or is_finished(folder):
         return folder
     for parent in (folder / FOLDER, folder):
-        if steps := steps_in(parent):
-            return parent / str(steps[-1])
-    stages = [(steps_in(path / FOLDER), path) for path in folder.iterdir()] if folder.is_dir() else []
-    newest = [path / FOLDER / str(steps[-1]) for steps, path in stages if steps]
-    if newest:
-        return _last_stage(newest) if len(newest) > 1 else newest[0]
+        if newest := newest_step(parent):
+            return newest
+    stages = [newest_step(path / FOLDER) for path in folder.iterdir()] if folder.is_dir() else []
+    found = [step for step in stages if step is not None]
+    if found:
+        return _last_stage(found) if len(found) > 1 else found[0]
     if not folder.exists():
         raise UserError(f"Checkpoint folder {str(folder)!r} does not exist.")
     raise UserError(f"There is no finished checkpoint in {str(folder)!r}; give a folder that `spectron train` wrote.")

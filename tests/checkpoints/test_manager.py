@@ -100,12 +100,15 @@ def test_no_checkpoint_is_one_sentence(tmp_path):
         Checkpoint.open(tmp_path)
 
 
-def test_a_half_written_checkpoint_is_ignored_and_swept_away(tmp_path):
+def test_a_half_written_checkpoint_is_passed_over_aloud_and_swept_away(tmp_path, caplog):
     write(tmp_path, (1, 2))
     shutil.copytree(tmp_path / "2", tmp_path / "3")
     (tmp_path / "3" / "meta" / "metadata").unlink()
     (tmp_path / "4.orbax-checkpoint-tmp").mkdir()
     assert Checkpoint.open(tmp_path).folder.name == "2"
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / '3'} is incomplete (it has no meta/metadata); step 2 is used."
+    ]
     with Checkpointer(tmp_path) as saver:
         assert saver.latest() == 2
         saver.save(3, state(3), make_meta(EXPERIMENT, "first", None))
