@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import contextlib
+import logging
 import shutil
 import threading
 import time
@@ -28,6 +29,8 @@ from spectron.config import Experiment, SentencePieceConfig, as_dict
 from spectron.data.vocabulary import lacks_pieces, read_pieces
 from spectron.types import Statistics, TrainState, UserError
 from spectron.utils.disk import DISK_LOGS, disk_full
+
+log = logging.getLogger(__name__)
 
 VERSION = 2  # of the layout above
 NAMES = ("params", "ema", "optimizer", "meta")
@@ -128,8 +131,10 @@ class Checkpointer:
             if path.is_dir() and TEMPORARY in path.name:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.is_dir() and path.name.isdigit() and not is_finished(path):
+                kept = path.with_name(f"{path.name}.unfinished.{uuid.uuid4().hex[:8]}")
                 with contextlib.suppress(OSError):
-                    path.rename(path.with_name(f"{path.name}.unfinished.{uuid.uuid4().hex[:8]}"))
+                    path.rename(kept)
+                    log.warning("%s is incomplete; it is kept as %s, and training goes on without it.", path, kept.name)
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:

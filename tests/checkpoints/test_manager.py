@@ -111,6 +111,7 @@ def test_a_half_written_checkpoint_is_passed_over_aloud_and_swept_away(tmp_path,
     ]
     with Checkpointer(tmp_path) as saver:
         assert saver.latest() == 2
+        assert "is incomplete; it is kept as 3.unfinished" in caplog.text
         saver.save(3, state(3), make_meta(EXPERIMENT, "first", None))
     assert steps_in(tmp_path) == [2, 3]
     left = sorted(path.name.partition(".unfinished")[0] for path in tmp_path.iterdir())
