@@ -1,12 +1,17 @@
-"""What the headers of audio files get wrong: lengths that a program writing to a pipe could not know, and files that
-are shorter than their header says. Every reader of audio asks here, so that none takes half a recording for the whole.
+"""Whether audio files hold what their headers state: length, checksum and order of frames.
+
+Programs that write to a pipe cannot know the length; files are cut off or damaged. All readers of audio use these
+functions, so that none takes half a recording, or another one, for the whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 Bytes = Any  # bytes, or an mmap of a file: both are sliced and searched
 
@@ -15,6 +20,8 @@ LARGEST = 0x7FFFF000  # from here on a RIFF size is one that stands for "unknown
 SLACK_BYTES = 64  # ours: some programs count their header wrongly; a thousandth of a second is missing at most
 _FLAC_INFO = 18  # where rate, channels, sample size and length begin: 64 bits (RFC 9639 §8.2)
 _FLAC_LENGTH = (1 << 36) - 1  # the last 36 of them
+_FLAC_MD5 = 26  # where the MD5 of all samples begins: 16 bytes, zero if the encoder did not compute it
+_SEARCHED = 1 << 24  # ours: bytes searched for frame headers at once, to save memory
 _FLAC_BLOCKS = {1: 192, **{i: 576 << (i - 2) for i in range(2, 6)}, **{i: 256 << (i - 8) for i in range(8, 16)}}
 
 
@@ -68,7 +75,7 @@ def _are_chunks(data: Bytes, at: int) -> bool:
 def cut_off(data: Bytes) -> bool:
     """Whether a file holds less than its header states: its end was not copied or not written.
 
-    False for a FLAC file whose header states its length: who decodes it counts its samples, see `flac_cut_off`.
+    False for a FLAC file whose header states its length: the caller counts its samples, see `flac_cut_off`.
     """
     head = bytes(data[:40])
     stated = 0
@@ -122,7 +129,77 @@ def flac_cut_off(data: Bytes) -> bool:
     return len(data) <= _FLAC_INFO + 8 or _flac_samples(data) is None
 
 
+class SampleDigest:
+    """The MD5 of a FLAC file's samples, computed while it is decoded and compared with the header's (RFC 9639 §8.2)."""
+
+    def __init__(self, data: Bytes):
+        """data: the file. `known` is False if it is not FLAC of 8, 16 or 24 bits, or its header has no MD5."""
+        head = bytes(data[:42])
+        is_flac = head[:4] == b"fLaC" and len(head) == 42
+        self._bits = (int.from_bytes(head[20:22], "big") >> 4 & 31) + 1 if is_flac else 0
+        self._stated = head[_FLAC_MD5:]
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self.known = self._bits in (8, 16, 24) and any(self._stated)
+
+    def update(self, samples: np.ndarray) -> None:
+        """Add decoded samples [S] or [S, C]: int16 of a file of 16 bits, or float32 from −1 to 1."""
+        if not self.known:
+            return
+        if samples.dtype != np.int16:
+            scaled = (samples * float(1 << (self._bits - 1))).astype("<i4")
+            samples = scaled.astype({8: "i1", 16: "<i2", 24: "<i4"}[self._bits])
+        content = np.ascontiguousarray(samples)
+        if self._bits == 24:
+            content = np.ascontiguousarray(content.view(np.uint8).reshape(-1, 4)[:, :3])
+        self._md5.update(content)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the samples that were added are not those that the header's MD5 was computed from."""
+        return self.known and self._md5.digest() != self._stated
+
+
+def holds_others(data: Bytes, digest: SampleDigest) -> bool:
+    """Whether a FLAC file decodes to other samples than those that were encoded; False for other formats.
+
+    digest: all samples were added to it. Judged by the MD5 in the header; without one, by the order of the frames.
+    """
+    return digest.differs or (not digest.known and frames_out_of_order(data))
+
+
 # FLAC frames (RFC 9639 §9).
+
+
+def frames_out_of_order(data: Bytes) -> bool:
+    """Whether frames of a FLAC file are missing, repeated or foreign, judged by their numbers, which must run from 0.
+
+    Decoders do not ask for that. Foreign frames whose numbers fit are not found.
+    """
+    if bytes(data[:4]) != b"fLaC":
+        return False
+    expected, last = 0, 0  # the number of the next frame; where the last frame begins
+    for at in _frame_candidates(data):
+        parsed = _frame_header(bytes(data[at : at + 17]))
+        if parsed is None:
+            continue
+        number, block, variable = parsed
+        if number == expected:
+            expected, last = expected + (block if variable else 1), at
+        elif last and _ends_whole(bytes(data[last:at])):  # if not, samples look like a header by chance
+            return True
+    return not expected
+
+
+def _ends_whole(frame: bytes) -> bool:
+    """Whether these bytes end with the checksum of a frame."""
+    return _crc(frame[:-2], 0x8005, 16) == int.from_bytes(frame[-2:], "big")
+
+
+def _frame_candidates(data: Bytes) -> Iterator[int]:
+    """Where the sync code of a frame header stands; by chance once in 32,768 bytes too."""
+    for start in range(0, len(data), _SEARCHED):
+        part = np.frombuffer(data[start : start + _SEARCHED + 1], np.uint8)
+        yield from (start + np.flatnonzero((part[:-1] == 0xFF) & (part[1:] & 0xFE == 0xF8))).tolist()
 
 
 def _flac_samples(data: Bytes) -> int | None:
@@ -141,8 +218,7 @@ def _flac_samples(data: Bytes) -> int | None:
         if parsed is None:
             continue
         number, block, variable = parsed
-        frame = bytes(data[at:end])
-        if _crc(frame[:-2], 0x8005, 16) == int.from_bytes(frame[-2:], "big"):
+        if _ends_whole(bytes(data[at:end])):
             return (number if variable else number * fixed_size) + block
         if end - at > 1 << 20:  # no frame is so long
             return None

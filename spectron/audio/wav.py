@@ -35,7 +35,7 @@ def read(path: str | Path, sample_rate: int = 16_000, seconds: float = 0.0) -> I
     """Read a WAV, FLAC, Ogg, Opus or MP3 file of any rate and channel count as int16 mono [S] at `sample_rate` Hz.
 
     seconds: read only this much from the start; 0 reads all. Raises UserError if the file is missing, empty, not
-    audio, is cut off, or has no samples, or NaN or infinite ones.
+    audio, cut off, or FLAC that does not decode to what was encoded; or if it has no samples, or NaN or infinite ones.
     """
     path = Path(path)
     try:
@@ -61,6 +61,7 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
     num_samples = round(seconds * sample_rate) or None
     flac = decode_flac(data)
     if flac is not None and flac[1] == sample_rate:
+        check_digest(data, flac[0], name)
         return flac[0][:num_samples]
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -68,7 +69,8 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
             if not RATES[0] <= rate <= RATES[1]:
                 raise ValueError(f"{rate} samples a second")
             limit = math.ceil((seconds + RESAMPLING_SECONDS) * rate) if seconds else sys.maxsize
-            mono = _mono(file, limit)
+            digest = containers.SampleDigest(data)
+            mono = _mono(file, limit, digest)
             short = len(mono) < min(limit, file.frames * containers.reliable_share(data))
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as error:
         if data[:4] == b"fLaC" and containers.flac_cut_off(data):
@@ -76,6 +78,8 @@ def decode_bytes(data: bytes, name: str, sample_rate: int = 16_000, seconds: flo
         raise UserError(f"File {name!r} is damaged or not audio; give {_KINDS}.") from error
     if short:
         raise _cut_off(name)
+    if len(mono) < limit and containers.holds_others(data, digest):
+        raise _differs(name)
     if not mono.size:
         raise UserError(f"Audio file {name!r} holds no samples; give a recording.")
     if not np.isfinite(mono).all():
@@ -90,6 +94,23 @@ def _cut_off(name: str) -> UserError:
     )
 
 
+def check_digest(data: bytes, samples: Int[np.ndarray, " S"], name: str) -> None:
+    """Raise UserError if int16 [S], decoded from a FLAC file of 16 bits, are not those that were encoded.
+
+    data: the file, see containers.holds_others. name: for the message.
+    """
+    digest = containers.SampleDigest(data)
+    digest.update(samples)
+    if containers.holds_others(data, digest):
+        raise _differs(name)
+
+
+def _differs(name: str) -> UserError:
+    return UserError(
+        f"Audio file {name!r} is damaged: it decodes to other samples than those that were encoded; copy it again."
+    )
+
+
 def open_audio(path: str | Path) -> Any:
     """A recording opened by libsndfile, with the length in its header put right. Raises OSError and soundfile's."""
     import soundfile
@@ -99,13 +120,43 @@ def open_audio(path: str | Path) -> Any:
     return soundfile.SoundFile(io.BytesIO(repaired) if repaired else os.fsencode(path))
 
 
-def stated_length(path: str | Path) -> tuple[bool, float]:
-    """(whether a recording holds less than its header states, the share of its stated length that it holds at least).
+def stated(path: str | Path) -> tuple[bool, float, containers.SampleDigest]:
+    """What the header of a recording states, to compare with what is decoded.
 
-    See containers.cut_off and containers.reliable_share. Raises OSError.
+    Returns whether the file holds less than that, the share of the stated length that a whole file holds at least, and
+    the digest to which the samples are to be added. See the functions of `containers`. Raises OSError.
     """
     with _mapped(path) as data:
-        return containers.cut_off(data), containers.reliable_share(data)
+        return containers.cut_off(data), containers.reliable_share(data), containers.SampleDigest(data)
+
+
+def damage_of(path: str | Path) -> str:
+    """Decode a recording, block by block, and return what is wrong with it: "damaged", "cut off", or "" if nothing is.
+
+    A file is damaged if it cannot be decoded, or decodes to other samples than were encoded (containers.holds_others).
+    It is cut off if it has fewer samples than its header states.
+    """
+    import soundfile
+
+    try:
+        cut_off, share, digest = stated(path)
+        with open_audio(path) as file:
+            kind = "int16" if file.subtype == "PCM_16" else "float32"
+            size, block = 0, max(1, _BLOCK_SAMPLES // file.channels)
+            while len(samples := file.read(block, dtype=kind, always_2d=True)):
+                digest.update(samples)
+                size += len(samples)
+            if cut_off or size < share * file.frames:
+                return "cut off"
+        return "damaged" if holds_others(path, digest) else ""
+    except (OSError, soundfile.SoundFileError, RuntimeError, ValueError):
+        return "damaged"
+
+
+def holds_others(path: str | Path, digest: containers.SampleDigest) -> bool:
+    """containers.holds_others of a file. Raises OSError."""
+    with _mapped(path) as data:
+        return containers.holds_others(data, digest)
 
 
 @contextlib.contextmanager
@@ -176,9 +227,12 @@ def decode_flac(data: bytes) -> tuple[Int[np.ndarray, " S"], int] | None:
     return (samples, rate) if read == size else None  # the decoder skips damaged frames
 
 
-def _mono(file: Any, max_samples: int) -> Float[np.ndarray, " S"]:
-    """The mean of the channels, of at most max_samples; the loudest channel where they cancel each other."""
-    mean, powers = _mixed(file, max_samples, None)
+def _mono(file: Any, max_samples: int, digest: containers.SampleDigest) -> Float[np.ndarray, " S"]:
+    """The mean of the channels, of at most max_samples; the loudest channel where they cancel each other.
+
+    digest: the samples of all channels are added to it.
+    """
+    mean, powers = _mixed(file, max_samples, None, digest)
     power = float(np.square(mean, dtype=np.float64).sum()) if len(mean) else 0.0
     if len(powers) > 1 and power < powers.max() * 10 ** (CANCELLED_DB / 10):
         file.seek(0)
@@ -186,13 +240,17 @@ def _mono(file: Any, max_samples: int) -> Float[np.ndarray, " S"]:
     return mean
 
 
-def _mixed(file: Any, max_samples: int, channel: int | None) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " C"]]:
+def _mixed(
+    file: Any, max_samples: int, channel: int | None, digest: containers.SampleDigest | None = None
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " C"]]:
     """One channel, or the mean of all (None), of at most max_samples; and the sum of squares of each channel."""
     parts, powers, remaining = [np.zeros(0, np.float32)], np.zeros(file.channels), max_samples
     size = max(1, _BLOCK_SAMPLES // file.channels)
     # Not file.blocks(), which returns uninitialised memory if a truncated file ends early.
     while remaining > 0 and len(block := file.read(min(size, remaining), dtype="float32", always_2d=True)):
         remaining -= len(block)
+        if digest is not None:
+            digest.update(block)
         # No warnings for infinite or huge samples: the caller raises an error that names the file.
         with np.errstate(invalid="ignore", over="ignore"):
             if file.channels > 1:

@@ -199,6 +199,7 @@ def _readable(utterances: Sequence[Utterance]) -> Iterator[tuple[int, np.ndarray
     for i, utterance in enumerate(utterances):
         try:
             samples = utterance.samples()
+            wav.check_digest(utterance.audio, samples, utterance.id)
             if utterance.sample_rate != SAMPLE_RATE:
                 samples = wav.decode_bytes(utterance.audio, utterance.id, SAMPLE_RATE)
             yield i, samples

@@ -6,6 +6,7 @@ A chapter can last hours, so audio is read in blocks and never as a whole.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -23,6 +24,7 @@ from spectron.config.checks import RULES
 from spectron.config.relations import RELATIONS
 from spectron.config.rules import FREE, SHARE, at, number
 from spectron.corpora.cutting import CuttingConfig, Span, cut, tidy
+from spectron.data.measuring import stamp_of
 from spectron.data.shards import Utterance, encode_flac
 from spectron.types import UserError
 from spectron.utils.text_files import read_json
@@ -32,6 +34,7 @@ SAMPLE_RATE = 16_000  # Hz, arXiv 1912.07875
 LENGTH_TOLERANCE = 1.0  # ours, seconds: the JSON's length is a multiple of 0.08 and not exact
 BLOCK_SECONDS = 60  # ours: length of a block that is read at once
 SKIP_SECONDS = 20  # ours: shorter gaps are read and discarded, which costs no more than a seek in FLAC
+CHECKED = 4096  # ours: recordings remembered as checked, because a manifest may return to them
 Rejected = dict[str, list[str]]  # reason → names of what was left out for it
 
 
@@ -204,10 +207,14 @@ class BadChapter(Exception):
 
 
 class Recording:
-    """An open FLAC file from which spans are read. Close it after use."""
+    """An open FLAC file from which spans are read. Close it after use.
+
+    The whole file is decoded once when it is opened, and must have the MD5 that its header states: a decoder finds most
+    damage, but not that frames are missing, repeated or another recording's, so that a span would hold foreign sound.
+    """
 
     def __init__(self, path: str, sample_rate: int = SAMPLE_RATE):
-        """Raises BadChapter unless the file is mono audio at `sample_rate` Hz."""
+        """Raises BadChapter unless the file is undamaged mono audio at `sample_rate` Hz."""
         import soundfile
 
         try:
@@ -216,7 +223,7 @@ class Recording:
             raise BadChapter("whose audio cannot be read") from error
         self.total = self._file.frames
         self.rate = self._file.samplerate
-        self._position = 0
+        self._position: int | None = 0  # where the decoder stands; None: unknown
         reason = ""
         if self._file.channels != 1:
             reason = "not mono"
@@ -224,6 +231,8 @@ class Recording:
             reason = f"not at {sample_rate} Hz"
         elif not 0 < self.total < 2**40:  # libsndfile reports 2^63 − 1 if the header has no length
             reason = "without samples"
+        else:
+            reason = _damage(path, *stamp_of(path))
         if reason:
             self._file.close()
             raise BadChapter(reason)
@@ -233,11 +242,11 @@ class Recording:
         import soundfile
 
         try:
-            if not 0 <= start - self._position < SKIP_SECONDS * self.rate:
+            position, self._position = self._position, None  # unknown if reading fails
+            if position is None or not 0 <= start - position < SKIP_SECONDS * self.rate:
                 self._file.seek(start)
-            elif start > self._position:
-                self._file.read(start - self._position, dtype="int16")
-            self._position = -1  # unknown if the read fails
+            elif start > position:
+                self._file.read(start - position, dtype="int16")
             samples = self._file.read(end - start, dtype="int16")
             self._position = start + len(samples)
         except (soundfile.SoundFileError, RuntimeError) as error:
@@ -254,6 +263,13 @@ class Recording:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@functools.lru_cache(CHECKED)
+def _damage(path: str, *stamp: int) -> str:
+    """Why the recording of this size and time of change cannot be used; "" if it can."""
+    reasons = {"": "", "damaged": "whose audio is damaged", "cut off": "whose audio breaks off"}
+    return reasons[wav.damage_of(path)]
 
 
 def utterances_of(chapter: Chapter, config: CuttingConfig, vad: VadConfig, rejected: Rejected) -> Iterator[Utterance]:

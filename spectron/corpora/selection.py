@@ -116,7 +116,8 @@ def balance(
 ) -> ScoreFilter:
     """Add rates that move the distribution of kept lengths towards that of target_lengths.
 
-    At least the share config.balanced of the kept labels stays. Lengths are numbers of output labels.
+    At least the share config.balanced of the kept labels stays: of buckets in which target_lengths has nothing, as few
+    as that allows, the same share of each. Lengths are numbers of output labels.
     """
     kept = [label.tokens for label in labels if not dataclasses.replace(selection, rates=()).reason(label)]
     if not kept or not target_lengths or config.balanced >= 1:
@@ -125,6 +126,19 @@ def balance(
     shares = np.bincount([n // selection.bucket_tokens for n in kept], minlength=count) / len(kept)
     targets = np.bincount([n // selection.bucket_tokens for n in target_lengths], minlength=count) / len(target_lengths)
     ratios = np.where(shares > 0, targets / np.maximum(shares, 1e-12), 1.0)
+    wanted = float(shares[ratios > 0].sum())  # of the kept labels, those of lengths that target_lengths has
+    if wanted <= config.balanced:
+        rates = np.where(ratios > 0, 1.0, (config.balanced - wanted) / max(1 - wanted, 1e-12))
+    else:
+        rates = _scaled(ratios, shares, config.balanced)
+    return dataclasses.replace(selection, rates=tuple(round(float(r), 6) for r in rates))
+
+
+def _scaled(ratios: np.ndarray, shares: np.ndarray, target: float) -> np.ndarray:
+    """The least multiple of the ratios, each cut at 1, that keeps `target` of the labels.
+
+    ratios, shares: of each bucket, [buckets]; target: less than the shares of all buckets whose ratio is not 0.
+    """
 
     def rates(slack: float) -> np.ndarray:
         return np.minimum(1.0, ratios * slack)
@@ -135,7 +149,6 @@ def balance(
     # The kept share grows with the slack: double the slack until enough is kept, then bisect.
     low = 0.0
     high = 1.0
-    target = min(config.balanced, float((shares * (ratios > 0)).sum()))
     while kept_share(high) < target - 1e-9:
         high *= 2
     for _ in range(50):
@@ -144,4 +157,4 @@ def balance(
             high = middle
         else:
             low = middle
-    return dataclasses.replace(selection, rates=tuple(round(float(r), 6) for r in rates(high)))
+    return rates(high)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from spectron.audio import wav
+from spectron.audio.containers import SampleDigest
 from spectron.types import UserError
 from spectron.utils.console import Progress
 
@@ -32,7 +33,8 @@ class Sound(NamedTuple):
 
     peak: largest magnitude, 1 is full scale. clipped: share of samples at full scale. level: dBFS (RMS) of its loud
     frames. start, end: seconds of silence there. silent: share of silent frames. digest: a hash of the samples.
-    error: "", "empty", "unreadable" or "truncated" (shorter than its header says).
+    error: "", "empty", "unreadable" or "truncated" (shorter than its header states). FLAC that decodes to other samples
+    than were encoded is unreadable.
     """
 
     seconds: float = 0.0
@@ -55,20 +57,22 @@ def measure(path: str) -> Sound:
     try:
         if not os.path.getsize(path):
             return Sound(error=EMPTY)
-        cut_off, share = wav.stated_length(path)
+        cut_off, share, digest = wav.stated(path)
         with wav.open_audio(path) as file:
-            return _measure(file, cut_off, share)
+            sound = _measure(file, cut_off, share, digest)
+        return Sound(error=UNREADABLE) if not sound.error and wav.holds_others(path, digest) else sound
     except (OSError, soundfile.SoundFileError, RuntimeError, ValueError, TypeError):
         return Sound(error=UNREADABLE)
 
 
-def _measure(file: Any, cut_off: bool, share: float) -> Sound:
+def _measure(file: Any, cut_off: bool, share: float, encoded: SampleDigest) -> Sound:
     rate, channels = file.samplerate, file.channels
     frame = max(1, round(rate * FRAME_SECONDS))
     digest = hashlib.blake2b(digest_size=16)
     powers, peak, clipped, size = [], 0.0, 0, 0
     block = max(1, BLOCK_SAMPLES // channels // frame) * frame
     while len(samples := file.read(block, dtype="float32", always_2d=True)):
+        encoded.update(samples)
         magnitudes = np.abs(samples)
         loudest = float(magnitudes.max())
         if not np.isfinite(loudest):

@@ -36,12 +36,18 @@ Steps = Callable[[], Iterator[Step]]  # starts an iterator over the steps
 
 
 def interleaving(rates: Sequence[float]) -> np.ndarray:
-    """int [BLOCK]: the task of each row, every task spread as evenly as its rate allows, so that batches are alike."""
+    """int [BLOCK]: the task of each row, every task spread as evenly as its rate allows, so that batches are alike.
+
+    Every task has at least one row, however small its rate. Raises UserError for more tasks than rows.
+    """
+    if len(rates) > BLOCK:
+        raise UserError(f"A mixture of {len(rates)} tasks is too large; give at most {BLOCK} in data.mixtures.")
     share = np.asarray(rates, np.float64) / np.sum(rates)
     counts = np.maximum(np.floor(share * BLOCK).astype(int), 1)
     while counts.sum() != BLOCK:
         sign = 1 if counts.sum() < BLOCK else -1
-        counts[int(np.argmax(sign * (share * BLOCK - counts)))] += sign
+        lacking = np.where((counts > 1) | (sign > 0), sign * (share * BLOCK - counts), -np.inf)
+        counts[int(np.argmax(lacking))] += sign
     credit, pattern = np.zeros(len(counts), int), np.empty(BLOCK, int)
     for row in range(BLOCK):
         credit += counts

@@ -1,4 +1,4 @@
-"""English number words as digits: "one hundred and five" → "105", "nineteen eighty-four" → "1984", "first" → "1st"."""
+"""English number words as digits: "one hundred and five" → "105", "nineteen eighty four" → "1984", "first" → "1st"."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ _ORDINALS = {
 _UNITS = {word: i for i, word in enumerate(_ONES)}
 _SMALL = {word: i for i, word in enumerate(_TEENS, 10)} | {word: 10 * i for i, word in enumerate(_TENS, 2)} | _UNITS
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_LARGE_ORDINALS = {"hundredth": 100, "thousandth": 1000, "millionth": 10**6}
+_DECADES = {word[:-1] + "ies": 10 * i for i, word in enumerate(_TENS, 2)} | {"tens": 10}
 _CENTURIES = range(10, 21)  # ours: "nineteen eighty" is a year; "thirty forty" is two numbers
 
 
 def to_digits(words: Sequence[str]) -> list[str]:
     """Lower-case words with every number written in words as one word of digits; the other words as they are.
 
-    Cardinals below 10^15 (with "and"; "a hundred", "2 million"), ordinals that end below a hundred, decimals read digit
-    by digit ("three point one four"), years of the tenth to twentieth hundred read as two numbers. Digits that are read
-    one by one and numbers that are counted stay separate: "one two" → "1 2", "ten eleven twelve" → "10 11 12".
+    Cardinals below 10^15 (with "and"; "a hundred", "2 million"), ordinals, decimals read digit by digit ("three point
+    one four"), years of the tenth to twentieth hundred read as two numbers, decades ("nineteen sixties" → "1960s",
+    "sixties" → "60s"). Digits that are read one by one and numbers that are counted stay separate: "one two" → "1 2",
+    "ten eleven twelve" → "10 11 12".
     """
     out, i = [], 0
     while i < len(words):
@@ -42,11 +45,16 @@ def to_digits(words: Sequence[str]) -> list[str]:
 
 def _number(words: Sequence[str], i: int) -> tuple[str, int]:
     """The word at i, or the number that begins there, and where it ends."""
+    decade, end = _decade(words, i)
+    if end > i:
+        return f"{decade}s", end
     value, after, ordinal = _cardinal(words, i)
+    if not ordinal and _word(words, after) in _LARGE_ORDINALS:
+        return ordinal_of((value if after > i else 1) * _LARGE_ORDINALS[words[after]]), after + 1
     if after == i:
         return words[i], i + 1
     if ordinal:
-        return f"{value}{_suffix(value)}", after
+        return ordinal_of(value), after
     year, end = _year(words, i)
     if end > after:
         return str(year), end
@@ -57,6 +65,19 @@ def _number(words: Sequence[str], i: int) -> tuple[str, int]:
         if end > after + 1:
             return f"{value}." + "".join(str(_UNITS[w]) for w in words[after + 1 : end]), end
     return str(value), after
+
+
+def _decade(words: Sequence[str], i: int) -> tuple[int, int]:
+    """(1960, end) of "nineteen sixties", (60, end) of "sixties"; (0, i) if there is none."""
+    following = _word(words, i + 1)
+    if words[i] in _DECADES and words[i] != "tens":
+        return _DECADES[words[i]], i + 1
+    if words[i] == "two" and following == "thousands":
+        return 2000, i + 2
+    century = _SMALL.get(words[i], 0)
+    if century in _CENTURIES and (following in _DECADES or following == "hundreds"):
+        return 100 * century + _DECADES.get(following, 0), i + 2
+    return 0, i
 
 
 def _year(words: Sequence[str], i: int) -> tuple[int, int]:
@@ -117,7 +138,8 @@ def _word(words: Sequence[str], i: int) -> str:
     return words[i] if i < len(words) else ""
 
 
-def _suffix(value: int) -> str:
+def ordinal_of(value: int) -> str:
+    """21 → "21st"."""
     if value % 100 in (11, 12, 13):
-        return "th"
-    return {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")
+        return f"{value}th"
+    return f"{value}" + {1: "st", 2: "nd", 3: "rd"}.get(value % 10, "th")

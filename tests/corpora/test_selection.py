@@ -93,6 +93,31 @@ def test_balance_moves_lengths_towards_the_labelled_ones():
     assert selection.from_json(fitted.to_json()) == fitted
 
 
+@pytest.mark.parametrize("balanced", [0.3, 0.9])
+@pytest.mark.parametrize(
+    ("pool", "labelled"),
+    [
+        ({10: 1000}, [60]),  # nobody is labelled at the length of all
+        ({10: 490, 60: 510}, [60, 61, 120]),
+        ({10: 100, 60: 200, 120: 300, 180: 400}, [10] * 98 + [60, 120]),
+        ({10: 950, 60: 50}, [10, 60, 120]),
+    ],
+)
+def test_balancing_keeps_the_promised_share(pool, labelled, balanced):
+    tokens = [n for n, count in pool.items() for _ in range(count)]
+    labels = [label(n, -1.0, str(i)) for i, n in enumerate(tokens)]
+    fitted = selection.balance(ScoreFilter(0, 0, 1, -1e9), labels, labelled, SelectionConfig(balanced=balanced))
+    share = sum(fitted.rates[n // 50] * count for n, count in pool.items()) / len(labels)
+    assert share == pytest.approx(balanced, abs=1e-4)
+    assert np.mean([not fitted.reason(x) for x in labels]) == pytest.approx(balanced, abs=0.05)
+    # Lengths that nobody is labelled at are the first to go.
+    rates = {n: fitted.rates[n // 50] for n in pool}
+    lacking = [rates[n] for n in pool if n // 50 not in {m // 50 for m in labelled}]
+    others = [rates[n] for n in pool if n // 50 in {m // 50 for m in labelled}]
+    assert not lacking or max(lacking) == min(lacking)
+    assert not (lacking and others) or max(lacking) <= min(others)
+
+
 def test_longer_than_every_bucket_counts_as_the_last():
     chosen = ScoreFilter(0, 0, 1, -1e9, rates=(1.0, 0.0))
     assert chosen.reason(label(10, 0.0)) == ""

@@ -39,7 +39,20 @@ def test_a_mixture_keeps_its_rates_and_spreads_its_tasks():
     assert np.bincount(pattern).tolist() == [500, 300, 200]
     for start in range(0, BLOCK, 20):  # any twenty rows hold nearly their share
         assert np.abs(np.bincount(pattern[start : start + 20], minlength=3) - [10, 6, 4]).max() <= 1
-    assert np.bincount(interleaving([1, 1e-9])).tolist() == [999, 1]  # none is lost
+
+
+def test_every_task_of_a_mixture_is_drawn():
+    assert np.bincount(interleaving([1, 1e-9])).tolist() == [999, 1]
+    assert np.bincount(interleaving([1, 1e-4, 1e-4])).tolist() == [998, 1, 1]
+    rng = np.random.default_rng(0)
+    for size in rng.integers(2, 30, 60):
+        rates = 10.0 ** rng.uniform(-6, 0, size)
+        counts = np.bincount(interleaving(rates), minlength=size)
+        assert counts.min() >= 1
+        assert np.abs(counts - np.maximum(rates / rates.sum() * BLOCK, 1)).max() <= size
+    assert np.bincount(interleaving([1.0] * BLOCK)).tolist() == [1] * BLOCK
+    with pytest.raises(UserError, match="1001 tasks is too large"):
+        interleaving([1.0] * (BLOCK + 1))
 
 
 def test_every_epoch_holds_each_record_once_in_another_order():

@@ -1,12 +1,14 @@
-"""Scorers of answers against references, from the paper's to the strictest, on texts in plain words."""
+"""Scorers of answers against references, from the paper's to the strictest.
+
+All but the paper's compare the readings of spoken_forms, in which written and spoken forms are the same.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from spectron.utils.number_words import to_digits
-from spectron.utils.plain_words import plain_words
+from spectron.evaluation.metrics.spoken_forms import readings
 
 Scorer = Callable[[Sequence[str], str], bool]  # (references, answer) → right?
 
@@ -16,12 +18,15 @@ _POSSESSIVE = re.compile(r"(?<=\w)['’‘`´]s\b", re.IGNORECASE)
 
 
 def tokens(text: str) -> list[str]:
-    """plain_words with number words as digits and without articles, unless nothing else is there ("The The").
+    """The first of a text's readings (spoken_forms) without articles, unless nothing else is there ("The The").
 
     "The Twenty-First  Café!" → 21st, cafe.
     """
-    words = to_digits(plain_words(text))
-    return [word for word in words if word not in ARTICLES] or words
+    return _without_articles(readings(text)[0])
+
+
+def _without_articles(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in ARTICLES] or list(words)
 
 
 def substring(references: Sequence[str], said: str) -> bool:
@@ -45,24 +50,22 @@ def exact(references: Sequence[str], said: str) -> bool:
 
 
 def _compared(references: Sequence[str], said: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Yields (reference tokens, answer tokens) variants.
+    """Yields (reference tokens, answer tokens) variants: every reading of a reference with every one of the answer.
 
     A reference of only articles keeps them. If it ends in an article ("Vitamin A"), that one is kept in both: in the
     answer, each such article in turn. Possessives are also tried without "'s".
     """
-    for reference in references:
-        words = to_digits(plain_words(reference))
-        if not words:
-            continue
+    answers = dict.fromkeys(words for text in (said, _POSSESSIVE.sub("", said)) for words in readings(text))
+    wanted = dict.fromkeys(words for reference in references for words in readings(reference) if words)
+    for words in wanted:
         named = words[-1] in ARTICLES and any(word not in ARTICLES for word in words)
-        wanted = [*tokens(reference), *(words[-1:] if named else ())]
-        for heard in dict.fromkeys((said, _POSSESSIVE.sub("", said))):
-            heard_words = to_digits(plain_words(heard))
+        tokens = [*_without_articles(words), *(words[-1:] if named else ())]
+        for heard in answers:
             if named:
-                for i in (i for i, word in enumerate(heard_words) if word == words[-1]):
-                    yield wanted, [w for k, w in enumerate(heard_words) if k == i or w not in ARTICLES]
+                for i in (i for i, word in enumerate(heard) if word == words[-1]):
+                    yield tokens, [w for k, w in enumerate(heard) if k == i or w not in ARTICLES]
             else:
-                yield wanted, heard_words if wanted[-1] in ARTICLES else tokens(heard)
+                yield tokens, list(heard) if tokens[-1] in ARTICLES else _without_articles(heard)
 
 
 def _run(wanted: list[str], heard: list[str]) -> bool:
@@ -79,7 +82,8 @@ DEFINITIONS = {
     "substring": "The paper's: answers whose lower-cased text holds a lower-cased reference, inside a word too.",
     "contains": "Share of answers whose normalised tokens hold those of a reference as one run (lower case, "
     "accents folded, punctuation and articles dropped, but for one that ends a reference (Vitamin A), number words as "
-    "digits, a possessive with or without its 's).",
+    "digits, a possessive with or without its 's; dates, decades, roman numerals, initials, currencies and units as "
+    "written or as spoken).",
     "exact": "Share of answers whose normalised tokens are those of a reference, no more and no fewer.",
 }
 SHORT_NOTE = f"Short: a reference of at most {SHORT} characters, which is found by chance inside many a word."
