@@ -151,7 +151,7 @@ class SampleDigest:
         content = np.ascontiguousarray(samples)
         if self._bits == 24:
             content = np.ascontiguousarray(content.view(np.uint8).reshape(-1, 4)[:, :3])
-        self._md5.update(content)
+        self._md5.update(content.tobytes())
 
     @property
     def differs(self) -> bool:

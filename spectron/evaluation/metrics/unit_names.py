@@ -40,7 +40,7 @@ def _units() -> dict[str, str]:
         "watt": "w", "kilowatt": "kw", "megawatt": "mw", "volt": "v", "hour": "hr hrs", "minute": "min mins",
         "degree": "deg", "dollar": "usd", "cent": "", "euro": "eur", "rupee": "inr", "knot": "kn",
     }  # fmt: skip
-    units = {}
+    units: dict[str, str] = {}
     for name, others in table.items():
         for each in (name, *others.split()):
             units |= {each: name, each + "s": name} if len(each) > 3 else {each: name}
