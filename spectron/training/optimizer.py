@@ -22,6 +22,7 @@ NOT_MUON = re.compile(r"embed|(^|_)head$|^stop$|depthwise|^bias$|^scale$")
 PROJECTIONS = {"query", "key", "value", "q", "k", "v", "kv", "qkv"}
 STACK = "layers"  # nn.scan stacks the layers below this name along a leading axis
 DEFAULT = "default"  # the name of stage.optimizer in the optimizer's state
+BY_ADAM = ".adam"  # added to the name of a Muon optimizer: that of the AdamW beside it
 
 
 # Which optimizer updates which parameter.
@@ -82,29 +83,53 @@ def make_optimizer(stage: StageConfig, params: Params) -> optax.GradientTransfor
     """
     multipliers = multiplier_tree(stage, params)
     groups = trained_groups(stage, params)
-    labels = jax.tree_util.tree_map_with_path(lambda path, _: _label(prefix_of(stage, path_of(path))), params)
-    transforms = {_label(prefix): _transform(config, stage.steps) for prefix, config in groups.items()}
+    transforms: dict[str, optax.GradientTransformation] = {}
+    for prefix, config in groups.items():
+        transforms |= _transforms(_label(prefix), config, stage.steps)
     clip = optax.clip_by_global_norm(stage.clip_norm) if stage.clip_norm > 0 else optax.identity()
-    return optax.chain(clip, optax.partition(transforms, labels), _scale_by_tree(multipliers))
+    return optax.chain(clip, optax.partition(transforms, _labels(stage, params)), _scale_by_tree(multipliers))
 
 
 def _label(prefix: str) -> str:
     return prefix.replace("/", ".") or DEFAULT
 
 
-def _transform(config: LearningRateConfig, steps: int) -> optax.GradientTransformation:
-    rate = schedule(config, steps)
-    if isinstance(config, MuonConfig):
-        return optax.contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            adam_learning_rate=schedule(config, steps, config.adam_learning_rate or config.learning_rate),
-            muon_weight_dimension_numbers=muon_dimensions,
-            ns_steps=config.newton_schulz_steps,
-        )
-    return optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=_matrices)
+def _labels(stage: StageConfig, params: Params) -> Params:
+    """Per parameter the name of the transformation in `_transforms` that updates it."""
+
+    def one(path: Any, leaf: Any) -> str:
+        prefix = prefix_of(stage, path_of(path))
+        muon = isinstance(config_of(stage, prefix), MuonConfig)
+        return _label(prefix) + (BY_ADAM if muon and _muon_axes(path, leaf) is None else "")
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _transforms(label: str, config: LearningRateConfig, steps: int) -> dict[str, optax.GradientTransformation]:
+    """The transformations of one optimizer by name: two of Muon, one for its matrices and AdamW for the others.
+
+    Weight decay has one mask for all of them, `_matrices`, and the learning rate of the transformation it is part of.
+    """
+    rate, decay = schedule(config, steps), config.weight_decay
+    if not isinstance(config, MuonConfig):
+        return {label: optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=decay, mask=_matrices)}
+    muon = optax.contrib.muon(
+        rate,
+        weight_decay=decay,
+        weight_decay_mask=_matrices,
+        muon_weight_dimension_numbers=muon_dimensions,
+        ns_steps=config.newton_schulz_steps,
+    )
+    adam_rate = schedule(config, steps, config.adam_learning_rate or config.learning_rate)
+    adam = optax.adamw(
+        adam_rate,
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=decay,
+        mask=_matrices,
+        nesterov=True,  # as the AdamW in optax.contrib.muon
+    )
+    return {label: muon, label + BY_ADAM: adam}
 
 
 # Learning rates.
@@ -192,16 +217,18 @@ def muon_dimensions(params: Params) -> Params:
     kernel (also [H, K, D] and convolutions [taps, in, out]) is (all but the last) × last.
     """
 
-    def one(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
-        names = _names(path)
-        first, rank = int(STACK in names), leaf.ndim - int(STACK in names)
-        if rank < 2 or any(NOT_MUON.search(name) for name in names):
-            return None
-        axes = tuple(range(first, leaf.ndim))
-        split = 1 if PROJECTIONS & set(names) else len(axes) - 1
-        return MuonDimensionNumbers(reduction_axis=axes[:split], output_axis=axes[split:])
+    return jax.tree_util.tree_map_with_path(_muon_axes, params)
 
-    return jax.tree_util.tree_map_with_path(one, params)
+
+def _muon_axes(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+    """`muon_dimensions` of one parameter."""
+    names = _names(path)
+    first, rank = int(STACK in names), leaf.ndim - int(STACK in names)
+    if rank < 2 or any(NOT_MUON.search(name) for name in names):
+        return None
+    axes = tuple(range(first, leaf.ndim))
+    split = 1 if PROJECTIONS & set(names) else len(axes) - 1
+    return MuonDimensionNumbers(reduction_axis=axes[:split], output_axis=axes[split:])
 
 
 def _matrices(params: Params) -> Params:

@@ -1,6 +1,7 @@
 """Schedules, optimizers and multipliers by path, Muon's choice of matrices, averages."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -154,16 +155,21 @@ def test_each_path_has_its_own_optimizer():
     assert rates == pytest.approx({"learning_rate": 0.1, "learning_rate/lm": 0.01, "learning_rate/lm/layers": 0.5})
 
 
-def test_weight_decay_reaches_matrices_only():
+@pytest.mark.parametrize("kind", ["adam", "muon"])
+def test_weight_decay_reaches_every_matrix_and_nothing_else(kind):
+    """Under Muon too, which leaves some matrices to AdamW: each decays at the learning rate that it is updated with."""
     p = params()
-    updates = first_update(stage(plain(weight_decay=0.5)), p, jax.tree.map(jnp.zeros_like, p))
-    np.testing.assert_allclose(
-        updates["prenet"]["dense"]["kernel"],
-        -0.05 * p["prenet"]["dense"]["kernel"],
-        rtol=1e-5,
-    )
-    assert not np.asarray(updates["encoder"]["layers"]["mlp"]["bias"]).any()
-    assert not np.asarray(updates["encoder"]["layers"]["norm"]["scale"]).any()
+    p["encoder"]["layers"]["depthwise"] = {"kernel": jnp.ones((3, 5, 4))}
+    config = plain(kind, weight_decay=0.5)
+    if kind == "muon":
+        config = dataclasses.replace(config, adam_learning_rate=0.01)
+    updates = first_update(stage(config), p, jax.tree.map(jnp.zeros_like, p))
+    by_adam = {"embedding", "text_head", "depthwise"} if kind == "muon" else set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(p):
+        names = [entry.key for entry in path]
+        rate = 0.0 if names[-1] in {"bias", "scale"} else 0.01 if by_adam & set(names) else 0.1
+        update = functools.reduce(lambda tree, name: tree[name], names, updates)
+        np.testing.assert_allclose(update, -rate * 0.5 * leaf, rtol=1e-5, err_msg="/".join(names))
 
 
 @pytest.mark.parametrize("optimizers", [(), (("lm", plain()),)])
