@@ -55,11 +55,11 @@ class CTC(Objective):
         return Sequence(self.head.apply({"params": params["ctc_head"]}, encoded.values), encoded.mask)
 
     def loss(self, params: Params, batch: Batch, key: Array, train: bool = True) -> Losses:
-        """Term "ctc", per label."""
+        """Term "ctc", per label, and the metric "ctc_unalignable", the share of rows that no alignment fits."""
         logits = self.logits(params, batch.samples, batch.num_samples, key if train else None)
         labels = batch.text_mask & (batch.text != self.vocabulary.eos_id)
-        term = losses.ctc(logits.values, logits.mask, batch.text, labels)
-        return Losses({"ctc": term}, {"ctc": jnp.float32(1.0)})
+        terms = losses.ctc(logits.values, logits.mask, batch.text, labels)
+        return Losses(terms, {"ctc": jnp.float32(1.0)})
 
     def validation(self, params: Params, batch: Batch) -> Array:
         """The most likely label of every encoder frame, −1 in the padding. int32 [B, T]."""

@@ -132,14 +132,30 @@ def agreement(logits: Float[Array, "B L V"], teacher: Float[Array, "B L V"], mas
     return _total(divergence, mask)
 
 
-def ctc(logits: Float[Array, "B T V"], mask: Bool[Array, "B T"], labels: Int[Array, "B L"], label_mask: Array) -> Term:
-    """Connectionist temporal classification (Graves 2006), blank 0; sum over rows, weight = number of labels."""
+def ctc(
+    logits: Float[Array, "B T V"], mask: Bool[Array, "B T"], labels: Int[Array, "B L"], label_mask: Bool[Array, "B L"]
+) -> dict[str, Term]:
+    """Connectionist temporal classification (Graves 2006), blank 0: "ctc", summed over rows, weight = their labels.
+
+    A row whose labels need more frames than it has, one for each label and a blank between equal neighbours, has no
+    alignment: it counts in neither sum nor weight. The metric "ctc_unalignable" is the share of such rows among those
+    with labels.
+    """
     import optax
 
+    labels, label_mask = jnp.asarray(labels), jnp.asarray(label_mask)
+    repeated = (labels[:, 1:] == labels[:, :-1]) & label_mask[:, 1:]
+    alignable = label_mask.sum(axis=1) + repeated.sum(axis=1) <= mask.sum(axis=1)
     losses = optax.ctc_loss(
         logits.astype(jnp.float32), 1.0 - mask.astype(jnp.float32), labels, 1.0 - label_mask.astype(jnp.float32)
     )
-    return Term(jnp.sum(jnp.where(mask.any(axis=1), losses, 0.0)), jnp.sum(label_mask).astype(jnp.float32))
+    kept = alignable & mask.any(axis=1)
+    return {
+        "ctc": Term(
+            jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(label_mask & alignable[:, None]).astype(jnp.float32)
+        ),
+        "ctc_unalignable": _total((~alignable).astype(jnp.float32), label_mask.any(axis=1)),
+    }
 
 
 def _total(values: Array, mask: Array) -> Term:

@@ -111,8 +111,28 @@ def test_ctc_of_certain_frames_is_nothing():
     best = jnp.asarray([[1, 0, 2], [0, 0, 0]])
     logits = 50.0 * jax.nn.one_hot(best, 4)
     mask, labels = jnp.asarray([[True] * 3, [False] * 3]), jnp.asarray([[1, 2], [1, 0]])
-    term = losses.ctc(logits, mask, labels, jnp.asarray([[True, True], [False, False]]))
+    term = losses.ctc(logits, mask, labels, jnp.asarray([[True, True], [False, False]]))["ctc"]
     assert float(term.sum) == pytest.approx(0, abs=1e-3) and float(term.weight) == 2
+
+
+def test_ctc_leaves_out_rows_with_fewer_frames_than_their_labels_need():
+    """Five frames hold 1 1 2 2 (a blank inside each pair) no more than six labels; 1 2 1 2 3 fit, and 1 1 2 just."""
+    labels = jnp.asarray([[1, 1, 2, 2, 0, 0], [1, 2, 3, 1, 2, 3], [1, 2, 1, 2, 3, 0], [1, 1, 2, 0, 0, 0], [0] * 6])
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(5, 6, 4)), jnp.float32)
+    mask = jnp.arange(6)[None] < jnp.asarray([[5], [5], [5], [4], [0]])
+
+    def terms(logits, rows):
+        return losses.ctc(logits[rows], mask[rows], labels[rows], labels[rows] > 0)
+
+    every, kept = np.arange(5), np.asarray([2, 3])
+    found, wanted = terms(logits, every), terms(logits, kept)
+    assert float(found["ctc"].sum) == pytest.approx(float(wanted["ctc"].sum), rel=1e-6)
+    assert float(found["ctc"].weight) == float(wanted["ctc"].weight) == 8
+    dropped = found["ctc_unalignable"]
+    assert (float(dropped.sum), float(dropped.weight)) == (2, 4)  # of the rows with labels
+    slopes = jax.grad(lambda x: terms(x, every)["ctc"].mean())(logits)
+    assert np.isfinite(slopes).all() and not np.any(slopes[np.asarray([0, 1, 4])]) and np.any(slopes[2:4])
 
 
 def test_terms_add_as_if_seen_together():

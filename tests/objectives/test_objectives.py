@@ -134,6 +134,16 @@ def test_ctc_does_not_ask_for_eos():
     assert float(weight) == (batch.text_mask & (batch.text != 1)).sum()
 
 
+def test_ctc_counts_the_rows_that_cannot_be_aligned():
+    """Three rows of ten encoder frames, one of which is cut to a single frame."""
+    objective, params = made("ctc")
+    batch = tiny.batch()
+    whole = loss(objective, params, batch).means()
+    short = loss(objective, params, batch.replace(num_samples=batch.num_samples.at[0].set(800)))
+    assert float(whole["ctc_unalignable"]) == 0 and float(short.means()["ctc_unalignable"]) == pytest.approx(1 / 3)
+    assert float(short.means()["loss"]) == float(short.means()["ctc"]) < 10
+
+
 def test_cross_entropy_matches_the_models_own_logits():
     objective, params = made("spectron")
     batch = tiny.batch()
