@@ -29,9 +29,16 @@ class TransposedKernel:
 
     def __rmatmul__(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
         """x times the kernel."""
+        return self._product(x, None)
+
+    def dot_float32(self, x: Float[Array, "N I"]) -> Float[Array, "N O"]:
+        """x times the kernel, accumulated and returned in float32."""
+        return self._product(x, jnp.float32)
+
+    def _product(self, x: Array, dtype: Any) -> Array:
         # Without the barriers the compiler cancels the two transpositions, and the fast product with them.
         columns = jax.lax.optimization_barrier(x.T)
-        return jax.lax.optimization_barrier(self.values @ columns).T
+        return jax.lax.optimization_barrier(jnp.matmul(self.values, columns, preferred_element_type=dtype)).T
 
 
 FUSED = (("query", "key", "value"), ("gate", "up"))  # layers of one module that multiply the same input

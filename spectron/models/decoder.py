@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from spectron.config import LMConfig
 from spectron.models.attention import Attention, KVCache
 from spectron.models.decode_layout import TransposedKernel
-from spectron.models.layers import Dense, FeedForward, LayerNorm, RMSNorm, stack
+from spectron.models.layers import Dense, FeedForward, LayerNorm, RMSNorm, dot_float32, stack
 from spectron.models.segments import Segment, join
 from spectron.parallel.sharding import constrain
 from spectron.types import UserError
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
             self.position_embedding = self.param("position_embedding", init, shape)
         self.final_norm = make_norm(self.config)
         if not self.config.tie_embeddings:
-            self.head = Dense(self.vocab_size, ("embed", "vocab"), dtype=self.dtype)
+            self.head = Dense(self.vocab_size, ("embed", "vocab"), dtype=self.dtype, float32_output=True)
 
     def embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """Token ids → vectors."""
@@ -102,17 +102,18 @@ class Decoder(nn.Module):
         return constrain(vectors, "batch", "length", "embed").astype(self.dtype)
 
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """Vocabulary logits, float32."""
+        """Vocabulary logits, accumulated in float32."""
         hidden = constrain(hidden, "rows", "length", None)
         if self.config.tie_embeddings:
             scale = self.config.tied_logit_scale or self.config.dim**-0.5  # the embedding starts with unit deviation
             if isinstance(self.embedding, TransposedKernel):
-                scores = (hidden.reshape(-1, hidden.shape[-1]) @ self.embedding).reshape(*hidden.shape[:-1], -1) * scale
+                flat = hidden.reshape(-1, hidden.shape[-1])
+                scores = self.embedding.dot_float32(flat).reshape(*hidden.shape[:-1], -1) * scale
             else:
-                scores = jnp.dot(hidden, self.embedding.astype(self.dtype).T) * scale
+                scores = dot_float32(hidden.astype(self.dtype), self.embedding.astype(self.dtype).T) * scale
         else:
             scores = self.head(hidden)
-        return constrain(scores.astype(jnp.float32), "rows", "length", "vocab")
+        return constrain(scores, "rows", "length", "vocab")
 
     @nn.compact
     def __call__(

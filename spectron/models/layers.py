@@ -17,14 +17,42 @@ from spectron.models.decode_layout import TransposedKernel, fused_name
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
+def dot_float32(x: Float[Array, "... I"], kernel: Float[Array, "I O"]) -> Float[Array, "... O"]:
+    """A product of arrays in the compute dtype that is accumulated and returned in float32.
+
+    For the heads: rounded to bfloat16, many logits would be equal. Gradients are products in the compute dtype, like
+    those of all other layers.
+    """
+    return jnp.dot(x, kernel) if x.dtype == jnp.float32 else _dot_float32(x, kernel)
+
+
+@jax.custom_vjp
+def _dot_float32(x: Array, kernel: Array) -> Array:
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _dot_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    gradient = gradient.astype(x.dtype)  # JAX's own rule would multiply float32 by bfloat16, slowly on every device
+    rows = tuple(range(x.ndim - 1))
+    return jnp.dot(gradient, kernel.T), jnp.tensordot(x, gradient, axes=(rows, rows))
+
+
+_dot_float32.defvjp(lambda x, kernel: (_dot_float32(x, kernel), (x, kernel)), _dot_backward)
+
+
 class Dense(nn.Module):
-    """A matrix product [..., in] → [..., out]; the kernel is stored in float32 and used in `dtype`."""
+    """A matrix product [..., in] → [..., out]; the kernel is stored in float32 and used in `dtype`.
+
+    float32_output: whether the product is accumulated and returned in float32, not in `dtype`.
+    """
 
     features: int
     axes: tuple[str | None, str | None]
     use_bias: bool = False
     dtype: Any = jnp.float32
     kernel_init: Callable[..., Any] = DENSE_INIT
+    float32_output: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -32,18 +60,18 @@ class Dense(nn.Module):
         # Rows first: XLA's CPU backend multiplies plain matrices nearly twice as fast as batches of them.
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
         if isinstance(stored, TransposedKernel):
-            y = flat @ stored
+            y = stored.dot_float32(flat) if self.float32_output else flat @ stored
         else:
             kernel = self.param(
                 "kernel", nn.with_logical_partitioning(self.kernel_init, self.axes), (x.shape[-1], self.features)
             )
-            y = jnp.dot(flat, kernel.astype(self.dtype))
+            y = (dot_float32 if self.float32_output else jnp.dot)(flat, kernel.astype(self.dtype))
         y = y.reshape(*x.shape[:-1], self.features)
         if self.use_bias:
             bias = self.param(
                 "bias", nn.with_logical_partitioning(nn.initializers.zeros, self.axes[1:]), (self.features,)
             )
-            y = y + bias.astype(self.dtype)
+            y = y + bias.astype(y.dtype)
         return y
 
 

@@ -42,7 +42,7 @@ class PreNet(nn.Module):
 
 
 class PostNet(nn.Module):
-    """LM width → the step's frames, float32."""
+    """LM width → the step's frames, accumulated in float32."""
 
     features: int
     dtype: Any = jnp.float32
@@ -50,7 +50,7 @@ class PostNet(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T R"]:
         x = nn.gelu(Dense(x.shape[-1], ("embed", "mlp"), True, self.dtype, name="hidden")(x))
-        return Dense(self.features, ("mlp", "mel"), True, self.dtype, name="out")(x).astype(jnp.float32)
+        return Dense(self.features, ("mlp", "mel"), True, self.dtype, float32_output=True, name="out")(x)
 
 
 class Output(NamedTuple):
@@ -85,7 +85,7 @@ class Spectron(nn.Module):
         self.lm = Decoder(c.lm, self.vocab_size, scan_layers=scan, remat=c.remat, dtype=dtype)
         self.prenet = PreNet(c.frames.bottleneck, c.lm.dim, dtype)
         self.postnet = PostNet(step * self.num_mels, dtype)
-        self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype)
+        self.stop = Dense(step, ("embed", None), use_bias=True, dtype=dtype, float32_output=True)
 
     def prefix(
         self,
@@ -153,7 +153,7 @@ class Spectron(nn.Module):
         batch, steps, _ = hidden.shape
         per_step = self.config.frames.frames_per_step
         frames = self.postnet(hidden).reshape(batch, steps * per_step, self.num_mels)
-        return frames, self.stop(hidden).astype(jnp.float32).reshape(batch, steps * per_step)
+        return frames, self.stop(hidden).reshape(batch, steps * per_step)
 
     def prefill(
         self, prompt: Shaped[Array, "B S"], prompt_samples: Int[Array, " B"], statistics: Statistics, cache: Cache

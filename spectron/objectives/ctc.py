@@ -30,7 +30,7 @@ class CTC(Objective):
         dtype = jnp.dtype(model.compute_dtype)
         check_sample_rate(experiment)
         self.encoder = make_encoder(model)
-        self.head = Dense(self.vocabulary.size, ("embed", "vocab"), use_bias=True, dtype=dtype)
+        self.head = Dense(self.vocabulary.size, ("embed", "vocab"), use_bias=True, dtype=dtype, float32_output=True)
 
     def init(self, key: Array, batch: Batch) -> Params:
         """Fresh {"encoder": …, "ctc_head": …}."""
