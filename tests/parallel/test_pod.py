@@ -84,7 +84,7 @@ class Pod:
 
 def lines(workdir, stage="joint"):
     rows = [json.loads(line) for line in (workdir / stage / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in RATES} for row in rows]
+    return [{k: v for k, v in row.items() if k not in RATES or k == "padding"} for row in rows]
 
 
 def run(workdir, processes, devices, *arguments):
@@ -97,6 +97,8 @@ def assert_same(found, wanted):
     assert [row["step"] for row in found] == [row["step"] for row in wanted]
     for here, there in zip(found, wanted, strict=True):
         assert here["loss"] == pytest.approx(there["loss"], rel=1e-5), here["step"]
+        if "padding" in here and "padding" in there:  # a restart's first line has no rates
+            assert here["padding"] == pytest.approx(there["padding"], abs=1e-4), here["step"]  # of all processes
 
 
 @pytest.fixture(scope="module")
@@ -227,4 +229,33 @@ def test_a_slow_compiler_is_waited_for(tmp_path):
         "assert float(total(rows)) == 4.0\n"
     )
     with Pod(tmp_path, 2, 1, script=script) as pod:
+        assert pod.wait() == [0, 0], pod.told()
+
+
+def test_a_process_puts_only_its_own_shards_on_its_devices(tmp_path):
+    """A whole array given to jax.device_put costs every process five times its size."""
+    script = tmp_path / "place.py"
+    script.write_text(
+        "import resource, jax, ml_dtypes, numpy as np\n"
+        "from spectron.checkpoints.checkpoint import place\n"
+        "from spectron.parallel import multihost, sharding\n"
+        "multihost.connect()\n"
+        "mesh = sharding.make_mesh((('fsdp', 4),))\n"
+        "whole = np.arange(4096 * 4096, dtype=np.float32).reshape(4096, 4096)\n"
+        "split = jax.NamedSharding(mesh, jax.P(None, 'fsdp'))\n"
+        "def abstract(x, dtype, how): return jax.ShapeDtypeStruct(x.shape, dtype, sharding=how)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak()\n"
+        "placed = jax.block_until_ready(place({'kernel': whole}, {'kernel': abstract(whole, np.float32, split)}))\n"
+        "print((peak() - before) / whole.nbytes, 'times the array')\n"
+        "assert peak() - before < whole.nbytes, 'more than half of it, on two of four devices'\n"
+        "for shard in placed['kernel'].addressable_shards:\n"
+        "    np.testing.assert_array_equal(shard.data, whole[shard.index])\n"
+        "small = {'kernel': whole[:8, :8], 'bias': whole[0, :3]}\n"
+        "alike = abstract(small['bias'], np.float32, sharding.replicated(mesh))\n"
+        "placed = place(small, {'kernel': abstract(small['kernel'], ml_dtypes.bfloat16, split), 'bias': alike})\n"
+        "assert placed['kernel'].dtype == ml_dtypes.bfloat16 and placed['kernel'].shape == (8, 8)\n"
+        "np.testing.assert_array_equal(placed['bias'], small['bias'])\n"
+    )
+    with Pod(tmp_path, 2, 2, script=script) as pod:
         assert pod.wait() == [0, 0], pod.told()
