@@ -30,7 +30,7 @@ from spectron.config import (
     override,
     to_json,
 )
-from spectron.cost.flops import Flops
+from spectron.cost.flops import Flops, Product
 from spectron.data.example import Source
 from spectron.data.fields import FIELDS, ROW, Field, register_field
 from spectron.data.sources import SOURCES
@@ -140,7 +140,8 @@ class Loudness(Objective):
         return Losses({"loudness": Term(error.sum(), jnp.float32(error.shape[0]))}, {"loudness": jnp.float32(1.0)})
 
     def flops(self, shape):
-        return Flops(encoder=self.encoder.flops(shape.samples)).scaled(shape.rows)
+        encoder = Product("encoder", self.encoder.flops(shape.samples), "encoder", ("encoder",))
+        return Flops((encoder,)).scaled(shape.rows)
 
     def positions(self, shape, num_samples, prompt_samples, num_tokens):
         return self.encoder.output_length(num_samples), self.encoder.output_length(shape.samples)

@@ -6,7 +6,6 @@ collectives are read from the compiled program; times are rooflines of data-shee
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -20,6 +19,7 @@ from spectron.compile.hlo_collectives import collectives
 from spectron.compile.report import Report, recomputed, roofline, summary
 from spectron.config import Experiment, StageConfig
 from spectron.cost.chips import Chip, chip_of
+from spectron.cost.flops import PARTS
 from spectron.data.buckets import longest_shape
 from spectron.data.fields import to_batch
 from spectron.data.vocabulary import make_vocabulary
@@ -146,7 +146,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
     memory = compiled.memory_analysis()
     sent = collectives(compiled.as_text(), tuple(mesh.shape.items()))
     shapes = [longest_shape(experiment.data, experiment.features, s.batch_size) for s in stage.streams]
-    flops = step_flops(make_objectives(stage.streams, experiment), shapes, set(state.frozen) - set(state.params))
+    flops = step_flops(make_objectives(stage.streams, experiment), shapes, state.params)
     resident = shard_bytes(state)
     sizes = {
         "parameters": shard_bytes(state.params),
@@ -175,7 +175,7 @@ def analyse(experiment: Experiment, stage: StageConfig, topology: str, slices: i
         },
         bytes=sizes,
         flops={
-            **dataclasses.asdict(flops),
+            **{part: flops.part(part) for part in PARTS},
             "step": flops.step,
             "recomputed": recomputed(flops, experiment.model.remat),
         },

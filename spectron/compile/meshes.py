@@ -107,7 +107,7 @@ def candidates(experiment: Experiment, stage: StageConfig, chips: int, slices: i
             continue
         if program is None:  # its shapes are those of every mesh
             program = make_program(experiment, stage, statistics, rows, described)
-            flops = step_flops(objectives, shapes, set(program.abstract.frozen) - set(program.abstract.params))
+            flops = step_flops(objectives, shapes, program.abstract.params)
         layout = sharding.shardings_like(program.abstract, sharding.param_shardings(boxed, described), described)
         state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), program.abstract, layout)
         sizes = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from spectron.compile.hlo_collectives import Collective
 from spectron.cost.chips import Chip
-from spectron.cost.flops import Flops
+from spectron.cost.flops import PARTS, Flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +85,7 @@ def table(report: Report) -> str:
         *([("frozen parameters, per chip", f"{size['frozen'] / giga:.2f} GiB")] if size["frozen"] else []),
         ("activations and scratch, per chip", f"{size['activations'] / giga:.2f} GiB"),
         ("peak, per chip", f"{size['peak'] / giga:.2f} of {size['memory'] / giga:.2f} GiB"),
-        *(
-            (f"forward FLOPs, {part}", f"{report.flops[part]:.3g}")
-            for part in ("encoder", "lm", "vocabulary", "frames")
-        ),
+        *((f"forward FLOPs, {part}", f"{report.flops[part]:.3g}") for part in PARTS),
         ("FLOPs per step", f"{report.flops['step']:.4g}"),
         *(
             (

@@ -1,9 +1,10 @@
 """What the parts of the model cost, by formula. An objective adds them up to the cost of its step.
 
 Model FLOPs (Chowdhery et al. 2022, arXiv 2204.02311, appendix B): two per multiply-add of every matrix product that the
-model's definition asks for, on the padded shapes of the batch; the backward pass costs twice the forward. Attention
-counts the pairs that may see each other once: a prefix all of its pairs, what follows the causal half. Left out:
-rematerialisation (work done twice is not progress), norms, softmax, activations, log-mel, the optimizer.
+model's definition asks for, on the padded shapes of the batch; the backward pass has a product for the gradient of each
+factor that needs one. Attention counts the pairs that may see each other once: a prefix all of its pairs, what follows
+the causal half. Left out: rematerialisation (work done twice is not progress), norms, softmax, activations, log-mel,
+the optimizer.
 
     MFU = model FLOPs per step / (step time x chips x peak FLOP/s of a chip)
 """
@@ -11,60 +12,118 @@ rematerialisation (work done twice is not progress), norms, softmax, activations
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from spectron.config import Experiment, LMConfig
 from spectron.data.vocabulary import make_vocabulary
 
+PARTS = ("encoder", "lm", "vocabulary", "frames")
+# Starts of the paths of the parameters on which the LM's hidden states depend, besides those of what it reads.
+LM_BODY = ("lm/embedding", "lm/position_embedding", "lm/layers", "lm/final_norm")
+
+
+class Product(NamedTuple):
+    """Matrix products of one kind.
+
+    part: where reports count them: "encoder" (with the connector), "lm", "vocabulary" (the text head) or "frames"
+    (pre-net, post-net, stop). forward: FLOPs of the forward pass. weights: the start of the paths of the parameters
+    that are multiplied; "" for products of two activations, such as attention scores. inputs: the starts of the paths
+    of the parameters that the activations depend on; () for inputs of the model and behind a stop-gradient.
+    """
+
+    part: str
+    forward: float
+    weights: str = ""
+    inputs: tuple[str, ...] = ()
+
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
-    """Forward FLOPs by part: encoder (with the connector), LM, vocabulary (the text head), frames (pre-net, post-net,
-    stop); `detached` is how many of them all have no backward pass."""
+    """FLOPs of a step. trained: the starts of the paths of all parameters that are trained; None trains everything."""
 
-    encoder: float = 0.0
-    lm: float = 0.0
-    vocabulary: float = 0.0
-    frames: float = 0.0
-    detached: float = 0.0
+    products: tuple[Product, ...] = ()
+    trained: frozenset[str] | None = None
 
     def scaled(self, factor: float) -> Flops:
-        """The same parts, `factor` times."""
-        return Flops(*(factor * part for part in dataclasses.astuple(self)))
+        """The same products, `factor` times."""
+        products = (product._replace(forward=factor * product.forward) for product in self.products)
+        return dataclasses.replace(self, products=tuple(products))
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return dataclasses.replace(self, products=self.products + other.products)
+
+    def with_trained(self, names: Iterable[str]) -> Flops:
+        """The same step if only the parameters whose paths start with these names are trained; see `trained_names`."""
+        return dataclasses.replace(self, trained=frozenset(names))
+
+    def part(self, name: str) -> float:
+        """Forward FLOPs of one part."""
+        return sum(product.forward for product in self.products if product.part == name)
 
     @property
     def forward(self) -> float:
-        """All parts, forward."""
-        return self.encoder + self.lm + self.vocabulary + self.frames
+        """FLOPs of the forward pass."""
+        return sum(product.forward for product in self.products)
 
-    def with_frozen(self, parts: Collection[str]) -> Flops:
-        """The same step with some top-level parts of the parameters frozen.
-
-        The gradient does not pass through a frozen encoder at all. It passes through a frozen LM to what comes before
-        it, without the gradient of its weights, which is half of its backward pass.
-        """
-        detached = self.detached
-        if "lm" in parts:
-            detached += (self.lm + self.vocabulary - self.detached) / 2
-        if "encoder" in parts:
-            detached += self.encoder
-        return dataclasses.replace(self, detached=detached)
+    @property
+    def backward(self) -> float:
+        """FLOPs of the backward pass: a product for each factor whose gradient is needed."""
+        total = 0.0
+        for product in self.products:
+            flows = any(self._trains(prefix) for prefix in product.inputs)
+            own = self._trains(product.weights) if product.weights else flows
+            total += product.forward * (flows + own)
+        return total
 
     @property
     def step(self) -> float:
         """Forward and backward."""
-        return 3 * self.forward - 2 * self.detached
+        return self.forward + self.backward
+
+    def _trains(self, prefix: str) -> bool:
+        """Whether any parameter whose path starts with `prefix` ("lm/layers", or a whole part, "lm") is trained."""
+        if self.trained is None:
+            return True
+        return any(name.startswith(prefix) for name in self.trained)
+
+
+def trained_names(params: Mapping[str, Any]) -> frozenset[str]:
+    """The first two names of the paths of nested dicts of parameters: "lm/layers", "encoder/subsampling"."""
+    names: set[str] = set()
+    for part, tree in params.items():
+        names |= {f"{part}/{name}" for name in tree} if isinstance(tree, Mapping) else {part}
+    return frozenset(names)
+
+
+def lm_products(config: LMConfig, prefix: int, length: int, inputs: tuple[str, ...]) -> Flops:
+    """The decoder's layers on one row of `length` positions, the first `prefix` of them bidirectional.
+
+    inputs: the starts of the paths of the parameters that the vectors it reads depend on, beside its own.
+    """
+    scores = scores_flops(config, prefix, length)
+    products = lm_flops(config, prefix, length) - scores
+    sources = LM_BODY + inputs
+    return Flops((Product("lm", products, "lm/layers", sources), Product("lm", scores, "", sources)))
+
+
+def head_product(config: LMConfig, vocabulary: int, positions: int, inputs: tuple[str, ...]) -> Product:
+    """The vocabulary logits of that many positions. inputs: as in `lm_products`."""
+    weights = "lm/embedding" if config.tie_embeddings else "lm/head"
+    return Product("vocabulary", 2.0 * config.dim * vocabulary * positions, weights, LM_BODY + inputs)
+
+
+def scores_flops(config: LMConfig, prefix: int, length: int) -> float:
+    """Attention scores and weighted sums of `lm_flops`."""
+    pairs = prefix * prefix + (length * (length + 1) - prefix * (prefix + 1)) / 2
+    return 4.0 * config.num_layers * pairs * config.head_width * config.num_heads
 
 
 def lm_flops(config: LMConfig, prefix: int, length: int) -> float:
     """The decoder's forward pass over one row of `length` positions, the first `prefix` of them bidirectional."""
-    pairs = prefix * prefix + (length * (length + 1) - prefix * (prefix + 1)) / 2
-    return 2.0 * config.num_layers * (length * layer_weights(config) + 2 * pairs * config.head_width * config.num_heads)
+    return 2.0 * config.num_layers * length * layer_weights(config) + scores_flops(config, prefix, length)
 
 
 def layer_weights(config: LMConfig) -> int:

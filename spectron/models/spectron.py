@@ -196,7 +196,7 @@ def prefix_length(model: ModelConfig, num_samples: Any) -> Any:
     return make_connector(model).output_length(make_encoder(model).output_length(num_samples))
 
 
-def prefix_flops(model: ModelConfig, num_samples: int) -> float:
-    """Forward model FLOPs of encoder and connector on one prompt of `num_samples` samples."""
+def connector_flops(model: ModelConfig, num_samples: int) -> float:
+    """Forward model FLOPs of the connector on one prompt of `num_samples` samples."""
     encoder = make_encoder(model)
-    return encoder.flops(num_samples) + make_connector(model).flops(encoder.width, encoder.output_length(num_samples))
+    return make_connector(model).flops(encoder.width, encoder.output_length(num_samples))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import itertools
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from spectron.config import Experiment, ObjectiveConfig, Registry, StreamConfig
-from spectron.cost.flops import Flops
+from spectron.cost.flops import Flops, trained_names
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import make_vocabulary
 from spectron.types import Batch, Losses, Params, Statistics, UserError
@@ -124,13 +124,13 @@ def term_name(stream: StreamConfig, index: int, name: str) -> str:
     return f"{stream.key}_{index}/{name}"
 
 
-def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape], frozen: Collection[str] = ()) -> Flops:
+def step_flops(objectives: Sequence[Objective], shapes: Sequence[BatchShape], trained: Params | None = None) -> Flops:
     """Model FLOPs of a training step: all objectives' batches, of these shapes, together.
 
-    frozen: the top-level parts of the parameters that are not trained.
+    trained: the parameters that are trained, abstract or real; None trains all.
     """
     total = sum((o.flops(shape) for o, shape in zip(objectives, shapes, strict=True)), Flops())
-    return total.with_frozen(frozen)
+    return total if trained is None else total.with_trained(trained_names(trained))
 
 
 def shift_right(text: Array, sos: int) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array
 
 from spectron.config import CTCConfig, Experiment
-from spectron.cost.flops import Flops
+from spectron.cost.flops import Flops, Product
 from spectron.data.order import BatchShape
 from spectron.models.encoder import check_sample_rate, make_encoder
 from spectron.models.layers import Dense
@@ -69,7 +69,8 @@ class CTC(Objective):
     def flops(self, shape: BatchShape) -> Flops:
         """Encoder and head on whole utterances."""
         head = 2.0 * self.encoder.width * self.vocabulary.size * self.encoder.output_length(shape.samples)
-        return Flops(encoder=self.encoder.flops(shape.samples), vocabulary=head).scaled(shape.rows)
+        encoder = Product("encoder", self.encoder.flops(shape.samples), "encoder", ("encoder",))
+        return Flops((encoder, Product("vocabulary", head, "ctc_head", ("encoder",)))).scaled(shape.rows)
 
     def positions(
         self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray

@@ -12,15 +12,17 @@ from jaxtyping import Array, Float, Int
 
 from spectron.audio.features import log_mel, normalise
 from spectron.config import Experiment, FramesConfig, JointConfig
-from spectron.cost.flops import Flops, lm_flops
+from spectron.cost.flops import LM_BODY, Flops, Product, head_product, lm_products
 from spectron.data.buckets import continuation_capacity, samples_per_row
 from spectron.data.order import BatchShape
 from spectron.data.vocabulary import make_vocabulary
-from spectron.models.encoder import check_sample_rate
-from spectron.models.spectron import Output, Spectron, prefix_flops, prefix_length
+from spectron.models.encoder import check_sample_rate, make_encoder
+from spectron.models.spectron import Output, Spectron, connector_flops, prefix_length
 from spectron.objectives import losses
 from spectron.objectives.base import LOG_PROBABILITY, OBJECTIVES, Objective, shift_right
 from spectron.types import Batch, Losses, Params, Sequence, Statistics, Term, length_mask
+
+READ = ("encoder", "connector", "prenet")  # the parts whose output the LM reads
 
 
 class ModelInput(NamedTuple):
@@ -157,22 +159,37 @@ class Joint(Objective):
 
     def flops(self, shape: BatchShape) -> Flops:
         """Encoder on the prompt, LM on prefix, text and frame steps; the agreement term reads the text once more."""
-        model, dim, text = self.experiment.model, self.experiment.model.lm.dim, shape.tokens
-        per_step = model.frames.frames_per_step
-        samples, steps = self.prompt_capacity(shape), self.frames_in(shape.samples) // per_step
-        prefix, width = prefix_length(model, samples), per_step * self.features.num_mels
+        model, text, vocabulary = self.experiment.model, shape.tokens, self.vocabulary.size
+        samples, steps = self.prompt_capacity(shape), self.frames_in(shape.samples) // model.frames.frames_per_step
+        prefix = prefix_length(model, samples)
         bidirectional = prefix if model.bidirectional_prefix else 0
-        head = 2.0 * dim * self.vocabulary.size
-        total = Flops(
-            encoder=prefix_flops(model, samples),
-            lm=lm_flops(model.lm, bidirectional, prefix + text + steps),
-            vocabulary=(text + (steps if self.config.alignment_weight else 0)) * head,
-            frames=2.0 * steps * (model.frames.bottleneck * (width + dim) + dim * (dim + width + per_step)),
+        total = lm_products(model.lm, bidirectional, prefix + text + steps, READ)
+        scored = text + (steps if self.config.alignment_weight else 0)
+        total += Flops(
+            (
+                Product("encoder", make_encoder(model).flops(samples), "encoder", ("encoder",)),
+                Product("encoder", connector_flops(model, samples), "connector", ("encoder",)),
+                head_product(model.lm, vocabulary, scored, READ),
+                *self.frame_products(steps),
+            )
         )
-        if self.config.agreement_weight:
-            teacher = lm_flops(model.lm, 0, text)
-            total += Flops(lm=teacher, vocabulary=2 * text * head, detached=teacher + text * head)
+        if self.config.agreement_weight:  # the LM on text alone, without a gradient
+            teacher = lm_products(model.lm, 0, text, ()) + Flops((head_product(model.lm, vocabulary, text, ()),))
+            total += Flops(tuple(product._replace(weights="", inputs=()) for product in teacher.products))
         return total.scaled(shape.rows)
+
+    def frame_products(self, steps: int) -> tuple[Product, ...]:
+        """Pre-net, post-net and stop head on one row of that many frame steps."""
+        frames, dim = self.experiment.model.frames, self.experiment.model.lm.dim
+        width = frames.frames_per_step * self.features.num_mels
+        hidden = LM_BODY + READ
+        return (
+            Product("frames", 2.0 * steps * width * frames.bottleneck, "prenet"),
+            Product("frames", 2.0 * steps * frames.bottleneck * dim, "prenet", ("prenet",)),
+            Product("frames", 2.0 * steps * dim * dim, "postnet", hidden),
+            Product("frames", 2.0 * steps * dim * width, "postnet", ("postnet", *hidden)),
+            Product("frames", 2.0 * steps * dim * frames.frames_per_step, "stop", hidden),
+        )
 
     def positions(
         self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from spectron.config import Experiment, TextLMConfig
-from spectron.cost.flops import Flops, lm_flops
+from spectron.cost.flops import Flops, head_product, lm_products
 from spectron.data.order import BatchShape
 from spectron.models.decoder import Decoder
 from spectron.objectives import losses
@@ -67,8 +67,8 @@ class TextLM(Objective):
     def flops(self, shape: BatchShape) -> Flops:
         """The LM and its head on every token."""
         lm = self.experiment.model.lm
-        head = 2.0 * lm.dim * self.vocabulary.size
-        return Flops(lm=lm_flops(lm, 0, shape.tokens), vocabulary=shape.tokens * head).scaled(shape.rows)
+        head = head_product(lm, self.vocabulary.size, shape.tokens, ())
+        return (lm_products(lm, 0, shape.tokens, ()) + Flops((head,))).scaled(shape.rows)
 
     def positions(
         self, shape: BatchShape, num_samples: np.ndarray, prompt_samples: np.ndarray, num_tokens: np.ndarray

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -112,12 +112,11 @@ def run(
     return step
 
 
-def measure_work(
-    objectives: Sequence[Objective], sample_rate: int, frozen: Collection[str], batches: Sequence[Batch]
-) -> Work:
+def measure_work(objectives: Sequence[Objective], sample_rate: int, trained: Params, batches: Sequence[Batch]) -> Work:
     """The work of a step, from this process's batches (each process has as many rows of the same shape).
 
-    frozen: the parts that are not trained.
+    Seconds and positions are of these rows, the other figures of the whole step. trained: the parameters that are
+    trained, abstract or real.
     """
     count = jax.process_count()
     shapes = [BatchShape(b.size * count, b.samples.shape[1], b.text.shape[1]) for b in batches]
@@ -125,10 +124,10 @@ def measure_work(
     real, computed = np.sum([objective.batch_positions(batch) for objective, batch in pairs], axis=0)
     return Work(
         examples=sum(shape.rows for shape in shapes),
-        seconds=sum(int(np.sum(b.num_samples)) for b in batches) / sample_rate * count,
+        seconds=sum(int(np.sum(b.num_samples)) for b in batches) / sample_rate,
         real=int(real),
         computed=int(computed),
-        flops=step_flops(objectives, shapes, frozen).step / jax.device_count(),
+        flops=step_flops(objectives, shapes, trained).step / jax.device_count(),
     )
 
 
@@ -192,8 +191,7 @@ def train_stage(
             saver.save(step, state, meta | {"window": log.state()})
 
         objectives = make_objectives(stage.streams, experiment)
-        frozen = set(state.frozen) - set(state.params)
-        measure = functools.partial(measure_work, objectives, experiment.features.sample_rate, frozen)
+        measure = functools.partial(measure_work, objectives, experiment.features.sample_rate, program.abstract.params)
         validate = make_validation(experiment, stage, statistics, mesh) if stage.evaluate_on else None
         reached = run(program, state, streams, log, save, stopping, measure, validate)
         saver.close()

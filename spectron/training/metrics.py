@@ -12,16 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spectron.checkpoints.steps import FOLDER
+from spectron.parallel import multihost
 from spectron.training.console import Console
 from spectron.training.runs import METRICS, VALIDATION
 
 BOARD = "tensorboard"  # the folder of its files, in the stage's
 LATEST = "learning_rate"  # metrics of this name, or below it, are written as their last value, not as a mean
+LOCAL = slice(2, 5)  # seconds, real and computed in MetricsLog._work: what each process knows of its own rows
 RATES = ("step_seconds", "examples_per_second", "speech_seconds_per_second", "padding", "teraflops_per_chip", "mfu")
 
 
 class Work(NamedTuple):
-    """The work of a step: examples, seconds of speech, real and computed positions, model FLOPs per chip (cost/)."""
+    """The work of a step: examples, seconds of speech, real and computed positions, model FLOPs per chip (cost/).
+
+    Seconds and positions are those of this process's rows: their sums over all processes are taken once a line.
+    """
 
     examples: int
     seconds: float
@@ -119,7 +124,10 @@ class MetricsLog:
         self.console.summary(step, self.folder, files, self._newest)
 
     def _rates(self, elapsed: float) -> dict[str, float]:
-        steps, examples, speech, real, computed, flops = self._work.tolist()
+        """Rates of the last steps, of all processes: every process must call it at the same step."""
+        steps, examples, *_, flops = self._work.tolist()
+        each = multihost.gather(json.dumps(self._work[LOCAL].tolist()))
+        speech, real, computed = np.sum([json.loads(local) for local in each], axis=0).tolist()
         padding = 1 - real / computed if computed else 0.0
         values = [elapsed / steps, examples / elapsed, speech / elapsed, padding, flops / elapsed / 1e12]
         if self.peak:

@@ -12,7 +12,7 @@ from spectron.compile.hlo_collectives import Collective
 from spectron.compile.report import roofline
 from spectron.config import load_experiment
 from spectron.cost.chips import Chip
-from spectron.cost.flops import Flops
+from spectron.cost.flops import Flops, Product
 from spectron.types import UserError
 
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -126,7 +126,7 @@ def test_the_largest_batch_is_found_with_few_tries():
 
 def test_rooflines_by_hand():
     chip = Chip("toy", flops=100.0, memory=1.0, bandwidth=10.0, ici=5.0, dcn=1.0)
-    flops = Flops(encoder=100.0, lm=100.0)
+    flops = Flops((Product("encoder", 100.0, "encoder", ("encoder",)), Product("lm", 100.0, "lm", ("lm",))))
     near = Collective("all-gather", "a", "f32", (4,), 16, 4, ("fsdp",), 2)  # 2 x 16 x 3/4
     far = Collective("all-reduce", "b", "f32", (4,), 16, 2, ("replica",), 1)  # 2 x 16 x 1/2
     sizes = {"parameters": 4.0, "frozen": 1.0, "optimizer": 8.0, "average": 0.0, "activations": 4.0}
