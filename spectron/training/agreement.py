@@ -71,10 +71,10 @@ def source_statistics(
     for part in sorted(sources, key=_first("postnet", "prenet", "encoder")):
         statistics = sources[part].statistics
         if target is None and statistics is not None and _same(sources[part].experiment.features, features):
-            target = statistics
+            target = dataclasses.replace(statistics, encoder=None)
     for part in sorted(sources, key=_first("encoder")):
-        statistics = sources[part].statistics
-        if own is None and statistics is not None and _same(_encoder_features(sources[part].experiment), encoder_features):
+        statistics, theirs = sources[part].statistics, _encoder_features(sources[part].experiment)
+        if own is None and statistics is not None and _same(theirs, encoder_features):
             own = statistics.of_encoder
     return target, own
 

@@ -31,6 +31,7 @@ from spectron.data.batches import Feed
 from spectron.data.buckets import bucket_shapes
 from spectron.data.vocabulary import lacks_pieces, read_pieces
 from spectron.parallel import sharding
+from spectron.training.agreement import check_source, source_statistics
 from spectron.training.step import StageProgram
 from spectron.types import Batch, Statistics, TrainState, UserError
 
@@ -52,18 +53,19 @@ def reading(feed: Feed, step: int) -> Iterator[Iterator[Batch]]:
 def open_sources(experiment: Experiment, stage: StageConfig, workdir: Path) -> dict[str, Checkpoint]:
     """Part → the checkpoint that it starts from (start_from), of an earlier stage in this work folder or of a folder.
 
-    Raises UserError if there is none.
+    Raises UserError if there is none, or if the part was trained on other features or with another vocabulary.
     """
     names = [s.name for s in experiment.stages]
     earlier = names[: names.index(stage.name)]
     opened: dict[str, Checkpoint] = {}
-    for _, source in stage.start_from:
+    for part, source in stage.start_from:
         if source in earlier and not (workdir / source / FOLDER).is_dir():
             raise UserError(
                 f"Stage {stage.name!r} starts from stage {source!r}, which has no checkpoint in {str(workdir)!r}; "
                 f"train it first."
             )
-        opened[source] = Checkpoint.open(workdir / source if source in earlier else source)
+        opened[source] = opened.get(source) or Checkpoint.open(workdir / source if source in earlier else source)
+        check_source(opened[source], part, experiment, stage)
     return {part: opened[source] for part, source in stage.start_from}
 
 
@@ -113,19 +115,19 @@ def find_statistics(
     features: FeatureConfig,
     encoder_features: FeatureConfig | None = None,
 ) -> Statistics | None:
-    """Log-mel statistics of the sources (the encoder's first, which was trained with them), else of the feed `speech`.
+    """Log-mel statistics with which parts of the sources were trained, else those of the feed `speech`.
 
     features: of the target. encoder_features: of the encoder's input, if they differ. None if there is neither a
-    source with statistics nor speech, for a stage on text only.
+    source with statistics of these features nor speech, for a stage on text only.
     """
-    for part in sorted(sources, key=lambda part: part != "encoder"):
-        if sources[part].statistics is not None:
-            return sources[part].statistics
-    if speech is None:
+    target, own = source_statistics(sources, features, encoder_features or features)
+    if speech is None and (target is None or (own is None and encoder_features is not None)):
         return None
-    measured = _measure(speech, features)
-    if encoder_features is not None:
-        measured = dataclasses.replace(measured, encoder=_measure(speech, encoder_features))
+    measured = target or _measure(speech, features)
+    if own is None and encoder_features is not None:
+        own = _measure(speech, encoder_features)
+    if own is not None and (encoder_features is not None or not np.array_equal(own.mean, measured.mean)):
+        measured = dataclasses.replace(measured, encoder=own)
     if jax.process_count() > 1:  # the same rows on every process, which may round differently
         from jax.experimental import multihost_utils
 
