@@ -53,6 +53,7 @@ def with_vocabulary(vocabulary):
         ("encoder", with_model("encoder", num_heads=4), r"model\.encoder\.num_heads = 4, this config has 2"),
         ("lm", with_model("lm", activation="silu"), r"model\.lm\.activation = 'silu'"),
     ],
+    ids=["input features", "predicted features", "vocabulary", "heads", "activation"],
 )
 def test_a_part_of_another_kind_with_the_same_shapes_is_refused(tmp_path, part, other, words):
     folder = saved(tmp_path, other)
