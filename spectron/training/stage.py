@@ -121,11 +121,13 @@ def find_statistics(
     source with statistics of these features nor speech, for a stage on text only.
     """
     target, own = source_statistics(sources, features, encoder_features or features)
-    if speech is None and (target is None or (own is None and encoder_features is not None)):
+    if speech is not None:
+        target = target or _measure(speech, features)
+        if encoder_features is not None:
+            own = own or _measure(speech, encoder_features)
+    if target is None or (own is None and encoder_features is not None):
         return None
-    measured = target or _measure(speech, features)
-    if own is None and encoder_features is not None:
-        own = _measure(speech, encoder_features)
+    measured = target
     if own is not None and (encoder_features is not None or not np.array_equal(own.mean, measured.mean)):
         measured = dataclasses.replace(measured, encoder=own)
     if jax.process_count() > 1:  # the same rows on every process, which may round differently
