@@ -16,7 +16,8 @@ def inputs():
     shapes = [(BATCH, LENGTH, heads, WIDTH) for heads in (HEADS, GROUPS, GROUPS)]
     arrays = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
     place = np.arange(LENGTH)
-    real = place < np.array([[LENGTH], [100]])
+    padding = (place >= 100) | ((place >= 12) & (place < PREFIX)) | ((place >= 60) & (place < 70))  # in each segment
+    real = np.stack([place < LENGTH, ~padding])
     seen = (place[None, :] <= place[:, None]) | ((place[None, :] < PREFIX) & (place[:, None] < PREFIX))
     return arrays, jnp.asarray(seen & real[:, None, :] & real[:, :, None])
 
