@@ -329,8 +329,9 @@ class StageConfig:
     """One training run of an experiment.
 
     start_from: pairs of a part of the model and where its initial values come from, the name of an earlier stage or a
-    checkpoint's folder; features, vocabulary and layers of the part must agree. optimizers: pairs of the start of a path ("lm", "lm/layers") and the optimizer of the
-    parameters below it; the longest match counts, `optimizer` updates all others.
+    checkpoint's folder; features, vocabulary and layers of the part must agree. optimizers: pairs of the start of a
+    path ("lm", "lm/layers") and the optimizer of the parameters below it; the longest match counts, `optimizer` updates
+    all others.
     """
 
     name: str
