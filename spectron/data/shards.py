@@ -14,7 +14,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,24 +187,35 @@ class Index:
 class Shards:
     """A folder of shards with random access to its utterances. Thread-safe."""
 
-    def __init__(self, folder: str | Path):
-        """Raises UserError for a folder without shards or with missing ones."""
+    def __init__(
+        self, folder: str | Path, paths: Sequence[Path] | None = None, sizes: Sequence[int] | np.ndarray | None = None
+    ):
+        """paths, sizes: its shards and the utterances of each, if they are known. Raises UserError for a folder without
+        shards or with missing ones."""
         self.folder = Path(folder)
-        self.paths = finished_shards(self.folder)
-        sizes = []
-        lengths = []
-        for path in self.paths:
-            index = Index(path)
-            lengths.append(index.numbers("num_samples"))
-            sizes.append(len(lengths[-1]))
-            index.close()
-        self.lengths = np.concatenate(lengths).astype(np.int64)  # [N] samples, at the utterance's own rate
+        self.paths = finished_shards(self.folder) if paths is None else paths
+        if sizes is None:
+            sizes = [len(lengths) for lengths in self._lengths]
         self.starts = np.cumsum([0, *sizes])  # [shards + 1]: index of each shard's first utterance
         self._lock = threading.Lock()
         self._reader = functools.lru_cache(OPEN_FILES)(_open)
 
+    @functools.cached_property
+    def _lengths(self) -> list[np.ndarray]:
+        lengths = []
+        for path in self.paths:
+            index = Index(path)
+            lengths.append(index.numbers("num_samples"))
+            index.close()
+        return lengths
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [N]: samples of each utterance, at its own rate."""
+        return np.concatenate(self._lengths).astype(np.int64)
+
     def __len__(self) -> int:
-        return len(self.lengths)
+        return int(self.starts[-1])
 
     def __getitem__(self, i: int) -> Utterance:
         """Utterance i. Raises UserError if its record is damaged."""
@@ -238,7 +249,8 @@ def finished_shards(folder: Path) -> list[Path]:
         expected = int(json.loads((folder / PLAN).read_text())["shards"])
     except (OSError, ValueError, KeyError, TypeError):
         expected = len(paths)
-    unfinished = [path for path in paths if not is_finished(path)]
+    present = set(os.listdir(folder)) if paths else set()  # one listing: a folder may be a bucket far away
+    unfinished = [path for path in paths if index_path(path).name not in present]
     if unfinished or len(paths) < expected:
         done = len(paths) - len(unfinished)
         raise UserError(
