@@ -37,8 +37,10 @@ def data() -> DataConfig:
     librispeech = (("clean100", "train-clean-100"), ("clean360", "train-clean-360"), ("other500", "train-other-500"))
     return DataConfig(
         tasks=(
-            TaskConfig("librilight", "shards"),
-            *(TaskConfig(name, "librispeech", split) for name, split in librispeech),
+            # Ours: LibriSpeech is in capitals, and so are the labels of a recogniser that learnt from it. The
+            # vocabulary is one of ordinary text, in which a word in capitals takes three times as many pieces.
+            TaskConfig("librilight", "shards", normaliser="truecase"),
+            *(TaskConfig(name, "librispeech", split, normaliser="truecase") for name, split in librispeech),
             TaskConfig("ljspeech", "ljspeech"),
             TaskConfig("own", "manifest"),
             TaskConfig("books", "text"),

@@ -122,9 +122,9 @@ def reasons(rejected: Mapping[str, Sequence[str]], named: int = 1) -> str:
 def report(task: TaskConfig, source: Source) -> None:
     """Log what a source uses and leaves out. Raises UserError if no example is left."""
     if not len(source):
+        why = reasons(source.rejected) or "its root is empty"
         raise UserError(
-            f"Task {task.name!r} has no usable example ({reasons(source.rejected) or 'its root is empty'}); correct the "
-            f"data or the limits in the data config."
+            f"Task {task.name!r} has no usable example ({why}); correct the data or the limits in the data config."
         )
     if total_left_out(source):
         log.warning("%s", summary(task, source))

@@ -111,8 +111,8 @@ def _check_texts(folder: Path, meta: Mapping[str, Any], task_name: str, data: Da
         same = meta["vocabulary"] == make_vocabulary(config).checksum()
     if not same:
         raise UserError(
-            f"data.packed: {str(folder)!r} was packed with another data.vocabulary (of {meta['vocabulary_size']} tokens); "
-            f"set that one, or pack it again."
+            f"data.packed: {str(folder)!r} was packed with another data.vocabulary, of {meta['vocabulary_size']} "
+            f"tokens; set that one, or pack it again."
         )
     for task in data.tasks:
         if task.name == task_name and task.normaliser != meta["normaliser"]:

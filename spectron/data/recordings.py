@@ -79,7 +79,7 @@ class RecordingSource(Source):
         return not reason
 
     def _seconds(self, records: list[Record]) -> list[float]:
-        """The length of each recording, NaN if it cannot be read; where the list has none, that of the file's header."""
+        """The length of each recording: as stated, else of the file's header, NaN if that cannot be read."""
         unknown = [record.audio for record in records if not record.seconds]
 
         def measure() -> Mapping[str, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 from spectron.config import DataConfig, Experiment, FeatureConfig, TaskConfig
 from spectron.data.counting.utterances import CountingText, DigitSource
 from spectron.data.example import BadExample, Source
-from spectron.data.packed import PackedSource
 from spectron.data.fitting import report
 from spectron.data.normalising import KEEP
+from spectron.data.packed import PackedSource
 from spectron.data.recordings import RecordingSource
 from spectron.data.shard_source import ShardSource
 from spectron.data.text_source import TextSource
@@ -50,8 +50,8 @@ def make_source(task: TaskConfig, data: DataConfig, features: FeatureConfig, see
     source = SOURCES[task.source](task, data, features, seed)
     if task.normaliser != KEEP and not source.normalises:
         raise UserError(
-            f"data.tasks.{task.name}.normaliser {task.normaliser!r} does not apply to the source {task.source!r}; set it "
-            f"to {KEEP!r}."
+            f"data.tasks.{task.name}.normaliser {task.normaliser!r} does not apply to the source {task.source!r}; "
+            f"set it to {KEEP!r}."
         )
     report(task, source)
     return source

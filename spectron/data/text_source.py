@@ -60,7 +60,9 @@ class TextSource(Source):
         self._starts, self._sizes, self._lines = places["starts"], places["sizes"], places["lines"]
         misfits = {WITHOUT_TEXT: places["empty"], TOO_MANY: places["uncuttable"]}
         self.rejected: Mapping[str, Sequence[str]] = {
-            reason: [f"{path.name}:{line}" for line in lines.tolist()] for reason, lines in misfits.items() if len(lines)
+            reason: [f"{path.name}:{line}" for line in lines.tolist()]
+            for reason, lines in misfits.items()
+            if len(lines)
         }
         # Views of a single zero: a text has no samples.
         self.lengths = self.prompts = np.broadcast_to(np.int64(0), (len(self._starts),))
