@@ -31,33 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 BATCH = 128
 LATE = 10_000_000  # records read before the late start
-WORDS = tuple(
-    [
-        "the",
-        "of",
-        "and",
-        "a",
-        "to",
-        "in",
-        "was",
-        "he",
-        "that",
-        "his",
-        "it",
-        "with",
-        "as",
-        "had",
-        "for",
-        "at",
-        "not",
-        "on",
-        "but",
-        "be",
-        "him",
-        "they",
-        "which",
-    ]
-)
+WORDS = "the of and a to in was he that his it with as had for at not on but be him they which have said all"
 
 
 def experiment(folder: Path, pieces: Path) -> Any:
@@ -82,7 +56,7 @@ def small_vocabulary(path: Path) -> None:
 
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(make_pieces([" ".join(WORDS), *WORDS] * 20, 60))
+        path.write_bytes(make_pieces([WORDS, *WORDS.split()] * 20, 60))
 
 
 def simulate(folder: Path, records: int, shards: int, pieces: Path) -> None:
@@ -152,7 +126,7 @@ def count(folder: Path, pieces: Path, texts: int) -> None:
 
     rng, size = np.random.default_rng(0), 1000
     for number in range(-(-texts // size)):
-        lines = (" ".join(rng.choice(WORDS, 35)).upper() for _ in range(size))
+        lines = (" ".join(rng.choice(WORDS.split(), 35)).upper() for _ in range(size))
         shard = (Utterance(f"{number}-{i}", "", "", b"", 16_000, 200_000, line) for i, line in enumerate(lines))
         write_shard(shard_path(folder, number), shard)
     task = experiment(folder, pieces)
