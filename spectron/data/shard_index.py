@@ -7,6 +7,7 @@ those. The tokens belong to one vocabulary and normaliser, by their checksum.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
@@ -15,7 +16,7 @@ import numpy as np
 
 from spectron.data.fitting import SMALL, Fitting
 from spectron.data.measuring import stamp_of
-from spectron.data.shards import Index, finished_shards, index_path
+from spectron.data.shards import Index, finished_shards, index_name
 from spectron.utils.console import Progress
 from spectron.utils.environment import cache_folder
 from spectron.utils.stored_arrays import digest, stored_arrays
@@ -34,7 +35,8 @@ class FolderIndex:
         """Raises UserError for a folder without shards, with missing ones, or with an index that cannot be read."""
         self.paths = finished_shards(folder)
         self._folder = folder
-        self._stamps = digest([path.name, *stamp_of(str(index_path(path)))] for path in self.paths)
+        names = [path.name for path in self.paths]
+        self._stamps = digest([name, *stamp_of(os.path.join(folder, index_name(name)))] for name in names)
         columns = self._stored("columns", "", len(self.paths) >= MANY, self._read)
         self.sizes, self.num_samples = columns["sizes"], columns["num_samples"]
         self.sample_rate, self.text_bytes = columns["sample_rate"], columns["text_bytes"]

@@ -89,7 +89,12 @@ def shard_path(folder: str | Path, number: int) -> Path:
 def index_path(path: str | Path) -> Path:
     """The index file of a shard."""
     path = Path(path)
-    return path.with_name(path.name.removesuffix(SUFFIX) + ".index.npz")
+    return path.with_name(index_name(path.name))
+
+
+def index_name(name: str) -> str:
+    """The name of the index file of a shard, from the shard's."""
+    return name.removesuffix(SUFFIX) + ".index.npz"
 
 
 def is_finished(path: str | Path) -> bool:
@@ -244,21 +249,22 @@ class Shards:
 
 def finished_shards(folder: Path) -> list[Path]:
     """The shards of a folder, sorted. Raises UserError if there are none, or some are missing or incomplete."""
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    # One listing, and names instead of paths: there may be thousands, in a bucket far away.
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    names = sorted(name for name in present if name.endswith(SUFFIX) and not name.startswith("."))
     try:
         expected = int(json.loads((folder / PLAN).read_text())["shards"])
     except (OSError, ValueError, KeyError, TypeError):
-        expected = len(paths)
-    present = set(os.listdir(folder)) if paths else set()  # one listing: a folder may be a bucket far away
-    unfinished = [path for path in paths if index_path(path).name not in present]
-    if unfinished or len(paths) < expected:
-        done = len(paths) - len(unfinished)
+        expected = len(names)
+    unfinished = [name for name in names if index_name(name) not in present]
+    if unfinished or len(names) < expected:
+        done = len(names) - len(unfinished)
         raise UserError(
             f"{str(folder)!r} is incomplete ({done} of {expected} shards); run the command that writes it again."
         )
-    if not paths:
+    if not names:
         raise UserError(f"{str(folder)!r} holds no shards; write some with spectron data cut or spectron data write.")
-    return paths
+    return [folder / name for name in names]
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:
