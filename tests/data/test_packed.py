@@ -65,7 +65,7 @@ def test_bad_folders_are_named(experiment, packs):
     def read():
         return packed.PackedSource(str(packs), "digits", experiment.data, experiment.features)
 
-    with pytest.raises(UserError, match="'/nowhere/digits' is no packed task"):
+    with pytest.raises(UserError, match="'/nowhere/digits' is not a packed task"):
         make_feed(with_data(experiment, packed="/nowhere"), "digits", 4)
     samples = packs / "digits" / "samples.bin"
     whole = samples.read_bytes()
@@ -78,7 +78,7 @@ def test_bad_folders_are_named(experiment, packs):
     with pytest.raises(UserError, match="packed at 8000 Hz"):
         read()
     meta.write_text(meta.read_text()[:40])
-    with pytest.raises(UserError, match="is no packed task"):
+    with pytest.raises(UserError, match="is not a packed task"):
         read()
 
 

@@ -52,7 +52,7 @@ def write(folder, number, changed=""):
 @pytest.fixture
 def shards(tmp_path, own_cache):
     pytest.importorskip("array_record", reason="the extra 'data' is not installed")
-    assert 12_000 > SMALL
+    assert SMALL < 12_000
     for number in range(3):
         write(tmp_path / "shards", number)
     return tmp_path / "shards"
