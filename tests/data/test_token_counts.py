@@ -17,8 +17,8 @@ LIMITS = {"prompt_seconds": 0.5, "min_continuation_seconds": 0.5, "max_tokens": 
 CAPITALS = CharactersConfig(tuple(" ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
 
 
-def make(root, kind, vocabulary=BytesConfig(), normaliser="keep", **limits):
-    data = DataConfig(vocabulary=vocabulary, **{**LIMITS, **limits})
+def make(root, kind, vocabulary=None, normaliser="keep", **limits):
+    data = DataConfig(vocabulary=vocabulary or BytesConfig(), **{**LIMITS, **limits})
     return make_source(TaskConfig("t", kind, root=str(root), normaliser=normaliser), data, FeatureConfig())
 
 
