@@ -76,10 +76,10 @@ def _list(arguments: argparse.Namespace) -> int:
     for task in experiment.data.tasks:
         try:
             source = source_of(experiment, task.name)
-            size = f"{len(source)} examples, {100 * share_left_out(source):.1f} % left out"
+            size = f"{len(source)} examples, {100 * share_left_out(source):.1f} % left out, normaliser {task.normaliser}"
         except UserError as error:
             size = f"cannot be read: {error}"
-        print(f"task     {task.name}: {task.source}, {task.split}, texts {task.normaliser}, {size}")
+        print(f"task     {task.name}: {task.source}, {task.split}, {size}")
     for mixture in experiment.data.mixtures:
         print(f"mixture  {mixture.name}: " + ", ".join(f"{name} × {rate:g}" for name, rate in mixture.rates))
     return 0
