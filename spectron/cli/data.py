@@ -76,7 +76,9 @@ def _list(arguments: argparse.Namespace) -> int:
     for task in experiment.data.tasks:
         try:
             source = source_of(experiment, task.name)
-            size = f"{len(source)} examples, {100 * share_left_out(source):.1f} % left out, normaliser {task.normaliser}"
+            size = (
+                f"{len(source)} examples, {100 * share_left_out(source):.1f} % left out, normaliser {task.normaliser}"
+            )
         except UserError as error:
             size = f"cannot be read: {error}"
         print(f"task     {task.name}: {task.source}, {task.split}, {size}")

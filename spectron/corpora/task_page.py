@@ -14,10 +14,11 @@ from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment, FeatureConfig, StreamConfig, VocabularyConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
+from spectron.data.fields import encode_text
 from spectron.data.fitting import share_left_out
 from spectron.data.order import BatchShape
 from spectron.data.shards import encode_flac
-from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.data.vocabulary import make_vocabulary
 from spectron.objectives import make_objective
 from spectron.types import Example
 from spectron.utils.files import write_text
@@ -53,7 +54,7 @@ def read_sample(source: Source, vocabulary_config: VocabularyConfig, sample_rate
         except BadExample as error:
             unusable.append(str(error))
             continue
-        tokens.append(len(encode_target(vocabulary, example.text)[0]))
+        tokens.append(len(encode_text(example, vocabulary).ids))
         seconds.append(len(example.samples) / sample_rate)
     lengths = source.lengths
     return TaskSample(

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from data_helpers import assert_same, first, with_data
 
+from spectron.config import DataConfig, Experiment, SentencePieceConfig, TaskConfig
 from spectron.data import packed, packing
 from spectron.data.batches import make_feed
+from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.types import UserError
 
 
@@ -80,6 +82,32 @@ def test_bad_folders_are_named(experiment, packs):
     meta.write_text(meta.read_text()[:40])
     with pytest.raises(UserError, match="is not a packed task"):
         read()
+
+
+def test_texts_are_read_without_their_sentencepiece_model(tmp_path):
+    path = tmp_path / "pieces.model"
+    path.write_bytes(make_pieces(["one two three", "ONE TWO THREE"] * 20, 25))
+    (tmp_path / "texts.txt").write_text("ONE TWO\nthree\n" * 4)
+    size = make_vocabulary(SentencePieceConfig(str(path))).size
+    data = DataConfig(
+        root=str(tmp_path), reader="direct", tasks=(TaskConfig("t", "text", normaliser="lower"),), max_tokens=20,
+        vocabulary=SentencePieceConfig(str(path), size),
+    )  # fmt: skip
+    whole = Experiment("x", data, ())
+    packing.pack(whole, "t", tmp_path / "packs")
+    packs = with_data(whole, packed=str(tmp_path / "packs"))
+    without = with_data(packs, vocabulary=SentencePieceConfig(str(tmp_path / "gone.model"), size))
+    for a, b in zip(first(make_feed(without, "t", 3), 4), first(make_feed(whole, "t", 3), 4), strict=True):
+        assert_same(a, b)
+    path.with_name("other.model").write_bytes(make_pieces(["one two three", "ONE TWO", "HERE"] * 20, 25))
+    for vocabulary in (
+        SentencePieceConfig(str(path.with_name("other.model"))),
+        SentencePieceConfig(str(tmp_path / "gone.model"), size + 1),
+    ):
+        with pytest.raises(UserError, match=r"packed with another data\.vocabulary"):
+            make_feed(with_data(packs, vocabulary=vocabulary), "t", 3)
+    with pytest.raises(UserError, match=r"packed with data\.tasks\.t\.normaliser=lower, not keep"):
+        make_feed(with_data(packs, tasks=(TaskConfig("t", "text"),)), "t", 3)
 
 
 BLOCKED = """
