@@ -27,6 +27,7 @@ from spectron.utils.text_files import placed_lines
 
 TEXTS = "texts.txt"  # the file in a folder
 SMALL_BYTES = 4 << 20  # ours: shorter files are read through at every start
+LIKELY = 4  # ours: bytes a token; a longer line probably has too many, and is cut without being counted as a whole
 KEPT_WORDS = 1 << 20  # ours: words whose number of tokens is remembered while lines are cut
 _WORD = re.compile(r"\S+")
 
@@ -144,51 +145,56 @@ class TextSource(Source):
 
 
 class Cutter:
-    """Cuts texts that have too many tokens."""
+    """Cuts texts that have too many tokens. Texts go to the tokenizer many at a time, and most of them once."""
 
     def __init__(self, fitting: Fitting, max_tokens: int):
         self._fitting = fitting
         self._most = max_tokens
-        self._known: dict[str, int] = {}  # tokens of a word and the space before it
+        self._sizes: dict[str, int] = {}  # tokens of a word and the space before it
+        with_space, without, _ = fitting.tokens([" a", "a", ""]).tolist()
+        self._space = with_space - without  # the first word of a piece has no space before it
 
     def cut(self, lines: Sequence[str]) -> list[list[Span]]:
         """The pieces of each line that have at most max_tokens tokens: the line itself if it has no more, none if it is
         blank or cannot be cut."""
         texts = [self._fitting.text(line) for line in lines]
         spans: list[list[Span]] = [[(0, len(line))] if text else [] for line, text in zip(lines, texts, strict=True)]
-        long = [i for i, text in enumerate(texts) if len(text.encode()) + SPARE_TOKENS > self._most]
-        counts = self._fitting.tokens([texts[i] for i in long]).tolist()
-        for i in (i for i, count in zip(long, counts, strict=True) if count > self._most):
-            spans[i] = self._pieces(lines[i])
+        sizes = [len(text.encode()) for text in texts]
+        unsure = [i for i, size in enumerate(sizes) if self._most - SPARE_TOKENS < size <= LIKELY * self._most]
+        counts = self._fitting.tokens([texts[i] for i in unsure]).tolist()
+        long = [i for i, count in zip(unsure, counts, strict=True) if count > self._most]
+        long += [i for i, size in enumerate(sizes) if size > LIKELY * self._most]
+        words = [[match.span() for match in _WORD.finditer(lines[i])] for i in long]
+        self._learn({lines[i][a:b] for i, line in zip(long, words, strict=True) for a, b in line})
+        pieces = [self._pieces(lines[i], line) for i, line in zip(long, words, strict=True)]
+        parts = [lines[i][a:b] for i, line in zip(long, pieces, strict=True) for a, b in line]
+        exact = iter(self._fitting.tokens([self._fitting.text(part) for part in parts]).tolist())
+        for i, line in zip(long, pieces, strict=True):
+            fits = [(piece, next(exact) <= self._most) for piece in line]
+            spans[i] = [span for piece, fit in fits for span in ([piece] if fit else self._halves(lines[i], piece))]
         return spans
 
-    def _pieces(self, line: str) -> list[Span]:
-        words = [match.span() for match in _WORD.finditer(line)]
+    def _learn(self, words: set[str]) -> None:
+        """Count the tokens of words that are new."""
+        if len(self._sizes) > KEPT_WORDS:
+            self._sizes.clear()
+        new = [word for word in words if word not in self._sizes]
+        counts = self._fitting.tokens([f" {self._fitting.text(word)}" for word in new]) - 1
+        self._sizes |= dict(zip(new, counts.tolist(), strict=True))
+
+    def _pieces(self, line: str, words: Sequence[Span]) -> list[Span]:
+        """Spans of as many words as fit by the sum of their tokens, or of a single word that does not."""
         pieces: list[Span] = []
         room = 0
-        for (first, after), size in zip(words, self._sizes([line[a:b] for a, b in words]), strict=True):
-            if size > self._most - 1:  # eos needs a place too
-                pieces += self._halves(line, (first, after))
-                room = 0
-            elif size <= room:
+        for first, after in words:
+            size = self._sizes[line[first:after]]
+            if size <= room:
                 pieces[-1] = (pieces[-1][0], after)
                 room -= size
             else:
                 pieces.append((first, after))
-                room = self._most - 1 - size
-        counts = self._fitting.tokens([self._fitting.text(line[a:b]) for a, b in pieces]).tolist()
-        fits = zip(pieces, counts, strict=True)
-        return [span for piece, n in fits for span in ([piece] if n <= self._most else self._halves(line, piece))]
-
-    def _sizes(self, words: Sequence[str]) -> list[int]:
-        new = [word for word in dict.fromkeys(words) if word not in self._known]
-        if new:
-            if len(self._known) > KEPT_WORDS:
-                self._known.clear()
-                new = list(dict.fromkeys(words))
-            counts = self._fitting.tokens([f" {self._fitting.text(word)}" for word in new]) - 1
-            self._known |= dict(zip(new, counts.tolist(), strict=True))
-        return [self._known[word] for word in words]
+                room = self._most - 1 + self._space - size  # eos needs a place too
+        return pieces
 
     def _halves(self, line: str, span: Span) -> list[Span]:
         """The parts of a span, halved until they fit, between words if there are several; none for what never fits."""

@@ -18,6 +18,7 @@ from spectron.types import UserError
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
 SPACE = "▁"  # SentencePiece's
 IN_MEMORY = "sha256:"  # a path that begins so names a SentencePiece model by its content, see `remember`
+FEW_TEXTS = 100  # ours: starting threads costs more than fewer texts take
 SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
 
 
@@ -186,7 +187,9 @@ class SentencePieceVocabulary(Vocabulary):
         return hashlib.sha256(read_pieces(self._path)).hexdigest()
 
     def counts(self, texts: Sequence[str]) -> np.ndarray:
-        """See Vocabulary. Computed by one thread per core."""
+        """See Vocabulary. Many texts are shared by one thread per core."""
+        if len(texts) < FEW_TEXTS:
+            return super().counts(texts)
         pieces = self._model.Encode(list(texts), out_type=int, num_threads=os.cpu_count() or 1)
         return np.asarray([len(each) for each in pieces], np.int32)
 
