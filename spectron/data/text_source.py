@@ -127,9 +127,11 @@ class TextSource(Source):
                     starts.append(start + len(line[:first].encode()))
                     sizes.append(len(line[first:after].encode()))
                     lines.append(number)
-        arrays = {"starts": np.asarray(starts, np.int64), "sizes": np.asarray(sizes, np.int32)}
+        arrays: dict[str, np.ndarray] = {"starts": np.asarray(starts, np.int64)}
+        arrays["sizes"] = np.asarray(sizes, np.int32)
         arrays["lines"] = np.asarray(lines, np.uint32)
-        return arrays | {name: np.asarray(numbers, np.uint32) for name, numbers in misfits.items()}
+        arrays |= {name: np.asarray(numbers, np.uint32) for name, numbers in misfits.items()}
+        return arrays
 
     def _shown(self, lines: Iterator[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
         """The same lines with a progress bar."""
