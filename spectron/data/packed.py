@@ -7,6 +7,7 @@ too, with the checksum of their vocabulary: a SentencePiece model is not needed 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class PackedSource(Source):
             with np.load(folder / "index.npz") as index:
                 self._index = {name: index[name] for name in index.files}
             size = (folder / "samples.bin").stat().st_size
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"data.packed: {str(folder)!r} is not a packed task ({error}); write it with: spectron data pack."
             ) from error

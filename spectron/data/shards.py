@@ -14,6 +14,7 @@ import json
 import math
 import os
 import threading
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,7 @@ class Index:
             self._file = np.load(self._path)
             if int(self._file["version"]) != VERSION:
                 raise ValueError(f"its version is {self._file['version']}, not {VERSION}")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{str(self._path)!r} is not a shard's index ({error}); write the shard again.") from error
 
     def numbers(self, name: str) -> np.ndarray:

@@ -9,12 +9,13 @@ these files, comparing with the limits of configs/librilight.py, ordering) and m
 nothing to read. Starts after ten records and after ten million take turns.
 
 The first start itself is measured with --count N: real indexes with N texts are written and counted by the
-SentencePiece model --pieces.
+SentencePiece model --pieces. --text FILE measures how long a text file takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import resource
 import statistics
@@ -36,7 +37,6 @@ WORDS = "the of and a to in was he that his it with as had for at not on but be 
 
 def experiment(folder: Path, pieces: Path) -> Any:
     """The data of configs/librilight.py, with its shards alone."""
-    import dataclasses
     import runpy
 
     from spectron.config import Experiment, SentencePieceConfig
@@ -136,8 +136,25 @@ def count(folder: Path, pieces: Path, texts: int) -> None:
     print(f"first start: {used:.1f} CPU seconds for {texts:,} texts, {used / texts * 15e6 / 60:.1f} minutes for 15 M")
 
 
+def read_text(path: Path, pieces: Path) -> None:
+    """Open a text file twice: print CPU seconds and memory for 10 GB of such text."""
+    from spectron.data.sources import make_source
+
+    config = experiment(path, pieces)
+    task = dataclasses.replace(config.data.tasks[0], source="text", normaliser="keep")
+    for name in ("first", "second"):
+        began = time.process_time()
+        source = make_source(task, config.data, config.features)
+        share = path.stat().st_size / 1e10
+        minutes, memory = (time.process_time() - began) / 60, 16 * len(source) / 1e9
+        print(f"text, {name} start: {minutes / share:.2f} CPU minutes and {memory / share:.2f} GB for 10 GB")
+
+
 def main() -> None:
     """Measure and print Markdown."""
+    from spectron.data.fitting import SMALL
+    from spectron.data.shard_index import MANY
+
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--records", type=int, default=15_000_000)
@@ -145,16 +162,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--pieces", type=Path, default=None, help="a SentencePiece model")
+    parser.add_argument("--text", type=Path, default=None, help="a text file of more than 4 MiB, not read before")
     parser.add_argument("--start", type=int, default=-1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     pieces = arguments.pieces or arguments.work / "pieces.model"
     folder = arguments.work / f"{arguments.records}-{arguments.shards}"
+    if arguments.shards < MANY or arguments.records < SMALL:
+        parser.error(f"what fewer than {MANY} shards or {SMALL} records need is not kept between starts")
     if arguments.start >= 0:
         start(folder, pieces, arguments.start)
         return
     small_vocabulary(pieces)
     if arguments.count:
         count(arguments.work / f"texts-{arguments.count}", pieces, arguments.count)
+    if arguments.text:
+        read_text(arguments.text, pieces)
     if not folder.is_dir():
         simulate(folder, arguments.records, arguments.shards, pieces)
     times: dict[int, list[dict[str, float]]] = {10: [], min(LATE, 2 * arguments.records // 3): []}

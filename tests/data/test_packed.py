@@ -75,6 +75,13 @@ def test_bad_folders_are_named(experiment, packs):
     with pytest.raises(UserError, match="cut short"):
         read()
     samples.write_bytes(whole)
+    index = packs / "digits" / "index.npz"
+    content = index.read_bytes()
+    for damaged in (b"", content[:-30]):
+        index.write_bytes(damaged)
+        with pytest.raises(UserError, match="is not a packed task"):
+            read()
+    index.write_bytes(content)
     meta = packs / "digits" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "sample_rate": 8000}))
     with pytest.raises(UserError, match="packed at 8000 Hz"):
