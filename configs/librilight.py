@@ -36,9 +36,12 @@ def data() -> DataConfig:
     """Libri-Light's 60,000 hours (arXiv 1912.07875), LibriSpeech, LJSpeech, a manifest of one's own, and text alone."""
     librispeech = (("clean100", "train-clean-100"), ("clean360", "train-clean-360"), ("other500", "train-other-500"))
     return DataConfig(
+        reader="direct",  # ours: the same batches as through seqio, without the start of TensorFlow
         tasks=(
-            TaskConfig("librilight", "shards"),
-            *(TaskConfig(name, "librispeech", split) for name, split in librispeech),
+            # Ours: LibriSpeech is in capitals, and so are the labels of a recogniser that learnt from it. The
+            # vocabulary is one of ordinary text, in which a word in capitals takes three times as many pieces.
+            TaskConfig("librilight", "shards", normaliser="truecase"),
+            *(TaskConfig(name, "librispeech", split, normaliser="truecase") for name, split in librispeech),
             TaskConfig("ljspeech", "ljspeech"),
             TaskConfig("own", "manifest"),
             TaskConfig("books", "text"),

@@ -28,6 +28,8 @@ class Example(NamedTuple):
     scored_words: how many first words of `text` carry cross-entropy (and eos only with all of them); -1 means all.
     word_ends: the sample at which each word of `text` ends; () if unknown.
     id, speaker: names, for logs and evaluation.
+    token_ids, scored_tokens, token_ends: the text as tokens, if they are known (packed data): ids with eos, how many of
+    them carry cross-entropy, and the sample at which each ends, except eos (() if unknown).
     """
 
     samples: np.ndarray
@@ -37,6 +39,9 @@ class Example(NamedTuple):
     speaker: str = ""
     scored_words: int = -1
     word_ends: tuple[int, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    scored_tokens: int = -1
+    token_ends: tuple[int, ...] = ()
 
 
 class Hypothesis(NamedTuple):

@@ -68,13 +68,17 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from spectron.data.fitting import share_left_out
     from spectron.data.sources import source_of
     from spectron.types import UserError
 
     experiment = load_config(arguments, arguments.config)
     for task in experiment.data.tasks:
         try:
-            size = f"{len(source_of(experiment, task.name))} examples"
+            source = source_of(experiment, task.name)
+            size = (
+                f"{len(source)} examples, {100 * share_left_out(source):.1f} % left out, normaliser {task.normaliser}"
+            )
         except UserError as error:
             size = f"cannot be read: {error}"
         print(f"task     {task.name}: {task.source}, {task.split}, {size}")
@@ -124,6 +128,7 @@ def _inspect_recordings(arguments: argparse.Namespace) -> int:
 def _inspect_task(arguments: argparse.Namespace) -> int:
     from spectron.audio import wav
     from spectron.data.example import BadExample
+    from spectron.data.fitting import check_left_out
     from spectron.data.sources import source_of
     from spectron.data.unknown import check_known
 
@@ -150,4 +155,5 @@ def _inspect_task(arguments: argparse.Namespace) -> int:
         page = Path(arguments.out) / "inspect.html"
         task_page.write(page, experiment, arguments.what, source, shown)
         print(f"Wrote {page}", file=sys.stderr)
+    check_left_out(arguments.what, source, experiment.data)  # at the end: what the task is like has been shown
     return 0

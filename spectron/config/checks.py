@@ -135,7 +135,14 @@ RULES: dict[type, dict[str, Any]] = {
     schema.CharactersConfig: {"characters": Each(FREE)},
     schema.BytesConfig: {},
     schema.SentencePieceConfig: {"path": FREE, "size": whole(0)},
-    schema.TaskConfig: {"name": FileName(), "source": FREE, "split": FREE, "root": FREE, "size": whole(0)},
+    schema.TaskConfig: {
+        "name": FileName(),
+        "source": FREE,
+        "split": FREE,
+        "root": FREE,
+        "size": whole(0),
+        "normaliser": OneOf(("keep", "lower", "truecase")),
+    },
     schema.MixtureConfig: {"name": FREE, "rates": Pairs(FREE, POSITIVE)},
     schema.DataConfig: {
         "root": FREE,
@@ -154,6 +161,7 @@ RULES: dict[type, dict[str, Any]] = {
         "buckets": Each(SECONDS),
         "bucket_tokens": Each(COUNT),
         "row_multiple": COUNT,
+        "max_left_out": SHARE,
         "readers": whole(0, 1_024),
     },
     schema.FrozenConfig: {},

@@ -227,13 +227,19 @@ class SentencePieceConfig(VocabularyConfig, kind="sentencepiece"):
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py."""
+    """One seqio task: where examples come from. Sources are listed in spectron/data/sources.py.
+
+    normaliser: the case of its texts before they become tokens. "keep" leaves it, "lower" is lower case, "truecase"
+    gives each word the spelling that the vocabulary knows best (see spectron/data/normalising.py). A corpus in capitals
+    takes three times as many pieces of a vocabulary made from ordinary text.
+    """
 
     name: str
     source: str  # a key of SOURCES: "manifest", "librispeech", "text", "counting", …
     split: str = "train"
     root: str = ""  # "" takes data.root
     size: int = 0  # examples an endless source declares (an epoch of it); 0 lets the source decide
+    normaliser: str = "keep"  # "keep", "lower" or "truecase"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +273,7 @@ class DataConfig:
     buckets: tuple[float, ...] = ()
     bucket_tokens: tuple[int, ...] = ()  # the longest text of each listed bucket; () is max_tokens for all
     row_multiple: int = 8  # ours: must be a multiple of the mesh's batch shards x accumulate
+    max_left_out: float = 0.5  # ours: a task that loses a larger share of its records to the limits stops the run
     readers: int = 0  # threads that read and decode recordings; 0: one per core, at most 16 (ours)
 
 

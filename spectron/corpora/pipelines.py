@@ -165,7 +165,7 @@ def from_task(
     with under_construction(out, "task", settings, len(numbers)) as folder:
         _sources[work] = source
         run_shards(work, numbers, work.finished, options, "shards written")
-        return write_report(folder, source.rejected)
+        return write_report(folder, {reason: list(ids) for reason, ids in source.rejected.items()})
 
 
 _sources: dict[Any, Source] = {}  # opened once per process

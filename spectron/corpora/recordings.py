@@ -28,7 +28,7 @@ from spectron.corpora.recording_checks import LONGEST, PROBLEMS, Checked, check_
 from spectron.data.layouts import Listing, list_recordings
 from spectron.data.measuring import Store, in_threads, measure_all, progress, stamp_of
 from spectron.data.prepared import FILE, HELD_OUT, MANIFEST, PIECES, TRAIN, Prepared
-from spectron.data.recordings import TEXTS
+from spectron.data.text_source import TEXTS
 from spectron.data.vocabulary import (
     CharacterVocabulary,
     SentencePieceVocabulary,

@@ -14,9 +14,11 @@ from spectron.audio.spectrograms import log_mels
 from spectron.config import Experiment, FeatureConfig, StreamConfig, VocabularyConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes
 from spectron.data.example import BadExample, Source
+from spectron.data.fields import encode_text
+from spectron.data.fitting import share_left_out
 from spectron.data.order import BatchShape
 from spectron.data.shards import encode_flac
-from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.data.vocabulary import make_vocabulary
 from spectron.objectives import make_objective
 from spectron.types import Example
 from spectron.utils.files import write_text
@@ -52,7 +54,7 @@ def read_sample(source: Source, vocabulary_config: VocabularyConfig, sample_rate
         except BadExample as error:
             unusable.append(str(error))
             continue
-        tokens.append(len(encode_target(vocabulary, example.text)[0]))
+        tokens.append(len(encode_text(example, vocabulary).ids))
         seconds.append(len(example.samples) / sample_rate)
     lengths = source.lengths
     return TaskSample(
@@ -135,7 +137,9 @@ def _histograms(seconds: np.ndarray, buckets: Sequence[float]) -> list[Histogram
 
 def _facts(experiment: Experiment, task: str, source: Source, sample: TaskSample) -> list[tuple[str, str]]:
     seconds = sample.seconds
-    facts = [("usable records", f"{len(source):,}")]
+    left_out = f"{100 * share_left_out(source):.1f} % left out, at most {100 * experiment.data.max_left_out:g} % may be"
+    facts = [("usable records", f"{len(source):,} ({left_out})")]
+    facts += [("normaliser of texts", each.normaliser) for each in experiment.data.tasks if each.name == task]
     if seconds.any():
         quantiles = ", ".join(f"{q} % {np.percentile(seconds, q):.2f}" for q in (0, 5, 50, 95, 100))
         of = "" if sample.lengths_known else f" of {sample.num_read} records read"

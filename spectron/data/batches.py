@@ -17,6 +17,7 @@ from spectron.config import DataConfig, Experiment, FeatureConfig
 from spectron.data.buckets import BucketIndex, bucket_ids, bucket_shapes, longest_shape
 from spectron.data.example import Source
 from spectron.data.fields import to_batch
+from spectron.data.fitting import check_left_out
 from spectron.data.order import BatchShape, MixtureIndex, Records, Step, Steps
 from spectron.data.sources import fingerprint, source_of
 from spectron.data.unknown import check_known
@@ -142,6 +143,7 @@ def _open(experiment: Experiment, name: str, seed: int, opened: dict[str, Source
     if name in opened:
         return opened[name]
     source = source_of(experiment, name, seed)
+    check_left_out(name, source, experiment.data)
     check_known(name, source, experiment.data.vocabulary)
     if not source.seeded:
         opened[name] = source

@@ -21,6 +21,7 @@ from spectron.data.order import BatchShape, Permutations, Records
 from spectron.types import Example, UserError
 
 PERIOD = 1 << 17  # ours: rows after which a mixture of several tasks repeats; its rates are exact to 1 / PERIOD
+AT_ONCE = 1 << 20  # ours: records that get their buckets together, for the memory of millions
 SLACK_SECONDS = 0.01  # ours: manifests round durations; a record must fit its bucket with this margin
 
 
@@ -82,17 +83,31 @@ def bucket_ids(
         lengths = np.zeros(len(source), np.int64)
     if lengths is None:
         return np.full(len(source), len(shapes) - 1, np.int8)
-    lengths = np.asarray(lengths, np.int64)
-    needed = lengths + np.where(lengths > 0, round(SLACK_SECONDS * features.sample_rate), 0)
-    if prompts is not None:  # a shorter one leaves more to continue than its batch would have frames for
-        missing = np.maximum(round(data.prompt_seconds * features.sample_rate) - np.asarray(prompts, np.int64), 0)
-        needed += np.where(lengths > prompts, missing, 0)
-    buckets = np.searchsorted([shape.samples for shape in shapes[:-1]], needed)
-    if data.bucket_tokens:
-        if source.tokens is None:
-            raise UserError(f"data.bucket_tokens: task {name!r} does not know its tokens before reading; give none.")
-        buckets = np.maximum(buckets, np.searchsorted([shape.tokens for shape in shapes[:-1]], source.tokens))
-    return buckets.astype(np.int8)
+    tokens = source.tokens if data.bucket_tokens else None
+    if data.bucket_tokens and tokens is None:
+        raise UserError(f"data.bucket_tokens: task {name!r} does not know its tokens before reading; give none.")
+    prompt, slack = round(data.prompt_seconds * features.sample_rate), round(SLACK_SECONDS * features.sample_rate)
+    buckets = np.zeros(len(lengths), np.int8)
+    for start in range(0, len(lengths), AT_ONCE):
+        block = slice(start, start + AT_ONCE)
+        samples = np.asarray(lengths[block], np.int64)
+        needed = samples + np.where(samples > 0, slack, 0)
+        if prompts is not None:  # a shorter one leaves more to continue than its batch would have frames for
+            given = np.asarray(prompts[block], np.int64)
+            needed += np.where(samples > given, np.maximum(prompt - given, 0), 0)
+        first = _first_fitting([shape.samples for shape in shapes], needed)
+        if tokens is not None:
+            first = np.maximum(first, _first_fitting([shape.tokens for shape in shapes], tokens[block]))
+        buckets[block] = first
+    return buckets
+
+
+def _first_fitting(limits: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+    """int8 [N]: the first of the rising limits that is not below each size, or the last."""
+    first = np.zeros(len(sizes), np.int8)
+    for limit in limits[:-1]:  # for so few limits several times as fast as searching among them
+        first += sizes > limit
+    return first
 
 
 class BucketIndex(Records):
@@ -124,9 +139,8 @@ class BucketIndex(Records):
                 joined[joined == bucket] = bucket + 1
         used = np.flatnonzero(counts.sum(axis=0)).tolist()
         self.shapes = [shapes[b] for b in used]
-        self.cells = [
-            [np.flatnonzero(joined[buckets] == b).astype(np.int32) for b in used] for buckets in record_buckets
-        ]
+        placed = [joined.astype(np.int8)[buckets] for buckets in record_buckets]
+        self.cells = [[np.flatnonzero(buckets == b).astype(np.int32) for b in used] for buckets in placed]
         self.counts = counts[:, used]  # [tasks, buckets] records
         self._quotas = self._period(np.asarray(rates, np.float64))
         # A mixture's batches are shuffled within about an epoch of all its tasks, not within its whole period.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,19 @@ class Source(abc.ABC):
 
     rejected: reason → ids of the records that were left out when the source was created. text_only: no example has
     sound. reads_files: reading an example waits for a disk, so that several threads pay off. seeded: another seed gives
-    other records; sources of which that is not so are opened once for all streams of a stage.
+    other records; sources of which that is not so are opened once for all streams of a stage. normalises: its texts
+    have passed the task's normaliser (see Fitting.text).
 
     What a source can state about its records without reading them, int64 [N] each, or None; buckets use it. lengths:
     samples at the features' rate; prompts: how many of them are the prompt (None: data.prompt_seconds); tokens: of the
     text, with eos.
     """
 
-    rejected: dict[str, list[str]]
+    rejected: Mapping[str, Sequence[str]]
     text_only: bool = False
     reads_files: bool = False
     seeded: bool = True
+    normalises: bool = False
     lengths: np.ndarray | None = None
     prompts: np.ndarray | None = None
     tokens: Any = None  # an array, or a property that counts when it is asked

@@ -80,7 +80,9 @@ def register_field(field: Field) -> None:
 
 
 def encode_text(example: Example, vocabulary: Vocabulary) -> EncodedText:
-    """The example's text as tokens."""
+    """The example's text as tokens: its own if it has them."""
+    if example.token_ids:
+        return EncodedText(example.token_ids, example.scored_tokens, example.token_ends)
     ids, scored = encode_target(vocabulary, example.text, example.scored_words)
     ends = encode_ends(vocabulary, example.text, example.word_ends) if example.word_ends else ()
     return EncodedText(ids, scored, ends)

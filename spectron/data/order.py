@@ -152,7 +152,8 @@ class Permutations:
                 for old in [k for k in self._kept if k[0] == key and k[1] < epoch - 2]:
                     del self._kept[old]
                 entropy = (self._seed, zlib.crc32(name.encode()), epoch, *more)
-                self._kept[key, epoch] = np.random.default_rng(entropy).permutation(size)
+                numbers = np.arange(size, dtype=np.int32 if size < 1 << 31 else np.int64)  # half the memory of millions
+                self._kept[key, epoch] = np.random.default_rng(entropy).permutation(numbers)
             return int(self._kept[key, epoch][position])
 
 

@@ -1,30 +1,33 @@
 """Packed tasks: examples in flat files that numpy alone reads, for machines without TensorFlow, seqio or librosa.
 
-DIR/TASK/ holds samples.bin (int16, one utterance after the other), index.npz and meta.json.
+DIR/TASK/ holds samples.bin (int16, one utterance after the other), index.npz and meta.json. Texts are held as tokens
+too, with the checksum of their vocabulary: a SentencePiece model is not needed to read them.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spectron.config import DataConfig, FeatureConfig
+from spectron.config import DataConfig, FeatureConfig, SentencePieceConfig
 from spectron.data.example import EXAMPLE_FIELDS, Source
-from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.data.fitting import TOO_MANY
+from spectron.data.vocabulary import lacks_pieces, make_vocabulary
 from spectron.types import Example, UserError
 
-VERSION = 2
+VERSION = 3
 
 
 class PackedSource(Source):
     """A packed task as a source. What does not fit the batch's limits is left out and counted.
 
-    Raises UserError for a folder that is missing, half copied, or packed at another sample rate.
+    Raises UserError for a folder that is missing, half copied, or packed at another sample rate or with another
+    vocabulary or normaliser.
     """
 
     seeded = False
@@ -36,15 +39,16 @@ class PackedSource(Source):
             with np.load(folder / "index.npz") as index:
                 self._index = {name: index[name] for name in index.files}
             size = (folder / "samples.bin").stat().st_size
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"data.packed: {str(folder)!r} is no packed task ({error}); write it with: spectron data pack."
+                f"data.packed: {str(folder)!r} is not a packed task ({error}); write it with: spectron data pack."
             ) from error
         if meta["version"] != VERSION or meta["sample_rate"] != features.sample_rate:
             raise UserError(
                 f"data.packed: {str(folder)!r} was packed at {meta['sample_rate']} Hz by version {meta['version']}, "
                 f"not {features.sample_rate} Hz and {VERSION}; pack it again."
             )
+        _check_texts(folder, meta, task_name, data)
         self._starts = self._index["starts"]
         if size != 2 * self._starts[-1]:
             raise UserError(f"data.packed: {str(folder / 'samples.bin')!r} is cut short; copy or pack it again.")
@@ -54,20 +58,22 @@ class PackedSource(Source):
         self.text_only = bool(meta["text_only"])
         self.rejected: dict[str, list[str]] = {}
         self._usable = self._fitting(data, features.sample_rate)
-        self._data = data
+        self.tokens = np.diff(self._index["token_ids_starts"])[self._usable]  # int64 [N], eos included
         self.lengths = self._stated("lengths", np.diff(self._starts)) if meta.get("sized", True) else None
         self.prompts = self._stated("prompts", self._index["prompt_samples"]) if self.lengths is not None else None
 
     def _fitting(self, data: DataConfig, rate: int) -> np.ndarray:
         total, prompt = np.diff(self._starts), self._index["prompt_samples"]
+        tokens = np.diff(self._index["token_ids_starts"])
         usable = np.ones(len(total), bool)
         limits: Sequence[tuple[str, np.ndarray, float]] = (
-            ("longer than max_seconds", total, data.max_seconds),
-            ("prompt longer than max_prompt_seconds", prompt, data.max_prompt_seconds),
-            ("continuation longer than max_continuation_seconds", total - prompt, data.max_continuation_seconds),
+            ("longer than max_seconds", total, data.max_seconds * rate),
+            ("prompt longer than max_prompt_seconds", prompt, data.max_prompt_seconds * rate),
+            ("continuation longer than max_continuation_seconds", total - prompt, data.max_continuation_seconds * rate),
+            (TOO_MANY, tokens, data.max_tokens),
         )
-        for reason, lengths, limit in limits:
-            misfits = np.flatnonzero(usable & (lengths > limit * rate))
+        for reason, sizes, limit in limits:
+            misfits = np.flatnonzero(usable & (sizes > limit))
             if len(misfits):
                 self.rejected[reason] = [self._value("id", int(i)) for i in misfits]
                 usable[misfits] = False
@@ -75,13 +81,6 @@ class PackedSource(Source):
 
     def _stated(self, name: str, measured: np.ndarray) -> np.ndarray:
         return self._index.get(f"stated_{name}", measured)[self._usable].astype(np.int64)
-
-    @functools.cached_property
-    def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, eos included."""
-        vocabulary = make_vocabulary(self._data.vocabulary)
-        texts = (self._value("text", int(i)) for i in self._usable)
-        return np.asarray([len(encode_target(vocabulary, text)[0]) for text in texts], np.int64)
 
     def _value(self, name: str, i: int) -> Any:
         """A field of packed example i, of the type that Example states."""
@@ -102,3 +101,23 @@ class PackedSource(Source):
         i = int(self._usable[i])
         fields = {name: self._value(name, i) for name in EXAMPLE_FIELDS}
         return Example(samples=self._samples[self._starts[i] : self._starts[i + 1]], **fields)
+
+
+def _check_texts(folder: Path, meta: Mapping[str, Any], task_name: str, data: DataConfig) -> None:
+    """Raise UserError if the texts were packed with another vocabulary or normaliser than the config's."""
+    config = data.vocabulary
+    if isinstance(config, SentencePieceConfig) and config.size and lacks_pieces(config.path):
+        same = meta["vocabulary_size"] == config.size  # all that is known without the model
+    else:
+        same = meta["vocabulary"] == make_vocabulary(config).checksum()
+    if not same:
+        raise UserError(
+            f"data.packed: {str(folder)!r} was packed with another data.vocabulary, of {meta['vocabulary_size']} "
+            f"tokens; set that one, or pack it again."
+        )
+    for task in data.tasks:
+        if task.name == task_name and task.normaliser != meta["normaliser"]:
+            raise UserError(
+                f"data.packed: {str(folder)!r} was packed with data.tasks.{task_name}.normaliser={meta['normaliser']}, "
+                f"not {task.normaliser}; set that one, or pack it again."
+            )

@@ -11,9 +11,12 @@ import numpy as np
 
 from spectron.config import Experiment
 from spectron.data.example import EXAMPLE_FIELDS, BadExample, Source
+from spectron.data.fields import encode_text
+from spectron.data.fitting import check_left_out
 from spectron.data.packed import VERSION
 from spectron.data.sources import source_of
 from spectron.data.unknown import check_known
+from spectron.data.vocabulary import Vocabulary, make_vocabulary
 from spectron.types import Example, UserError
 from spectron.utils.files import write_folder
 
@@ -30,7 +33,8 @@ class PackReport(NamedTuple):
 class _Index:
     """What is known of each example besides its samples."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         # What the source stated without reading: it keeps the records in the same buckets as before packing.
         known = {"lengths": source.lengths, "prompts": source.prompts}
         self._known: dict[str, np.ndarray] = {name: array for name, array in known.items() if array is not None}
@@ -42,6 +46,10 @@ class _Index:
         for name, stated in self.stated.items():
             stated.append(int(self._known[name][number]))
         self.lengths.append(len(example.samples))
+        text = encode_text(example, self._vocabulary)
+        example = example._replace(
+            token_ids=tuple(text.ids), scored_tokens=text.scored, token_ends=tuple(map(int, text.ends))
+        )
         for name, values in self.values.items():
             values.append(getattr(example, name))
 
@@ -74,8 +82,10 @@ def pack(experiment: Experiment, task_name: str, out: str | Path) -> PackReport:
     if folder.exists():
         raise UserError(f"{str(folder)!r} exists already; remove it or choose another folder.")
     source = source_of(experiment, task_name)
+    check_left_out(task_name, source, experiment.data)
     check_known(task_name, source, experiment.data.vocabulary)
-    index, left_out = _Index(source), []
+    vocabulary = make_vocabulary(experiment.data.vocabulary)
+    index, left_out = _Index(source, vocabulary), []
     rate = experiment.features.sample_rate
 
     def write(at: Path) -> None:
@@ -93,6 +103,9 @@ def pack(experiment: Experiment, task_name: str, out: str | Path) -> PackReport:
             "examples": len(index.lengths),
             "text_only": source.text_only,
             "sized": "lengths" in index.stated,
+            "vocabulary": vocabulary.checksum(),
+            "vocabulary_size": vocabulary.size,
+            "normaliser": next(task.normaliser for task in experiment.data.tasks if task.name == task_name),
             "left_out": left_out,
         }
         (at / "meta.json").write_text(json.dumps(meta, indent=1))

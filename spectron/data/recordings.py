@@ -1,12 +1,11 @@
-"""Examples from recorded corpora: manifests (JSONL or TSV), LibriSpeech, LJSpeech, and plain text files."""
+"""Examples from recorded corpora: manifests (JSONL or TSV), LibriSpeech and LJSpeech."""
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +15,16 @@ from spectron.audio import wav
 from spectron.audio.finding import Found, by_stem, find_files, recordings_in
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.example import BadExample, Source
-from spectron.data.vocabulary import encode_target, make_vocabulary
+from spectron.data.fitting import SMALL, Fitting
+from spectron.data.measuring import stamp_of
 from spectron.types import Example, UserError
+from spectron.utils.environment import cache_folder
+from spectron.utils.stored_arrays import digest, stored_arrays
 from spectron.utils.text_files import Row, kind_of, read_lines, read_rows, read_table
 
-log = logging.getLogger(__name__)
-
-TEXTS = "texts.txt"  # a text source's file in a folder
 BROKEN, NO_RECORDING = "lines that are broken", "without a recording"  # keys of `rejected`
 TRANSCRIPTS = ".trans.txt"  # end of the names of LibriSpeech's transcripts
 LONGEST_SECONDS = 1e9  # ours: 30 years; a longer time in a manifest is a mistake
-NAMED = 5  # ours: number of rejected records named in the log; `rejected` has all of them
 
 
 class Record(NamedTuple):
@@ -42,85 +40,66 @@ class Record(NamedTuple):
     split: str = ""  # "": not stated
 
 
-SPARE_TOKENS = 2  # eos and SentencePiece's leading space: a text has at most as many tokens as bytes, plus these
-
-
-class Fitting:
-    """Checks utterances against the limits of the data config."""
-
-    def __init__(self, data: DataConfig, features: FeatureConfig):
-        self._data = data
-        self._rate = features.sample_rate
-        self._vocabulary = make_vocabulary(data.vocabulary)
-
-    def misfit(self, seconds: float, prompt: float, text: str) -> str:
-        """Why an utterance cannot be used; "" if it can. seconds, prompt: its length and its prompt's, in seconds."""
-        data = self._data
-        if seconds < prompt + data.min_continuation_seconds:
-            return "shorter than the prompt plus min_continuation_seconds"
-        if seconds > data.max_seconds:
-            return "longer than max_seconds"
-        if prompt > data.max_prompt_seconds:
-            return "prompt longer than max_prompt_seconds"
-        if seconds - prompt > data.max_continuation_seconds:
-            return "continuation longer than max_continuation_seconds"
-        return self.text_misfit(text)
-
-    def text_misfit(self, text: str) -> str:
-        """Why a text cannot be used; "" if it can."""
-        if not text:
-            return "without text"
-        if len(text.encode()) + SPARE_TOKENS <= self._data.max_tokens:
-            return ""
-        return "more tokens than max_tokens" if self.tokens([text])[0] > self._data.max_tokens else ""
-
-    def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """int64 [N]: tokens of each text, including eos."""
-        return np.asarray([len(encode_target(self._vocabulary, text)[0]) for text in texts], np.int64)
-
-
 class RecordingSource(Source):
     """Recordings with texts that fit the limits of the data config; `rejected` names the others, by reason."""
 
     reads_files = True
     seeded = False
+    normalises = True
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         self.rejected: dict[str, list[str]] = {}
-        self._name = task.name
         self._data = data
         self._rate = features.sample_rate
-        self._fitting = Fitting(data, features)
+        self._fitting = Fitting(task, data, features)
         layout = {"manifest": _manifest, "librispeech": _librispeech, "ljspeech": ljspeech_records}[task.source]
-        records = layout(task, task.root or data.root, self.rejected)
-        usable = [(record, seconds) for record in records if (seconds := self._usable(record)) is not None]
-        self._records = [record for record, _ in usable]
-        self.lengths = np.asarray([round(seconds * self._rate) for _, seconds in usable], np.int64)
+        listed = layout(task, task.root or data.root, self.rejected)
+        records = [record._replace(text=self._fitting.text(record.text)) for record in listed]
+        seconds, tokens = self._seconds(records), None
+        longest = max((len(record.text.encode()) for record in records), default=0)
+        if self._fitting.may_be_long(longest, raw=False):
+            tokens = self._fitting.stored_tokens([record.text for record in records])
+        usable = [i for i, record in enumerate(records) if self._is_usable(record, seconds[i], tokens, i)]
+        self._records = [records[i] for i in usable]
+        self.lengths = np.asarray([round(seconds[i] * self._rate) for i in usable], np.int64)
         self.prompts = np.asarray([self._prompt(record) for record in self._records], np.int64)
-        report(task.name, len(self._records), self.rejected)
+        if tokens is not None:
+            self.tokens = tokens[usable]
 
-    def _usable(self, record: Record) -> float | None:
-        """The record's length in seconds; None if it cannot be used."""
-        name = record.id
-        seconds = 0.0
-        try:
-            seconds = record.seconds or wav.seconds_of(record.audio)
-        except OSError:
-            reason = "that cannot be read"
-            name = record.audio
-        else:
-            reason = self._fitting.misfit(seconds, record.prompt_seconds or self._data.prompt_seconds, record.text)
+    def _is_usable(self, record: Record, seconds: float, tokens: np.ndarray | None, i: int) -> bool:
+        """Whether a record fits; it is added to `rejected` if not. seconds: NaN if its file cannot be read."""
+        prompt = record.prompt_seconds or self._data.prompt_seconds
+        if math.isnan(seconds):
+            self.rejected.setdefault("that cannot be read", []).append(record.audio)
+            return False
+        count = None if tokens is None else int(tokens[i])
+        reason = self._fitting.misfit(seconds, prompt, record.text, count)
         if reason:
-            self.rejected.setdefault(reason, []).append(name)
-        return None if reason else seconds
+            self.rejected.setdefault(reason, []).append(record.id)
+        return not reason
+
+    def _seconds(self, records: list[Record]) -> list[float]:
+        """The length of each recording: as stated, else of the file's header, NaN if that cannot be read."""
+        unknown = [record.audio for record in records if not record.seconds]
+
+        def measure() -> Mapping[str, np.ndarray]:
+            return {"seconds": np.asarray([_seconds_of(path) for path in unknown], np.float64)}
+
+        if len(unknown) < SMALL:
+            measured = measure()
+        else:  # reading so many headers takes longer than to see that no file has changed
+            key = digest([path, *stamp_of(path)] for path in unknown)
+            measured = stored_arrays([cache_folder() / "lengths" / key[:32]], key, measure)
+        found = iter(measured["seconds"].tolist())
+        return [record.seconds or next(found) for record in records]
 
     def _prompt(self, record: Record) -> int:
         return round((record.prompt_seconds or self._data.prompt_seconds) * self._rate)
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, including eos."""
-        return self._fitting.tokens([record.text for record in self._records])
+        """int32 [N]: tokens of each text, including eos."""
+        return self._fitting.stored_tokens([record.text for record in self._records])
 
     def __len__(self) -> int:
         return len(self._records)
@@ -152,56 +131,11 @@ class RecordingSource(Source):
         )
 
 
-class TextSource(Source):
-    """A text file with one text per line, or a folder with texts.txt; examples without audio."""
-
-    text_only = True
-    seeded = False
-
-    def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
-        path = Path(task.root or data.root)
-        path = path / TEXTS if path.is_dir() else path
-        if not path.is_file():
-            raise UserError(
-                f"Task {task.name!r}: root {str(path)!r} is not a file; give a text file with one text per line."
-            )
-        self.rejected: dict[str, list[str]] = {}
-        self._fitting = Fitting(data, features)
-        self._lines = []
-        for number, line in read_lines(path):
-            text = " ".join(line.split())
-            reason = self._fitting.text_misfit(text)
-            if reason:
-                self.rejected.setdefault(reason, []).append(f"{path.name}:{number}")
-            else:
-                self._lines.append((f"{path.name}:{number}", text))
-        self.lengths = self.prompts = np.zeros(len(self._lines), np.int64)
-        report(task.name, len(self._lines), self.rejected)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, i: int) -> Example:
-        name, text = self._lines[i]
-        return Example(samples=np.zeros(0, np.int16), prompt_samples=0, text=text, id=name)
-
-    @functools.cached_property
-    def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, including eos."""
-        return self._fitting.tokens([text for _, text in self._lines])
-
-
-def report(task: str, kept: int, rejected: dict[str, list[str]]) -> None:
-    """Log what a source left out. Raises UserError if no example is left."""
-    for reason, ids in rejected.items():
-        more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-        log.warning("Task %r: left out %d %s: %s%s", task, len(ids), reason, ", ".join(ids[:NAMED]), more)
-    if not kept:
-        reasons = "; ".join(f"{len(ids)} {reason}, the first: {ids[0]}" for reason, ids in rejected.items())
-        raise UserError(
-            f"Task {task!r} has no usable example ({reasons or 'its root is empty'}); correct the data or the limits "
-            f"in the data config."
-        )
+def _seconds_of(path: str) -> float:
+    try:
+        return wav.seconds_of(path)
+    except OSError:
+        return math.nan
 
 
 def _manifest(task: TaskConfig, root: str, rejected: dict[str, list[str]]) -> Iterator[Record]:

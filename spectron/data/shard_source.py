@@ -3,96 +3,98 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spectron.config import DataConfig, FeatureConfig, TaskConfig
 from spectron.data.example import BadExample, Source
-from spectron.data.recordings import SPARE_TOKENS, Fitting, report
+from spectron.data.fitting import TOO_MANY, WITHOUT_TEXT, Fitting
+from spectron.data.shard_index import FolderIndex, Ids
 from spectron.data.shards import Shards
 from spectron.types import Example, UserError
+
+BLOCK = 1 << 20  # ours: records that are compared with the limits at once, for the memory of millions
 
 
 class ShardSource(Source):
     """The utterances of a folder of shards (root/SPLIT or root) that fit the limits of the data config.
 
-    lengths: int64 [N], samples of every example at the features' rate. Audio is read only by __getitem__. `rejected`
+    lengths: int32 [N], samples of every example at the features' rate. Audio is read only by __getitem__. `rejected`
     names what was left out, by reason.
     """
 
     reads_files = True
     seeded = False
+    normalises = True
 
     def __init__(self, task: TaskConfig, data: DataConfig, features: FeatureConfig):
         root = task.root or data.root
         if not root or not Path(root).is_dir():
             raise UserError(f"Task {task.name!r}: root {root!r} is not a folder; give a folder of shards.")
         split_folder = Path(root) / task.split
-        self._shards = Shards(split_folder if split_folder.is_dir() else root)
+        folder = split_folder if split_folder.is_dir() else Path(root)
+        self._index = FolderIndex(folder)
+        self._shards = Shards(folder, self._index.paths, self._index.sizes)
         self._data = data
         self._rate = features.sample_rate
-        self._fitting = Fitting(data, features)
-        self.rejected: dict[str, list[str]] = {}
-        usable = []
-        lengths = []
-        for shard in range(len(self._shards.paths)):
-            records, samples = self._fit(shard)
-            usable.append(records + self._shards.starts[shard])
-            lengths.append(samples)
-        self._usable = np.concatenate(usable)
-        self.lengths = np.concatenate(lengths)
-        report(task.name, len(self._usable), self.rejected)
+        self._fitting = Fitting(task, data, features)
+        blocks = [self._fit(start) for start in range(0, len(self._index), BLOCK)]
+        self._usable = np.concatenate([np.zeros(0, np.int32), *(usable for usable, *_ in blocks)])
+        self.lengths = np.concatenate([np.zeros(0, np.int32), *(lengths for _, lengths, _ in blocks)])
+        misfits: dict[str, list[np.ndarray]] = {}
+        for *_, found in blocks:
+            for reason, records in found.items():
+                misfits.setdefault(reason, []).append(records)
+        self.rejected: Mapping[str, Sequence[str]] = {
+            reason: Ids(self._index, np.concatenate(parts)) for reason, parts in misfits.items()
+        }
 
-    def _fit(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """The usable records of a shard, and their lengths in samples at the features' rate."""
-        data = self._data
-        index = self._shards.index(shard)
-        counts = index.numbers("num_samples")
-        rates = np.maximum(index.numbers("sample_rate"), 1)
-        seconds = counts / rates
+    def _fit(self, start: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Of BLOCK records from `start`: int32 the usable ones, int32 their lengths in samples, reason → the others."""
+        data, index, block = self._data, self._index, slice(start, start + BLOCK)
+        counts, rates = index.num_samples[block].astype(np.int64), np.maximum(index.sample_rate[block], 1)
+        seconds, empty = counts / rates, index.text_bytes[block] == 0
         continuations = seconds - data.prompt_seconds
-        text_bytes = index.string_sizes("text")
-        reasons = np.full(len(counts), "", object)
-        checks = (
-            ("shorter than the prompt plus min_continuation_seconds", continuations < data.min_continuation_seconds),
-            ("longer than max_seconds", seconds > data.max_seconds),
-            ("prompt longer than max_prompt_seconds", seconds * 0 + data.prompt_seconds > data.max_prompt_seconds),
-            ("continuation longer than max_continuation_seconds", continuations > data.max_continuation_seconds),
-            ("without text", text_bytes == 0),
-        )
-        for reason, misfits in checks:
-            reasons[misfits & (reasons == "")] = reason
-        # Only texts with many bytes can have too many tokens: tokenise those alone.
-        long_texts = np.flatnonzero((reasons == "") & (text_bytes + SPARE_TOKENS > data.max_tokens))
-        if len(long_texts):
-            texts = index.strings("text")
-            for record in long_texts.tolist():
-                reasons[record] = self._fitting.text_misfit(" ".join(texts[record].split()))
-        if (misfits := np.flatnonzero(reasons != "")).size:
-            ids = index.strings("id")
-            for record in misfits.tolist():
-                self.rejected.setdefault(reasons[record], []).append(ids[record])
-        index.close()
-        records = np.flatnonzero(reasons == "")
-        return records, -(-counts[records] * self._rate // rates[records]).astype(np.int64)
+        checks = {
+            "shorter than the prompt plus min_continuation_seconds": continuations < data.min_continuation_seconds,
+            "longer than max_seconds": seconds > data.max_seconds,
+            "prompt longer than max_prompt_seconds": seconds * 0 + data.prompt_seconds > data.max_prompt_seconds,
+            "continuation longer than max_continuation_seconds": continuations > data.max_continuation_seconds,
+            WITHOUT_TEXT: empty,
+        }
+        if self._counts is not None:
+            checks[WITHOUT_TEXT] = empty | (self._counts[block] == 1)
+            checks[TOO_MANY] = self._counts[block] > data.max_tokens
+        usable = np.ones(len(counts), bool)
+        misfits = {}
+        for reason, misfit in checks.items():
+            if (first := np.flatnonzero(usable & misfit)).size:
+                misfits[reason] = (first + start).astype(np.int32)
+            usable &= ~misfit
+        records = np.flatnonzero(usable)
+        lengths = -(-counts[records] * self._rate // rates[records])
+        return (records + start).astype(np.int32), lengths.astype(np.int32), misfits
+
+    @functools.cached_property
+    def _counts(self) -> np.ndarray | None:
+        """int32 [records of the folder]: tokens of each text; None if no text can have too many."""
+        longest = int(self._index.text_bytes.max(initial=0))
+        return self._index.tokens(self._fitting) if self._fitting.may_be_long(longest, raw=True) else None
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """int64 [N]: tokens of each text, including eos; computed at first use (data.bucket_tokens)."""
-        counted = []
-        for shard in range(len(self._shards.paths)):
-            index = self._shards.index(shard)
-            counted.append(self._fitting.tokens([" ".join(text.split()) for text in index.strings("text")]))
-            index.close()
-        return np.concatenate(counted)[self._usable]
+        """int32 [N]: tokens of each text, including eos."""
+        counts = self._index.tokens(self._fitting) if self._counts is None else self._counts
+        return counts[self._usable]
 
     def __len__(self) -> int:
         return len(self._usable)
 
     def text_of(self, i: int) -> str:
         """The text of record i."""
-        return self._shards[int(self._usable[i])].text
+        return self._fitting.text(self._shards[int(self._usable[i])].text)
 
     def __getitem__(self, i: int) -> Example:
         from spectron.audio import wav
@@ -104,7 +106,7 @@ class ShardSource(Source):
                 samples = wav.decode_bytes(utterance.audio, utterance.id, self._rate)
         except UserError as error:
             raise BadExample(str(error)) from error
-        text = " ".join(utterance.text.split())
+        text = self._fitting.text(utterance.text)
         # Almost every recording has sound in its first second: test that first.
         silent = not samples[: self._rate].any() and not samples.any()
         reason = "silent" if silent else self._fitting.text_misfit(text)

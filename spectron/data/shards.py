@@ -14,7 +14,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +90,12 @@ def shard_path(folder: str | Path, number: int) -> Path:
 def index_path(path: str | Path) -> Path:
     """The index file of a shard."""
     path = Path(path)
-    return path.with_name(path.name.removesuffix(SUFFIX) + ".index.npz")
+    return path.with_name(index_name(path.name))
+
+
+def index_name(name: str) -> str:
+    """The name of the index file of a shard, from the shard's."""
+    return name.removesuffix(SUFFIX) + ".index.npz"
 
 
 def is_finished(path: str | Path) -> bool:
@@ -158,7 +164,7 @@ class Index:
             self._file = np.load(self._path)
             if int(self._file["version"]) != VERSION:
                 raise ValueError(f"its version is {self._file['version']}, not {VERSION}")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{str(self._path)!r} is not a shard's index ({error}); write the shard again.") from error
 
     def numbers(self, name: str) -> np.ndarray:
@@ -187,24 +193,35 @@ class Index:
 class Shards:
     """A folder of shards with random access to its utterances. Thread-safe."""
 
-    def __init__(self, folder: str | Path):
-        """Raises UserError for a folder without shards or with missing ones."""
+    def __init__(
+        self, folder: str | Path, paths: Sequence[Path] | None = None, sizes: Sequence[int] | np.ndarray | None = None
+    ):
+        """paths, sizes: its shards and the utterances of each, if they are known. Raises UserError for a folder without
+        shards or with missing ones."""
         self.folder = Path(folder)
-        self.paths = finished_shards(self.folder)
-        sizes = []
-        lengths = []
-        for path in self.paths:
-            index = Index(path)
-            lengths.append(index.numbers("num_samples"))
-            sizes.append(len(lengths[-1]))
-            index.close()
-        self.lengths = np.concatenate(lengths).astype(np.int64)  # [N] samples, at the utterance's own rate
+        self.paths = finished_shards(self.folder) if paths is None else paths
+        if sizes is None:
+            sizes = [len(lengths) for lengths in self._lengths]
         self.starts = np.cumsum([0, *sizes])  # [shards + 1]: index of each shard's first utterance
         self._lock = threading.Lock()
         self._reader = functools.lru_cache(OPEN_FILES)(_open)
 
+    @functools.cached_property
+    def _lengths(self) -> list[np.ndarray]:
+        lengths = []
+        for path in self.paths:
+            index = Index(path)
+            lengths.append(index.numbers("num_samples"))
+            index.close()
+        return lengths
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """int64 [N]: samples of each utterance, at its own rate."""
+        return np.concatenate(self._lengths).astype(np.int64)
+
     def __len__(self) -> int:
-        return len(self.lengths)
+        return int(self.starts[-1])
 
     def __getitem__(self, i: int) -> Utterance:
         """Utterance i. Raises UserError if its record is damaged."""
@@ -233,20 +250,22 @@ class Shards:
 
 def finished_shards(folder: Path) -> list[Path]:
     """The shards of a folder, sorted. Raises UserError if there are none, or some are missing or incomplete."""
-    paths = sorted(folder.glob(f"*{SUFFIX}"))
+    # One listing, and names instead of paths: there may be thousands, in a bucket far away.
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    names = sorted(name for name in present if name.endswith(SUFFIX) and not name.startswith("."))
     try:
         expected = int(json.loads((folder / PLAN).read_text())["shards"])
     except (OSError, ValueError, KeyError, TypeError):
-        expected = len(paths)
-    unfinished = [path for path in paths if not is_finished(path)]
-    if unfinished or len(paths) < expected:
-        done = len(paths) - len(unfinished)
+        expected = len(names)
+    unfinished = [name for name in names if index_name(name) not in present]
+    if unfinished or len(names) < expected:
+        done = len(names) - len(unfinished)
         raise UserError(
             f"{str(folder)!r} is incomplete ({done} of {expected} shards); run the command that writes it again."
         )
-    if not paths:
+    if not names:
         raise UserError(f"{str(folder)!r} holds no shards; write some with spectron data cut or spectron data write.")
-    return paths
+    return [folder / name for name in names]
 
 
 def read_shard(path: str | Path) -> Iterator[Utterance]:

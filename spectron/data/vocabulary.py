@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from spectron.types import UserError
 PAD, EOS, SOS, UNK = 0, 1, 2, 3
 SPACE = "▁"  # SentencePiece's
 IN_MEMORY = "sha256:"  # a path that begins so names a SentencePiece model by its content, see `remember`
+FEW_TEXTS = 100  # ours: starting threads costs more than fewer texts take
 SPECIALS = 4  # ours: pad (also the CTC blank), eos, sos, unk; ordinary tokens start here
 
 
@@ -32,6 +35,22 @@ class Vocabulary:
     def unknown(self, text: str) -> tuple[int, list[str]]:
         """(number of tokens, those that are unk, as they are written) of a text; spaces are not counted."""
         raise NotImplementedError
+
+    def checksum(self) -> str:
+        """SHA-256 of all that decides which ids a text has: vocabularies that differ in it are different ones."""
+        return hashlib.sha256(json.dumps(self.table()).encode()).hexdigest()
+
+    def counts(self, texts: Sequence[str]) -> np.ndarray:
+        """int32 [N]: the number of ids of each text, without eos."""
+        return np.asarray([len(self.encode(text)) for text in texts], np.int32)
+
+    def rarity(self, word: str) -> tuple[float, ...]:
+        """How unusual a spelling of a word is: numbers of unknown tokens and of tokens; less is more usual.
+
+        Raises UserError if the vocabulary tells no spelling from another.
+        """
+        ids = self.encode(word)
+        return ids.count(UNK), len(ids)
 
     def table(self) -> dict[str, Any]:
         """A table with which a program without this class can decode, for JSON. pieces: per id its text, or a raw byte.
@@ -120,6 +139,10 @@ class ByteVocabulary(Vocabulary):
         """Ids of the text, without eos."""
         return [SPECIALS + byte for byte in text.encode("utf-8")]
 
+    def rarity(self, word: str) -> tuple[float, ...]:
+        """See Vocabulary."""
+        raise UserError("Bytes spell every word alike; choose data.vocabulary.kind=sentencepiece, words or characters.")
+
     def unknown(self, text: str) -> tuple[int, list[str]]:
         """See Vocabulary."""
         return len(text.encode()), []
@@ -158,6 +181,23 @@ class SentencePieceVocabulary(Vocabulary):
         """Ids of the text, without eos."""
         unknown = self._model.unk_id()
         return [UNK if piece == unknown else SPECIALS + piece for piece in self._model.EncodeAsIds(text)]
+
+    def checksum(self) -> str:
+        """SHA-256 of the model's file."""
+        return hashlib.sha256(read_pieces(self._path)).hexdigest()
+
+    def counts(self, texts: Sequence[str]) -> np.ndarray:
+        """See Vocabulary. Many texts are shared by one thread per core."""
+        if len(texts) < FEW_TEXTS:
+            return super().counts(texts)
+        pieces = self._model.Encode(list(texts), out_type=int, num_threads=os.cpu_count() or 1)
+        return np.asarray([len(each) for each in pieces], np.int32)
+
+    def rarity(self, word: str) -> tuple[float, ...]:
+        """Unknown pieces, pieces, and minus the sum of their scores: log-probabilities, or ranks in a BPE model."""
+        model = self._model
+        ids = model.EncodeAsIds(word)
+        return ids.count(model.unk_id()), len(ids), -sum(map(model.GetScore, ids))
 
     def unknown(self, text: str) -> tuple[int, list[str]]:
         """See Vocabulary."""

@@ -195,6 +195,7 @@ FREE = {
         "data.vocabulary.path",
         "data.reader",
         "data.readers",
+        "data.max_left_out",
         "features.dft",
         "model.remat",
     ),

@@ -27,6 +27,8 @@ _MARKS = (
     (b"\x1f\x8b", "gzipped without .gz at the end of its name"),
 )
 BOM = "\ufeff"  # byte order mark; it also starts a later line if files were joined
+_BOM = BOM.encode()
+_BOM_BYTES = len(_BOM)
 
 
 class EncodingError(UserError):
@@ -43,8 +45,13 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
     Raises UserError for a file that cannot be read, and EncodingError for one that is not UTF-8.
     """
+    return ((number, line) for number, _, line in placed_lines(path))
+
+
+def placed_lines(path: str | Path) -> Iterator[tuple[int, int, str]]:
+    """(number from 1, position of its first byte in the unzipped file, line) of every line; as read_lines."""
     path = Path(path)
-    number = 0
+    number = start = 0
     try:
         with _opened(path) as file:
             for raw in file:
@@ -52,7 +59,10 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     _check_mark(path, raw)
                 for part in raw.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
                     number += 1
-                    yield number, _decoded(part, path, number)
+                    line = _decoded(part, path, number)
+                    yield number, start + (_BOM_BYTES if part.startswith(_BOM) else 0), line
+                    start += len(part) + 1  # the end of a part is one byte
+                start += len(raw) - len(raw.removesuffix(b"\n").removesuffix(b"\r")) - 1
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise _unreadable(path, number, error) from error
 

@@ -236,6 +236,19 @@ def test_data_commands(corpus, tmp_path, capsys):
     one_sentence(capsys.readouterr().err, "'nothing'")
 
 
+def test_inspect_shows_what_a_task_loses_and_that_training_would_stop(corpus, capsys):
+    less = ["--config", corpus, "--set", "data.max_seconds=0.55", "data.max_left_out=0.4"]
+    assert cli.main(["data", "list", *less]) == 0
+    assert "1 examples, 50.0 % left out, normaliser keep" in capsys.readouterr().out
+    assert cli.main(["data", "inspect", "lines", *less]) == 2
+    captured = capsys.readouterr()
+    assert "r0 | anna" in captured.out
+    assert (
+        "Task 'lines' loses 50.0 % of its records" in captured.err and "1 longer than max_seconds (r1)" in captured.err
+    )
+    assert cli.main(["data", "inspect", "lines", *less, "data.max_left_out=0.5"]) == 0
+
+
 def test_help_loads_nothing_heavy(run_python):
     code = (
         "import sys, contextlib, io\n"

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from data_helpers import assert_same, first, with_data
 
+from spectron.config import DataConfig, Experiment, SentencePieceConfig, TaskConfig
 from spectron.data import packed, packing
 from spectron.data.batches import make_feed
+from spectron.data.vocabulary import make_pieces, make_vocabulary
 from spectron.types import UserError
 
 
@@ -65,7 +67,7 @@ def test_bad_folders_are_named(experiment, packs):
     def read():
         return packed.PackedSource(str(packs), "digits", experiment.data, experiment.features)
 
-    with pytest.raises(UserError, match="'/nowhere/digits' is no packed task"):
+    with pytest.raises(UserError, match="'/nowhere/digits' is not a packed task"):
         make_feed(with_data(experiment, packed="/nowhere"), "digits", 4)
     samples = packs / "digits" / "samples.bin"
     whole = samples.read_bytes()
@@ -73,13 +75,46 @@ def test_bad_folders_are_named(experiment, packs):
     with pytest.raises(UserError, match="cut short"):
         read()
     samples.write_bytes(whole)
+    index = packs / "digits" / "index.npz"
+    content = index.read_bytes()
+    for damaged in (b"", content[:-30]):
+        index.write_bytes(damaged)
+        with pytest.raises(UserError, match="is not a packed task"):
+            read()
+    index.write_bytes(content)
     meta = packs / "digits" / "meta.json"
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "sample_rate": 8000}))
     with pytest.raises(UserError, match="packed at 8000 Hz"):
         read()
     meta.write_text(meta.read_text()[:40])
-    with pytest.raises(UserError, match="is no packed task"):
+    with pytest.raises(UserError, match="is not a packed task"):
         read()
+
+
+def test_texts_are_read_without_their_sentencepiece_model(tmp_path):
+    path = tmp_path / "pieces.model"
+    path.write_bytes(make_pieces(["one two three", "ONE TWO THREE"] * 20, 25))
+    (tmp_path / "texts.txt").write_text("ONE TWO\nthree\n" * 4)
+    size = make_vocabulary(SentencePieceConfig(str(path))).size
+    data = DataConfig(
+        root=str(tmp_path), reader="direct", tasks=(TaskConfig("t", "text", normaliser="lower"),), max_tokens=20,
+        vocabulary=SentencePieceConfig(str(path), size),
+    )  # fmt: skip
+    whole = Experiment("x", data, ())
+    packing.pack(whole, "t", tmp_path / "packs")
+    packs = with_data(whole, packed=str(tmp_path / "packs"))
+    without = with_data(packs, vocabulary=SentencePieceConfig(str(tmp_path / "gone.model"), size))
+    for a, b in zip(first(make_feed(without, "t", 3), 4), first(make_feed(whole, "t", 3), 4), strict=True):
+        assert_same(a, b)
+    path.with_name("other.model").write_bytes(make_pieces(["one two three", "ONE TWO", "HERE"] * 20, 25))
+    for vocabulary in (
+        SentencePieceConfig(str(path.with_name("other.model"))),
+        SentencePieceConfig(str(tmp_path / "gone.model"), size + 1),
+    ):
+        with pytest.raises(UserError, match=r"packed with another data\.vocabulary"):
+            make_feed(with_data(packs, vocabulary=vocabulary), "t", 3)
+    with pytest.raises(UserError, match=r"packed with data\.tasks\.t\.normaliser=lower, not keep"):
+        make_feed(with_data(packs, tasks=(TaskConfig("t", "text"),)), "t", 3)
 
 
 BLOCKED = """

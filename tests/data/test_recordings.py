@@ -116,7 +116,7 @@ def test_mostly_bad_audio_stops_with_one_sentence(tmp_path):
 
 def test_nothing_usable_is_an_error(tmp_path):
     (tmp_path / "manifest.jsonl").write_text('{"audio": "a.wav", "te\n{"au\n')
-    with pytest.raises(UserError, match=r"2 lines that are broken, the first: .*manifest\.jsonl:1"):
+    with pytest.raises(UserError, match=r"2 lines that are broken \(.*manifest\.jsonl:1, …\)"):
         make(tmp_path)
     (tmp_path / "manifest.jsonl").write_text("")
     with pytest.raises(UserError, match="its root is empty"):
@@ -186,8 +186,9 @@ def test_ljspeech_layout(tmp_path, inside, suffix):
 def test_text_lines(tmp_path):
     (tmp_path / "t.txt").write_text("one  line\n\nan other\n" + "x" * 30 + "\n")
     source = make(tmp_path / "t.txt", "text")
-    assert [source[i].text for i in range(len(source))] == ["one line", "an other"]
-    assert source.rejected == {"without text": ["t.txt:2"], "more tokens than max_tokens": ["t.txt:4"]}
+    assert [source[i].text for i in range(len(source))] == ["one line", "an other", "x" * 15, "x" * 15]
+    assert [source[i].id for i in range(1, 4)] == ["t.txt:3", "t.txt:4.1", "t.txt:4.2"]
+    assert source.rejected == {"without text": ["t.txt:2"]}
     with pytest.raises(UserError, match="is not a file"):
         make(tmp_path, "text")
 

@@ -147,9 +147,11 @@ def test_damage_is_named(folder):
         broken.samples()
     with pytest.raises(UserError, match=r"507 samples.*says 9"):
         utterance(1, num_samples=9).samples()
-    index_path(path).write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"index\.npz"):
-        Shards(folder)
+    index = index_path(path).read_bytes()
+    for damaged in (b"PK", b"", index[:200], index[:-30]):
+        index_path(path).write_bytes(damaged)
+        with pytest.raises(UserError, match=r"index\.npz"):
+            Shards(folder)
 
 
 def test_labels_come_back(tmp_path):

@@ -23,7 +23,7 @@ WRONG = {
     "a name that is too long": lambda folder: folder / ("a" * 300),
     "a path that is too long": lambda folder: folder.joinpath(*["part"] * 2000),
     "a broken link": a_broken_link,
-    "an address": lambda folder: "s3://bucket/out",
+    "an address": lambda folder: "abfs://container/out",
     "a NUL": lambda folder: f"{folder}/a\0b",
 }
 
