@@ -120,7 +120,7 @@ def test_the_report_says_what_is_there(made):
     assert found["books"] == 4
     assert found["recordings"] == 20
     assert sum(found["seconds"]["histogram"]["counts"]) == len(shards)
-    assert found["notes"]["chapters without JSON: own voice activity"]["count"] == 8
+    assert found["notes"]["chapters without JSON: own voice activity"]["count"] == 7  # the torn one is left out before
     assert any("torn_64kb" in name for x in found["rejected"].values() for name in x["first"])
     assert report["score_per_token"]["min"] >= -8 / 6
     page = (out / "final" / "report.html").read_text()
