@@ -29,3 +29,14 @@ def test_the_users_own_cache_is_left_alone(run_python, monkeypatch, tmp_path):
     run_python(USES.format(factor=4))
     assert list((tmp_path / "mine").glob("*-cache"))
     assert not (tmp_path / "home").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(run_python, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    told = run_python(USES.format(factor=5)).stderr.splitlines()
+    assert told == [
+        f"{tmp_path}/file/spectron/jax cannot be written (Not a directory): programs are compiled at every start."
+    ]
