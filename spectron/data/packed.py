@@ -36,7 +36,8 @@ class PackedSource(Source):
         folder = Path(root) / task_name
         try:
             meta = json.loads((folder / "meta.json").read_text())
-            with np.load(folder / "index.npz") as index:
+            # Opened here: NumPy leaves a file that it cannot read open.
+            with (folder / "index.npz").open("rb") as file, np.load(file) as index:
                 self._index = {name: index[name] for name in index.files}
             size = (folder / "samples.bin").stat().st_size
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -160,11 +160,16 @@ class Index:
     def __init__(self, path: str | Path):
         """Raises UserError if the index cannot be read."""
         self._path = index_path(path)
+        handle = None
         try:
-            self._file = np.load(self._path)
+            handle = self._path.open("rb")  # NumPy leaves a file that it cannot read open
+            self._file = np.load(handle)
+            self._file.fid = handle  # closed with it
             if int(self._file["version"]) != VERSION:
                 raise ValueError(f"its version is {self._file['version']}, not {VERSION}")
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            if handle is not None:
+                handle.close()
             raise UserError(f"{str(self._path)!r} is not a shard's index ({error}); write the shard again.") from error
 
     def numbers(self, name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from spectron.models.decode_layout import TransposedKernel, fused_name
 DENSE_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
-def dot_float32(x: Float[Array, "... I"], kernel: Float[Array, "I O"]) -> Float[Array, "... O"]:
+def dot_float32(x: Float[Array, "... I"], kernel: Float[Array | np.ndarray, "I O"]) -> Float[Array, "... O"]:
     """A product of arrays in the compute dtype that is accumulated and returned in float32.
 
     For the heads: rounded to bfloat16, many logits would be equal. Gradients are products in the compute dtype, like

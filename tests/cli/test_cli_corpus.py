@@ -86,7 +86,7 @@ def test_a_task_of_a_config(root, tmp_path, capsys):
     [
         (("cut", "nowhere", "--out", "OUT"), "Libri-Light root 'nowhere' is not a folder"),
         (("cut", "ROOT", "--out", "OUT", "--set", "cutting.target_secs=3"), "did you mean 'target_seconds'"),
-        (("cut", "ROOT", "--out", "OUT", "--set", "cutting.min_seconds=30"), "min_seconds (30)"),
+        (("cut", "ROOT", "--out", "OUT", "--set", "cutting.min_seconds=30"), "cutting.min_seconds=30"),
         (("cut", "ROOT", "--out", "OUT", "--split", "valid"), "--split 'valid' is unknown"),
         (("cut", "ROOT", "--out", "OUT", "--libriheavy", "none.gz"), "Manifest 'none.gz' does not exist"),
         (("cut", "ROOT", "--out", "OUT", "--splitt", "train"), "'--splitt' is not a flag of this command"),

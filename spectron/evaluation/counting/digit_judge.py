@@ -95,7 +95,7 @@ class DigitJudge:
     @classmethod
     def load(cls, path: Path) -> DigitJudge:
         """Read what save wrote."""
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:  # NumPy leaves open what it cannot read
             return cls({name: stored[name] for name in stored.files})
 
 

@@ -68,7 +68,7 @@ class SpeakerJudge:
     @classmethod
     def load(cls, path: Path) -> SpeakerJudge:
         """Read what save wrote."""
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:  # NumPy leaves open what it cannot read
             fields = {name: stored[name] for name in STORED}
         return cls(**{**fields, "speakers": tuple(map(str, fields["speakers"]))})
 
