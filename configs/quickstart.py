@@ -68,7 +68,7 @@ def experiment() -> Experiment:
             StreamConfig(
                 JointConfig(reconstruction_weight=2.0, alignment_weight=1.0, agreement_weight=0.25), "speech", 8
             ),
-            StreamConfig(TextLMConfig(), "counting_text", 8, weight=0.3),
+            StreamConfig(TextLMConfig(), "counting_text", 16, weight=0.3),
         ),
         2000,
         MuonConfig(0.02, adam_learning_rate=2e-3, newton_schulz_steps=3, lr_multipliers=(("encoder", 0.1),)),
