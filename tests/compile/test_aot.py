@@ -63,9 +63,9 @@ def test_a_step_is_accounted_for(config, tmp_path, run_python):
     assert 0 < report["bytes"]["peak"] < report["bytes"]["memory"]
     whole = 4 * sum(report["parameters"].values())
     assert whole / 4 <= report["bytes"]["parameters"] < whole / 2
-    assert report["flops"]["step"] == pytest.approx(
-        3 * sum(report["flops"][p] for p in ("encoder", "lm", "vocabulary", "frames"))
-    )
+    forward = sum(report["flops"][p] for p in ("encoder", "lm", "vocabulary", "frames"))
+    assert 2.9 < report["flops"]["step"] / forward < 3  # the products that read data need no gradient of their input
+    assert report["flops"]["recomputed"] == pytest.approx(forward)
     assert {axis for row in report["collectives"] for axis in row["axes"]} == {"replica", "fsdp", "tensor"}
     # Each slice has all gradients, a quarter a chip: in float32 or bfloat16, there and back, half of it each time.
     across = sum(row["sent"] for row in report["collectives"] if "replica" in row["axes"])
