@@ -6,8 +6,6 @@ An encoder reads a log-mel of other bands, an LM other tokens, and either other 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +16,8 @@ from spectron.config import (
     SentencePieceConfig,
     StageConfig,
     VocabularyConfig,
-    as_dict,
 )
-from spectron.data.vocabulary import lacks_pieces, read_pieces
+from spectron.data.vocabulary import lacks_pieces, make_vocabulary
 from spectron.models.encoder import make_encoder
 from spectron.types import Statistics, UserError
 
@@ -133,6 +130,6 @@ def _check_vocabulary(what: str, theirs: VocabularyConfig, ours: VocabularyConfi
 
 def _checksum(vocabulary: VocabularyConfig) -> str | None:
     """SHA-256 of what decides the ids of a text; None if a SentencePiece model is not on this machine."""
-    if not isinstance(vocabulary, SentencePieceConfig):
-        return hashlib.sha256(json.dumps(as_dict(vocabulary), sort_keys=True).encode()).hexdigest()
-    return None if lacks_pieces(vocabulary.path) else hashlib.sha256(read_pieces(vocabulary.path)).hexdigest()
+    if isinstance(vocabulary, SentencePieceConfig) and lacks_pieces(vocabulary.path):
+        return None
+    return make_vocabulary(vocabulary).checksum()

@@ -23,8 +23,7 @@ def check_shared(workdir: Path, wait: float = WAIT_SECONDS) -> None:
     """
     if jax.process_count() == 1:
         return
-    (name,) = {name for name in multihost.gather(f".shared-{uuid.uuid4().hex}" * (jax.process_index() == 0)) if name}
-    token = workdir / name
+    token = workdir / multihost.gather(f".shared-{uuid.uuid4().hex}")[0]
     if jax.process_index() == 0:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
